@@ -1,0 +1,64 @@
+# From a fresh clone to anything, with python3 (and its pip), make and git. All that is installed stays in this folder;
+# only asv keeps a note on the machine in your home.
+# ARGS="..." is handed on, e.g. make test ARGS="-k conv2d".
+
+PYTHON ?= python3
+UV := .tools/bin/uv
+RUN := $(UV) run --frozen
+ASV := $(RUN) --group bench asv --config asv_benchmarks/asv.conf.json
+MACHINE := $(HOME)/.asv-machine.json
+SOURCES = $(wildcard numba_nn/*.py numba_nn/*/*.py numba_nn/*/*/*.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format parity cuda-check bench bench-smoke clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t h; do printf '  %-12s %s\n' "$$t" "$$h"; done
+
+$(UV):
+	$(PYTHON) -m pip install --quiet --upgrade --target .tools uv
+
+setup: $(UV) ## install the package and its development tools into .venv
+	$(UV) sync --frozen
+
+demo: $(UV) ## train an autoencoder on digits that come with scikit-learn
+	$(RUN) --extra demo numba-nn demo autoencoder $(ARGS)
+
+test: $(UV) ## run the tests (those that need PyTorch or CUDA tools: parity, cuda-check)
+	$(RUN) pytest --ignore tests/parity --ignore tests/cuda $(ARGS)
+
+lint: $(UV) ## check style, types and docstrings
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) numpydoc lint $(SOURCES)
+
+format: $(UV) ## rewrite the sources in the common style
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+# PyTorch is a peer, not a dependency: plain pip and this very version, in an environment of its own. Other packages as locked.
+.parity/stamp: Makefile pyproject.toml uv.lock | $(UV)
+	$(UV) venv --quiet --clear --seed .parity
+	$(UV) export --quiet --frozen --no-hashes --no-emit-project --no-default-groups --group test --output-file .parity/locked.txt
+	.parity/bin/python -m pip install --quiet torch==2.13.0 -r .parity/locked.txt -e .
+	touch $@
+
+parity: .parity/stamp ## compare with PyTorch
+	.parity/bin/python -m pytest tests/parity $(ARGS)
+
+cuda-check: $(UV) ## compile the CUDA twins and read their machine code; no GPU needed
+	UV_PROJECT_ENVIRONMENT=.cuda $(RUN) --no-default-groups --group cuda-check --group test pytest tests/cuda $(ARGS)
+
+$(MACHINE): | $(UV) # asv asks for it; edit it to name this machine in the record
+	$(ASV) machine --yes
+
+bench: $(MACHINE) | $(UV) ## measure the newest commit and add it to the record
+	$(ASV) run --show-stderr $(or $(ARGS),HEAD^!)
+
+bench-smoke: $(MACHINE) | $(UV) ## run every benchmark once, to see that it runs
+	$(ASV) check --python=same
+	$(ASV) run --python=same --quick --dry-run --show-stderr $(ARGS)
+
+clean: ## remove all that these targets made
+	rm -rf .tools .venv .parity .cuda .asv build dist .pytest_cache .mypy_cache .ruff_cache asv_benchmarks/env asv_benchmarks/html

@@ -1,0 +1,52 @@
+"""Every error that numba_nn raises on purpose. Each is also the built-in exception a caller would expect."""
+
+
+class NumbaNNError(Exception):
+    """Root of the hierarchy."""
+
+
+class ShapeError(NumbaNNError, ValueError):
+    """An array has the wrong rank or shape."""
+
+
+class DTypeError(NumbaNNError, TypeError):
+    """An array has the wrong dtype, or is no array."""
+
+
+class ArgumentError(NumbaNNError, ValueError):
+    """A constructor's or function's argument is out of range."""
+
+
+class DestinationError(NumbaNNError, ValueError):
+    """An ``out`` cannot be written: read-only, not C-contiguous, or overlapping an input."""
+
+
+class ReserveError(NumbaNNError, RuntimeError):
+    """A strictly reserved layer was called with more than was reserved."""
+
+
+class BackwardError(NumbaNNError, RuntimeError):
+    """``backward`` without a forward in training mode to belong to."""
+
+
+class StateDictError(NumbaNNError, KeyError):
+    """A state dict does not fit the model; nothing was loaded."""
+
+    def __str__(self) -> str:  # KeyError would show the message's repr
+        return str(self.args[0])
+
+
+class CheckpointError(NumbaNNError, ValueError):
+    """A checkpoint is damaged, of another kind, or of a newer version."""
+
+
+class DataError(NumbaNNError, ValueError):
+    """A data set cannot be given as asked: a file is damaged, missing or of another kind, or an epoch was superseded."""
+
+
+class MissingTwinError(NumbaNNError, NotImplementedError):
+    """A device array reached a kernel that has no CUDA twin."""
+
+
+class TwinMismatchError(NumbaNNError, TypeError):
+    """A CUDA twin's arguments differ from its CPU kernel's."""

@@ -1,0 +1,294 @@
+"""``@kernel``: one Python body, compiled for the CPU in two variants, with a CUDA twin beside it.
+
+A kernel is a module-level function whose arguments carry their role as an annotation:
+
+    @kernel
+    def relu_forward(y: Out, x: In):
+        for i in prange(x.size):
+            ...
+
+    @relu_forward.on_cuda
+    def relu_forward(y: Out, x: In):
+        ...
+
+* ``relu_forward(y, x)`` picks the target from the type of the first array, and on the CPU the variant from its size.
+* ``relu_forward.serial`` and ``relu_forward.parallel`` are the two CPU variants, ordinary Numba dispatchers.
+* Inside the user's own ``@njit``, ``relu_forward(y, x)`` is the serial variant. Inside another kernel it is the variant that
+  this other kernel is being compiled for: kernels compose, outside of their ``prange`` loops.
+* Arrays are typed by role: an ``In`` is a read-only C-contiguous array, whatever the caller holds, so a kernel has one
+  signature per dtype. A strided array is refused, never recompiled for.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import threading
+import typing
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from numba.core import types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.errors import NumbaPerformanceWarning, TypingError
+from numba.core.registry import CPUDispatcher
+
+from numba_nn.core.cache import KernelCache
+from numba_nn.core.errors import MissingTwinError, TwinMismatchError
+from numba_nn.core.ptx import cuda
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a kernel does with an array argument."""
+
+    name: str
+    writes: bool
+
+
+Out = Annotated[Any, Role("out", writes=True)]
+"""A destination: activation gradients and outputs are overwritten, parameter gradients accumulated."""
+Saved = Annotated[Any, Role("saved", writes=True)]
+"""Written by a forward, read by its backward."""
+Scratch = Annotated[Any, Role("scratch", writes=True)]
+"""Contents are dead at return."""
+In = Annotated[Any, Role("in", writes=False)]
+"""Read only."""
+
+# reassoc lets reductions vectorise; nnan and ninf are left out: NaN and infinity pass through every kernel.
+FASTMATH = frozenset({"contract", "reassoc", "arcp"})
+FLAGS: dict[str, Any] = {"nopython": True, "nogil": True, "error_model": "numpy", "fastmath": set(FASTMATH)}
+
+# Below this many simple element operations a parallel region (1.5 us) costs more than it gains on two cores.
+PARALLEL_GRAIN = 32_768
+
+_compiling = threading.local()
+_forked = False
+
+
+def _mark_forked() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    # GNU OpenMP ends a forked child that enters a parallel region.
+    os.register_at_fork(after_in_child=_mark_forked)
+
+
+def argument_roles(function: Callable[..., Any]) -> dict[str, Any]:
+    """Name of every argument, in order, to its `Role`; to its annotation (int, float, ...) where it is a scalar."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    roles: dict[str, Any] = {}
+    for name in inspect.signature(function).parameters:
+        if name not in hints:
+            raise TypeError(f"kernel '{function.__qualname__}': argument '{name}' has no role (Out, Saved, Scratch, In, int)")
+        metadata = getattr(hints[name], "__metadata__", ())
+        roles[name] = next((m for m in metadata if isinstance(m, Role)), hints[name])
+    return roles
+
+
+class Variant(CPUDispatcher):
+    """A Numba dispatcher that compiles one signature per set of dtypes and caches it on disk."""
+
+    def __init__(self, py_func: Callable[..., Any], roles: dict[str, Any], parallel: bool) -> None:
+        flags = {**FLAGS, "parallel": parallel}
+        super().__init__(py_func, targetoptions=flags)
+        self._roles = roles
+        self._parallel = parallel
+        self._served: set[tuple[types.Type, ...]] = set()
+        self._cache = KernelCache(py_func, "parallel" if parallel else "serial", flags)
+
+    def canonical(self, argument_types: tuple[types.Type, ...]) -> tuple[types.Type, ...]:
+        """The one signature that serves these argument types."""
+        if len(argument_types) != len(self._roles):
+            raise TypingError(
+                f"kernel '{self.__name__}' takes {len(self._roles)} arguments "
+                f"({', '.join(self._roles)}), got {len(argument_types)}"
+            )
+        return tuple(self._canonical_argument(n, r, t) for (n, r), t in zip(self._roles.items(), argument_types, strict=True))
+
+    def _canonical_argument(self, name: str, role: Any, given: types.Type) -> types.Type:
+        where = f"kernel '{self.__name__}', argument '{name}'"
+        given = types.unliteral(given)
+        if not isinstance(role, Role):
+            canonical = _canonical_scalar(given)
+            if role is float and canonical == types.int64:
+                return types.float64
+            if role in (int, float) and canonical != (types.int64 if role is int else types.float64):
+                raise TypingError(f"{where}: expected {role.__name__}, got {given}")
+            return canonical
+        if not isinstance(given, types.Array):
+            raise TypingError(f"{where}: expected an array, got {given}")
+        if given.layout != "C" or not given.aligned:
+            raise TypingError(f"{where}: expected a C-contiguous array, got a strided one (np.ascontiguousarray copies it)")
+        if role.writes and not given.mutable:
+            raise TypingError(f"{where}: expected a writable array, got a read-only one")
+        return types.Array(given.dtype, given.ndim, "C", readonly=not role.writes)
+
+    def compile(self, sig: Any) -> Any:
+        """Compile, or load, the canonical form of a signature, and let the given one call it too."""
+        given = tuple(getattr(sig, "args", sig))
+        canonical = self.canonical(given)
+        with global_compiler_lock, warnings.catch_warnings():
+            # The parallel variant of a kernel that only calls other kernels has no loop of its own: nothing is wrong.
+            warnings.filterwarnings("ignore", r"\s*The keyword argument 'parallel=True'", NumbaPerformanceWarning)
+            outer = getattr(_compiling, "variant", None)
+            _compiling.variant = self
+            try:
+                entry_point = super().compile(canonical)
+            finally:
+                _compiling.variant = outer
+            if given != canonical and given not in self._served:
+                # A second entry for the same types would make every later call ambiguous, hence slow.
+                self._served.add(given)
+                self._insert([t._code for t in given], entry_point, False)
+        return entry_point
+
+
+def _canonical_scalar(given: types.Type) -> types.Type:
+    if isinstance(given, (types.Integer, types.Boolean)):
+        return types.int64
+    if isinstance(given, types.Float):
+        return types.float64
+    if isinstance(given, types.BaseTuple):
+        return types.Tuple([_canonical_scalar(types.unliteral(t)) for t in given])
+    return given
+
+
+def _caller_is_parallel() -> bool:
+    """Whether the function that is being typed now is the body of a parallel variant.
+
+    A plain ``@njit`` function that this body calls is compiled once for all its callers, so it is told False.
+    """
+    variant = getattr(_compiling, "variant", None)
+    if variant is None or not variant._parallel:
+        return False
+    callers = variant.typingctx.callstack
+    return len(callers) > 0 and callers[0].func_id.func is variant.py_func
+
+
+class Kernel:
+    """A function compiled for the CPU (serial and parallel) and, through its twin, for CUDA. Made by `kernel`."""
+
+    def __init__(self, py_func: Callable[..., Any]) -> None:
+        if py_func.__closure__ is not None or "<locals>" in py_func.__qualname__:
+            raise TypeError(f"kernel '{py_func.__qualname__}' must be a module-level function: closures cannot be cached")
+        functools.update_wrapper(self, py_func)
+        self.py_func = py_func
+        self._twin: CudaTwin | None = None
+
+    @functools.cached_property
+    def roles(self) -> dict[str, Any]:
+        """Name to role of every argument, in order; see `argument_roles`."""
+        return argument_roles(self.py_func)
+
+    @functools.cached_property
+    def serial(self) -> Variant:
+        """The variant for small inputs, for calls from inside the user's own ``prange``, and for forked children."""
+        return Variant(self.py_func, self.roles, parallel=False)
+
+    @functools.cached_property
+    def parallel(self) -> Variant:
+        """The variant whose ``prange`` loops run on all threads."""
+        return Variant(self.py_func, self.roles, parallel=True)
+
+    def for_work(self, work: float) -> Variant:
+        """The CPU variant for an amount of work.
+
+        The choice depends on the shape alone, never on the number of threads, so that results do not either.
+
+        Parameters
+        ----------
+        work : float
+            Number of simple element operations; a multiplication and addition in a matrix product counts about 1/16.
+        """
+        return self.serial if work < PARALLEL_GRAIN or _forked else self.parallel
+
+    def __call__(self, first: Any, *others: Any) -> Any:
+        if isinstance(first, np.ndarray):
+            return self.for_work(first.size)(first, *others)
+        if hasattr(first, "__cuda_array_interface__"):
+            return self.cuda(first, *others)
+        raise TypeError(f"kernel '{self.__name__}': expected a NumPy or device array first, got {type(first).__name__}")
+
+    @property
+    def _numba_type_(self) -> types.Type:
+        variant = self.parallel if _caller_is_parallel() else self.serial
+        return types.Dispatcher(variant)
+
+    def __reduce__(self) -> str:
+        return self.__name__  # pickled and copied by reference, as the function would be
+
+    @property
+    def cuda(self) -> CudaTwin:
+        """The CUDA twin; raises `MissingTwinError` where none is attached."""
+        if self._twin is None:
+            raise MissingTwinError(f"kernel '{self.__name__}' has no CUDA twin; copy the arrays to the host for this layer")
+        return self._twin
+
+    def on_cuda(self, twin: Callable[..., Any]) -> Kernel:
+        """Attach the CUDA twin, as a property's setter is attached.
+
+        Raises
+        ------
+        TwinMismatchError
+            If the twin's arguments differ in name, order or role.
+        """
+        expected, got = _signature_text(self.py_func), _signature_text(twin)
+        if expected != got:
+            raise TwinMismatchError(f"CUDA twin of '{self.__name__}' takes ({got}), its CPU kernel takes ({expected})")
+        self._twin = CudaTwin(twin)
+        return self
+
+
+def _signature_text(function: Callable[..., Any]) -> str:
+    roles = argument_roles(function)
+    return ", ".join(f"{name}: {getattr(role, 'name', None) or inspect.formatannotation(role)}" for name, role in roles.items())
+
+
+class CudaTwin:
+    """A kernel's CUDA body, compiled at its first launch; ``numba.cuda`` is not imported before.
+
+    The grid covers the elements of the first argument; bodies loop with a grid stride.
+    """
+
+    THREADS = 256
+    MAX_BLOCKS = 132 * 16  # 2,048 resident threads on each of an H200's 132 multiprocessors, twice
+
+    def __init__(self, py_func: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, py_func)
+        self.py_func = py_func
+
+    @functools.cached_property
+    def dispatcher(self) -> Any:
+        """The ``numba.cuda`` dispatcher (lazy: decorating compiles nothing)."""
+        return cuda.jit(fastmath=False)(self.py_func)
+
+    def __call__(self, *arguments: Any) -> None:
+        if any(isinstance(a, np.ndarray) for a in arguments):
+            # numba.cuda would copy it to the device and back, in silence.
+            raise TypeError(f"kernel '{self.__name__}': expected device arrays only, got a NumPy array among them")
+        blocks = min(self.MAX_BLOCKS, -(-arguments[0].size // self.THREADS))
+        if blocks:
+            self.dispatcher[blocks, self.THREADS](*arguments)
+
+
+def kernel(py_func: Callable[..., Any]) -> Kernel:
+    """Declare a kernel; see the module's docstring. Nothing is compiled before the first call."""
+    return Kernel(py_func)
+
+
+def cache_hits(*kernels: Kernel) -> Counter[str]:
+    """Overloads loaded from disk and compiled afresh so far, over the kernels' two variants: ``{"hits": n, "misses": m}``."""
+    total: Counter[str] = Counter(hits=0, misses=0)
+    for k in kernels:
+        for variant in (k.serial, k.parallel):
+            total["hits"] += sum(variant.stats.cache_hits.values())
+            total["misses"] += sum(variant.stats.cache_misses.values())
+    return total

@@ -1,0 +1,418 @@
+"""`Layer` and `Parameter`: the contract that every layer keeps, in one place.
+
+A layer class says what it computes and which buffers it needs; `Layer` checks the arrays that users pass, owns the buffers,
+and keeps forwards until their backward.
+
+What a subclass writes:
+
+* ``output_shape(x_shape)``: pure; raises `ShapeError` for what it cannot take;
+* ``_forward(call, y, x, saved)``: write ``y``;
+* ``_backward(call, dx, dy, x, saved)``: add to the parameters' gradients, and write ``dx`` unless it is None;
+* ``saved_spec`` and ``scratch_spec``, where it needs arrays from forward to backward, or within a call;
+* ``keeps_input = True``, where ``_backward`` reads ``x``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_nn.core.checks import FLOATS, check_array, check_destination, check_shape
+from numba_nn.core.errors import ArgumentError, BackwardError, ReserveError, StateDictError
+from numba_nn.core.parameter import Parameter
+from numba_nn.core.workspace import Shape, Spec, Workspace
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+
+
+class Call:
+    """What a layer keeps about one input shape: shapes, its scratch, and whatever it computes from the shape once.
+
+    Attributes
+    ----------
+    x_shape, y_shape : tuple of int
+        Input and output shape.
+    dtype : dtype
+        Of both.
+    scratch : dict of ndarray
+        The arrays of ``scratch_spec``: contents are dead between calls.
+    inference : dict of ndarray
+        The arrays of ``saved_spec`` for a forward in eval mode, which saves nothing: scratch too.
+    geometry : object
+        What the layer's ``_geometry`` returned.
+    """
+
+    __slots__ = ("dtype", "generation", "geometry", "inference", "scratch", "x_shape", "y_shape")
+
+    def __init__(self, x_shape: Shape, y_shape: Shape, dtype: np.dtype[Any]) -> None:
+        self.x_shape = x_shape
+        self.y_shape = y_shape
+        self.dtype = dtype
+        self.geometry: Any = None
+        self.scratch: Arrays = {}
+        self.inference: Arrays = {}
+        self.generation = -1
+
+
+class Slot:
+    """Room for one forward until its backward: the call, the input (borrowed), and what the layer saved."""
+
+    __slots__ = ("_views", "call", "workspace", "x")
+
+    def __init__(self) -> None:
+        self.workspace = Workspace()
+        self.call: Call | None = None
+        self.x: Array | None = None
+        self._views: dict[tuple[Shape, np.dtype[Any]], Arrays] = {}
+
+    def saved(self, call: Call, layer: Layer) -> Arrays:
+        """The arrays of ``saved_spec`` in this slot, for the shape of a call."""
+        key = (call.x_shape, call.dtype)
+        if key not in self._views:
+            before = self.workspace.generation
+            views = self.workspace.carve("saved", layer.saved_spec(call.x_shape, call.dtype))
+            if self.workspace.generation != before:
+                self._views.clear()  # they are views of the buffer that was replaced
+            self._views[key] = views
+        return self._views[key]
+
+
+class Layer:
+    """Base of all layers.
+
+    Attributes
+    ----------
+    training : bool
+        Whether forward keeps what backward needs; set by `train` and `eval`.
+    dtype : dtype or None
+        Dtype of parameters and arrays; None for a layer without parameters, which follows its input.
+    """
+
+    keeps_input = False
+    dtype: np.dtype[Any] | None = None
+
+    def __init__(self) -> None:
+        self.training = True
+        self._workspace = Workspace()
+        self._level = 0
+        self._calls: dict[tuple[Shape, np.dtype[Any]], Call] = {}
+        self._free = [Slot()]
+        self._kept: list[Slot] = []
+
+    # ---- what a subclass defines -------------------------------------------------------------------------------------
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the output for an input of this shape; computes nothing else.
+
+        Raises
+        ------
+        ShapeError
+            If the layer cannot take this shape.
+        """
+        raise NotImplementedError
+
+    def saved_spec(self, x_shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
+        """Shape and dtype of every array that forward keeps for backward."""
+        return {}
+
+    def scratch_spec(self, x_shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
+        """Shape and dtype of every array that is dead at return."""
+        return {}
+
+    def forward_flops(self, x_shape: Shape) -> int:
+        """Floating-point operations of a forward's matrix products; 0 for a layer that has none."""
+        return 0
+
+    def _geometry(self, x_shape: Shape, dtype: np.dtype[Any]) -> Any:
+        """Whatever else depends on the shape alone; computed once and found in ``call.geometry``."""
+        return None
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        raise NotImplementedError
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        raise NotImplementedError
+
+    # ---- calls -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, x: Array) -> Array:
+        """``forward(x)``: the output in a fresh array."""
+        return self.forward(x)
+
+    def forward(self, x: Array, out: Array | None = None) -> Array:
+        """Compute the layer's output.
+
+        Parameters
+        ----------
+        x : ndarray
+            Input; in training mode borrowed until the backward that belongs to it, so it must not be overwritten before.
+        out : ndarray, optional
+            Where to write the output: C-contiguous, apart from ``x``.
+
+        Returns
+        -------
+        ndarray
+            ``out`` itself, or a fresh array.
+
+        Raises
+        ------
+        ShapeError, DTypeError, DestinationError
+            If an array does not fit; nothing was written.
+        ReserveError
+            If the layer was reserved strictly, for less.
+        """
+        check_array(repr(self), "x", x, self.dtype)
+        call = self._call(x.shape, x.dtype)
+        y = self._destination(out, "out", call.y_shape, call.dtype, x)
+        if not self.training:
+            self._forward(call, y, self._contiguous("x", x, self._workspace), call.inference)
+            return y
+        slot = self._free[-1] if self._free else self._kept[0]
+        saved = slot.saved(call, self)
+        x = self._contiguous("x", x, slot.workspace if self.keeps_input else self._workspace)
+        (self._free if self._free else self._kept).remove(slot)
+        slot.call, slot.x = call, x if self.keeps_input else None
+        self._kept.append(slot)
+        self._forward(call, y, x, saved)
+        return y
+
+    def backward(self, dy: Array, out: Array | None = None, *, input_gradient: bool = True) -> Array | None:
+        """Propagate a gradient through the newest forward that has not been propagated yet.
+
+        Gradients of parameters accumulate in ``Parameter.grad``; the gradient of the input is overwritten.
+
+        Parameters
+        ----------
+        dy : ndarray
+            Gradient of the loss with respect to the output.
+        out : ndarray, optional
+            Where to write the gradient with respect to the input: C-contiguous, apart from ``dy`` and the input.
+        input_gradient : bool, optional
+            False skips the gradient with respect to the input, as the first layer of a network may.
+
+        Returns
+        -------
+        ndarray or None
+            ``out`` itself, or a fresh array; None without ``input_gradient``.
+
+        Raises
+        ------
+        BackwardError
+            If no forward in training mode is left to belong to.
+        ShapeError, DTypeError, DestinationError
+            If an array does not fit; nothing was written.
+        """
+        if not self._kept:
+            raise BackwardError(
+                f"{self!r}: backward without a forward in training mode; "
+                f"the last {len(self._free)} forwards are kept (reserve(..., calls=n) keeps more)"
+            )
+        slot = self._kept[-1]
+        call, x = slot.call, slot.x
+        assert call is not None
+        check_array(repr(self), "dy", dy, call.dtype)
+        check_shape(repr(self), "dy", dy.shape, call.y_shape)
+        dx = None
+        if input_gradient:
+            dx = self._destination(out, "out", call.x_shape, call.dtype, dy, *([] if x is None else [x]))
+        elif out is not None:
+            raise ArgumentError(f"{self!r}: backward takes either out or input_gradient=False")
+        call = self._call(call.x_shape, call.dtype)
+        dy = self._contiguous("dy", dy, self._workspace)
+        self._free.append(self._kept.pop())
+        slot.x = None
+        self._backward(call, dx, dy, x, slot.saved(call, self))
+        return dx
+
+    def _call(self, x_shape: Shape, dtype: np.dtype[Any]) -> Call:
+        call = self._calls.get((x_shape, dtype))
+        if call is None:
+            call = Call(x_shape, self.output_shape(x_shape), dtype)
+            call.geometry = self._geometry(x_shape, dtype)
+        if call.generation != self._workspace.generation:
+            self._allocate(call)
+            call.generation = self._workspace.generation
+            self._calls[x_shape, dtype] = call
+        return call
+
+    def _allocate(self, call: Call) -> None:
+        """Give a call its views of the scratch, which the layers of a model share."""
+        scratch = self.scratch_spec(call.x_shape, call.dtype)
+        both = self._workspace.carve("scratch", {**scratch, **self.saved_spec(call.x_shape, call.dtype)})
+        call.scratch = {name: both[name] for name in scratch}
+        call.inference = {name: array for name, array in both.items() if name not in scratch}
+
+    def _destination(self, out: Any, name: str, shape: Shape, dtype: np.dtype[Any], *inputs: Array) -> Array:
+        if out is None:
+            return np.empty(shape, dtype)
+        check_destination(repr(self), name, out, shape, dtype, *inputs)
+        return out  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _contiguous(name: str, array: Array, workspace: Workspace) -> Array:
+        if array.flags.c_contiguous:
+            return array
+        copy = workspace.array(name, array.shape, array.dtype)
+        np.copyto(copy, array)
+        return copy
+
+    # ---- buffers -----------------------------------------------------------------------------------------------------
+
+    def reserve(
+        self, *input_shapes: Shape, dtype: Any = None, training: bool = True, calls: int = 1, strict: bool = False
+    ) -> Self:
+        """Allocate everything that later calls need, for batches up to the given one.
+
+        From then on, forward and backward with ``out=`` allocate no array data, for inputs whose leading dimension is not
+        larger and whose other dimensions are equal. (A strided input costs one copy buffer at its first use.)
+
+        Parameters
+        ----------
+        *input_shapes : tuple of int
+            Shape of each input.
+        dtype : dtype, optional
+            Of the input; the layer's own by default, float32 for a layer without parameters.
+        training : bool, optional
+            Whether backward will be called.
+        calls : int, optional
+            Forwards to keep for later backwards.
+        strict : bool, optional
+            Raise `ReserveError` on a call that needs more, where otherwise the buffers grow.
+
+        Returns
+        -------
+        Layer
+            The layer itself.
+        """
+        if len(input_shapes) != 1:
+            raise ArgumentError(f"{self!r}: reserve takes one input shape, got {len(input_shapes)}")
+        if calls < 1:
+            raise ArgumentError(f"{self!r}: calls must be at least 1, got {calls}")
+        self._set_strict(False)
+        call = self._call(tuple(int(n) for n in input_shapes[0]), np.dtype(dtype or self.dtype or np.float32))
+        self._reserve_more(call, training, calls)
+        self._call(call.x_shape, call.dtype)
+        self._set_strict(strict)
+        return self
+
+    def _reserve_more(self, call: Call, training: bool, calls: int) -> None:
+        """Make the slots; a container reserves its layers too."""
+        self._keep(calls)
+        for slot in self._free + self._kept if training else []:
+            slot.saved(call, self)
+
+    def _keep(self, calls: int) -> None:
+        while len(self._free) + len(self._kept) < calls:
+            self._free.insert(0, Slot())
+
+    def _set_strict(self, strict: bool) -> None:
+        for layer in self.layers():
+            layer._workspace.strict = strict
+            for slot in layer._free + layer._kept:
+                slot.workspace.strict = strict
+
+    def _adopt(self, workspace: Workspace, level: int) -> None:
+        """Share the scratch of the model that this layer has become part of."""
+        self._workspace = workspace
+        self._level = level
+        self._calls.clear()
+        for child in self.children().values():
+            child._adopt(workspace, level + 1)
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """Bytes of scratch, shared with the other layers of the model."""
+        return self._workspace.nbytes
+
+    @property
+    def saved_nbytes(self) -> int:
+        """Bytes that this layer and its children hold from forward to backward."""
+        return sum(slot.workspace.nbytes for layer in self.layers() for slot in layer._free + layer._kept)
+
+    # ---- structure ---------------------------------------------------------------------------------------------------
+
+    def children(self) -> dict[str, Layer]:
+        """Layers inside this one, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
+
+    def layers(self) -> Iterator[Layer]:
+        """This layer and all layers inside it, each once."""
+        seen: dict[int, Layer] = {}
+        pending: list[Layer] = [self]
+        while pending:
+            layer = pending.pop()
+            if id(layer) not in seen:
+                seen[id(layer)] = layer
+                pending.extend(reversed(layer.children().values()))
+        return iter(seen.values())
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """Name and parameter, in the order of construction; a shared parameter appears under each of its names."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+        for name, child in self.children().items():
+            yield from child.named_parameters(f"{prefix}{name}.")
+
+    def parameters(self) -> list[Parameter]:
+        """Every parameter once."""
+        return list({id(p): p for _, p in self.named_parameters()}.values())
+
+    def zero_grad(self) -> None:
+        """Clear the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def train(self, mode: bool = True) -> Self:
+        """Keep what backward needs, in this layer and all inside it."""
+        for layer in self.layers():
+            layer.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Inference: keep nothing."""
+        return self.train(False)
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> Arrays:
+        """Copies of all parameters, under PyTorch's names and in its layouts."""
+        return {name: parameter.value.copy() for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, arrays: Mapping[str, Array], strict: bool = True) -> Self:
+        """Load parameters; all or nothing.
+
+        Parameters
+        ----------
+        arrays : mapping of str to ndarray
+            As `state_dict` gives it.
+        strict : bool, optional
+            Refuse missing and unexpected names; otherwise they are passed over.
+
+        Raises
+        ------
+        StateDictError
+            Listing every missing, unexpected and mis-shaped name; nothing was loaded.
+        """
+        own = dict(self.named_parameters())
+        problems = [f"missing: {name}" for name in own if name not in arrays and strict]
+        problems += [f"unexpected: {name}" for name in arrays if name not in own and strict]
+        for name in (n for n in own if n in arrays):
+            wanted, got = own[name].value, np.asarray(arrays[name])
+            if wanted.shape != got.shape or not np.can_cast(got.dtype, wanted.dtype, "same_kind"):
+                problems.append(f"{name}: expected {wanted.dtype} {wanted.shape}, got {got.dtype} {got.shape}")
+        if problems:
+            raise StateDictError(f"{self!r}: the state dict does not fit: " + "; ".join(problems))
+        for name in (n for n in own if n in arrays):
+            own[name].value[...] = arrays[name]
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._arguments()})"
+
+    def _arguments(self) -> str:
+        return ""

@@ -1,0 +1,94 @@
+"""Buffers that are allocated once: every array that a layer needs beside its parameters is a view of one of these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_nn.core.errors import ReserveError
+
+Shape = tuple[int, ...]
+Spec = tuple[Shape, np.dtype[Any]]
+"""Shape and dtype of an array to come."""
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+
+
+def spec_nbytes(spec: Spec) -> int:
+    """Bytes of an array, rounded up to the alignment."""
+    shape, dtype = spec
+    return -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+
+
+def _aligned(nbytes: int) -> NDArray[np.uint8]:
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + nbytes]
+
+
+def view(buffer: NDArray[np.uint8], offset: int, spec: Spec) -> NDArray[Any]:
+    """The array of this shape and dtype at a byte offset of a buffer."""
+    shape, dtype = spec
+    return buffer[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+
+class Workspace:
+    """Named buffers that grow when they must and are otherwise handed out again.
+
+    Attributes
+    ----------
+    generation : int
+        Grows with every allocation; a view taken in an earlier generation may belong to a buffer since replaced.
+    strict : bool
+        Refuse to grow.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, NDArray[np.uint8]] = {}
+        self.generation = 0
+        self.strict = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    def buffer(self, name: str, nbytes: int) -> NDArray[np.uint8]:
+        """The named buffer, at least this long.
+
+        Raises
+        ------
+        ReserveError
+            If it is shorter and the workspace is strict.
+        """
+        present = self._buffers.get(name)
+        if present is not None and present.nbytes >= nbytes:
+            return present
+        if self.strict:
+            held = 0 if present is None else present.nbytes
+            raise ReserveError(f"buffer '{name}' needs {nbytes} bytes, {held} are reserved; reserve the larger shape first")
+        self._buffers[name] = _aligned(nbytes)
+        self.generation += 1
+        return self._buffers[name]
+
+    def array(self, name: str, shape: Shape, dtype: Any) -> NDArray[Any]:
+        """A view of the named buffer, with whatever contents it has."""
+        spec = (shape, np.dtype(dtype))
+        return view(self.buffer(name, spec_nbytes(spec)), 0, spec)
+
+    def carve(self, name: str, specs: Mapping[str, Spec]) -> dict[str, NDArray[Any]]:
+        """Several arrays that lie one after the other in the named buffer."""
+        offsets, total = [], 0
+        for spec in specs.values():
+            offsets.append(total)
+            total += spec_nbytes(spec)
+        return self.place(name, specs, offsets, total)
+
+    def place(self, name: str, specs: Mapping[str, Spec], offsets: list[int], total: int) -> dict[str, NDArray[Any]]:
+        """Several arrays at given byte offsets of the named buffer, which is ``total`` bytes long."""
+        buffer = self.buffer(name, total)
+        return {key: view(buffer, offset, spec) for (key, spec), offset in zip(specs.items(), offsets, strict=True)}

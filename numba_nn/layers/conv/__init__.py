@@ -1,0 +1,5 @@
+"""Convolutions: see `numba_nn.layers.conv.direct` for the maths and the kernels."""
+
+from numba_nn.layers.conv.conv2d import Conv2d
+
+__all__ = ["Conv2d"]

@@ -1,0 +1,147 @@
+"""Fully connected layer.
+
+    y[b, o] = sum_i x[b, i] weight[o, i] + bias[o]
+
+    dx = dy weight        dweight += dy^T x        dbias += sum_b dy[b]
+
+B rows (all leading dimensions of x), I input features, O output features.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from numba_nn.core.checks import check_count, check_dtype
+from numba_nn.core.errors import ShapeError
+from numba_nn.core.gemm import ONE, gemm, packed_sizes, product_work
+from numba_nn.core.kernel import In, Out, Scratch, kernel
+from numba_nn.core.layer import Array, Arrays, Call, Layer
+from numba_nn.core.parameter import Parameter
+from numba_nn.core.random import uniform
+from numba_nn.core.workspace import Shape, Spec
+
+BIAS_COLUMNS = 64  # columns of dy that a task sums
+
+
+@kernel
+def linear_forward(y: Out, packed_x: Scratch, packed_weight: Scratch, x: In, weight: In, bias: In, one: In):
+    """y = x weight^T + bias; y: (1, B O), x: (1, B I), weight: (1, O I), bias: (O,), one: zeros (1,)."""
+    features = bias.size
+    rows, depth = y.size // features, weight.size // features
+    for b in prange(rows):
+        for o in range(features):
+            y[0, b * features + o] = bias[o]
+    gemm(y, packed_x, packed_weight, x, weight, one, one, (rows, features, depth), (depth, 1), (1, depth), 1)
+
+
+@kernel
+def linear_backward_input(dx: Out, packed_dy: Scratch, packed_weight: Scratch, dy: In, weight: In, one: In, features: int):
+    """dx = dy weight."""
+    depth = weight.size // features
+    shape = (dy.size // features, depth, features)
+    gemm(dx, packed_dy, packed_weight, dy, weight, one, one, shape, (features, 1), (depth, 1), 0)
+
+
+@kernel
+def linear_backward_weight(dweight: Out, packed_dy: Scratch, packed_x: Scratch, x: In, dy: In, one: In, features: int):
+    """dweight += dy^T x."""
+    depth = dweight.size // features
+    shape = (features, depth, dy.size // features)
+    gemm(dweight, packed_dy, packed_x, dy, x, one, one, shape, (1, features), (depth, 1), 1)
+
+
+@kernel
+def linear_backward_bias(dbias: Out, dy: In):
+    """dbias += sum over rows; dy: (1, B O). Every column is summed by one task, in order."""
+    features = dbias.size
+    for block in prange(-(-features // BIAS_COLUMNS)):
+        for b in range(dy.size // features):
+            for o in range(block * BIAS_COLUMNS, min(features, (block + 1) * BIAS_COLUMNS)):
+                dbias[o] += dy[0, b * features + o]
+
+
+class Linear(Layer):
+    """Fully connected layer: y = x weight^T + bias.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Length of the last dimension of input and output.
+    bias : bool, optional
+        Whether to add a bias.
+    dtype : dtype, optional
+        float32 or float64.
+
+    Attributes
+    ----------
+    weight : Parameter
+        (out_features, in_features), drawn from U(-k, k), k = 1 / sqrt(in_features).
+    bias : Parameter or None
+        (out_features,), likewise.
+
+    Raises
+    ------
+    ArgumentError
+        If a number of features is less than 1.
+    """
+
+    keeps_input = True
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, dtype: Any = np.float32) -> None:
+        super().__init__()
+        self.in_features = check_count("Linear", "in_features", in_features)
+        self.out_features = check_count("Linear", "out_features", out_features)
+        self.dtype = check_dtype("Linear", dtype)
+        bound = 1 / math.sqrt(in_features)
+        self.weight = Parameter(uniform((out_features, in_features), -bound, bound, self.dtype), "weight")
+        self.bias = Parameter(uniform((out_features,), -bound, bound, self.dtype), "bias") if bias else None
+        self._bias_value = self.bias.value if self.bias else np.zeros(out_features, self.dtype)
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the output: the input's, with ``out_features`` last.
+
+        Raises
+        ------
+        ShapeError
+            If the last dimension is not ``in_features``.
+        """
+        if not x_shape or x_shape[-1] != self.in_features:
+            raise ShapeError(f"{self!r}: x must have shape (..., {self.in_features}), got {x_shape}")
+        return (*x_shape[:-1], self.out_features)
+
+    def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """Room for the two packed operands of the largest of the three products."""
+        b, i, o = math.prod(x_shape[:-1]), self.in_features, self.out_features
+        left, right = zip(*(packed_sizes(*mnk, dtype) for mnk in ((b, o, i), (b, i, o), (o, i, b))), strict=True)
+        return {"left": ((max(left),), dtype), "right": ((max(right),), dtype)}
+
+    def forward_flops(self, x_shape: Shape) -> int:
+        """Two for each weight and row."""
+        return 2 * math.prod(x_shape[:-1]) * self.in_features * self.out_features
+
+    def _geometry(self, x_shape: Shape, dtype: Any) -> float:
+        return product_work(math.prod(x_shape[:-1]), self.out_features, self.in_features)
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        packed = call.scratch["left"], call.scratch["right"]
+        run = linear_forward.for_work(call.geometry)
+        run(y.reshape(1, -1), *packed, x.reshape(1, -1), self.weight.value.reshape(1, -1), self._bias_value, ONE)
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        packed = call.scratch["left"], call.scratch["right"]
+        dy = dy.reshape(1, -1)
+        if self.weight.requires_grad:
+            run = linear_backward_weight.for_work(call.geometry)
+            run(self.weight.grad.reshape(1, -1), *packed, x.reshape(1, -1), dy, ONE, self.out_features)
+        if self.bias and self.bias.requires_grad:
+            linear_backward_bias.for_work(dy.size)(self.bias.grad, dy)
+        if dx is not None:
+            run = linear_backward_input.for_work(call.geometry)
+            run(dx.reshape(1, -1), *packed, dy, self.weight.value.reshape(1, -1), ONE, self.out_features)
+
+    def _arguments(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

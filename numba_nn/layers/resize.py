@@ -1,0 +1,115 @@
+"""Resizing images.
+
+Nearest neighbour (N C H W): y[n, c, h, w] = x[n, c, rows[h], columns[w]], with rows[h] = min(floor(h H / H'), H - 1).
+Its backward sums, for every input pixel, the gradients of the output pixels that show it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from numba_nn.core.checks import check_rank
+from numba_nn.core.errors import ArgumentError, ShapeError
+from numba_nn.core.kernel import In, Out, kernel
+from numba_nn.core.layer import Array, Arrays, Call, Layer
+from numba_nn.core.workspace import Shape
+from numba_nn.layers.image import planes
+
+
+@kernel
+def upsample_nearest2d_forward(y: Out, x: In, rows: In, columns: In):
+    """y[p, h, w] = x[p, rows[h], columns[w]]; x: (P, H, W), y: (P, H', W'), P planes."""
+    for p in prange(y.shape[0]):
+        for h in range(y.shape[1]):
+            for w in range(y.shape[2]):
+                y[p, h, w] = x[p, rows[h], columns[w]]
+
+
+@kernel
+def upsample_nearest2d_backward(dx: Out, dy: In, rows: In, columns: In):
+    """dx[p, i, j] = sum of dy[p, h, w] over rows[h] = i, columns[w] = j."""
+    zero = dx.dtype.type(0)
+    for p in prange(dx.shape[0]):
+        for i in range(dx.shape[1]):
+            for j in range(dx.shape[2]):
+                dx[p, i, j] = zero
+        for h in range(dy.shape[1]):
+            for w in range(dy.shape[2]):
+                dx[p, rows[h], columns[w]] += dy[p, h, w]
+
+
+class Upsample(Layer):
+    """Enlarge (or shrink) images by nearest neighbour.
+
+    Parameters
+    ----------
+    size : int or (int, int), optional
+        Height and width of the output; either this or ``scale_factor``.
+    scale_factor : float or (float, float), optional
+        Output size over input size, rounded down.
+    mode : {"nearest"}, optional
+        The only mode so far.
+
+    Raises
+    ------
+    ArgumentError
+        If not exactly one of ``size`` and ``scale_factor`` is given, or one is not positive.
+    """
+
+    def __init__(self, size: Any = None, scale_factor: Any = None, mode: str = "nearest") -> None:
+        super().__init__()
+        if mode != "nearest":
+            raise ArgumentError(f"Upsample: mode must be 'nearest', got {mode!r}")
+        if (size is None) == (scale_factor is None):
+            raise ArgumentError(f"Upsample: give either size or scale_factor, got size={size}, scale_factor={scale_factor}")
+        given = size if scale_factor is None else scale_factor
+        pair = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
+        if len(pair) != 2 or not all(v > 0 for v in pair):
+            raise ArgumentError(f"Upsample: size and scale_factor must be positive, one or two numbers, got {given!r}")
+        self.size = (int(pair[0]), int(pair[1])) if scale_factor is None else None
+        self.scale_factor = None if scale_factor is None else (float(pair[0]), float(pair[1]))
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the output, (N, C, H', W').
+
+        Raises
+        ------
+        ShapeError
+            If the input is not (N, C, H, W), or the output would be empty.
+        """
+        check_rank(repr(self), "x", x_shape, "N, C, H, W")
+        if self.size is not None:
+            return (*x_shape[:2], *self.size)
+        assert self.scale_factor is not None
+        height, width = (math.floor(n * s) for n, s in zip(x_shape[2:], self.scale_factor, strict=True))
+        if height < 1 or width < 1:
+            raise ShapeError(f"{self!r}: x of shape {x_shape} would become {height} x {width}")
+        return (*x_shape[:2], height, width)
+
+    def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[Array, Array]:
+        """The source row of every output row, and the source column of every output column."""
+        target = self.output_shape(x_shape)[2:]
+        tables = []
+        for axis in (0, 1):
+            length = x_shape[2 + axis]
+            # float32, as PyTorch computes it, so that both round alike where the factor is no integer
+            step = np.float32(length / target[axis] if self.scale_factor is None else 1.0 / self.scale_factor[axis])
+            index = np.floor(np.arange(target[axis], dtype=np.float32) * step).astype(np.int64)
+            tables.append(np.minimum(index, length - 1))
+        return tables[0], tables[1]
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        run = upsample_nearest2d_forward.for_work(y.size)
+        run(planes(y), planes(x), *call.geometry)
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        if dx is not None:
+            run = upsample_nearest2d_backward.for_work(dy.size)
+            run(planes(dx), planes(dy), *call.geometry)
+
+    def _arguments(self) -> str:
+        return f"size={self.size}" if self.size else f"scale_factor={self.scale_factor}"
