@@ -1,5 +1,6 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
+from numba_nn import data, io, models, optim
 from numba_nn.core.errors import (
     ArgumentError,
     BackwardError,
@@ -23,5 +24,43 @@ from numba_nn.layers.linear import Linear
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten
+from numba_nn.linalg import matmul
+from numba_nn.losses import Loss, MSELoss
+from numba_nn.sequential import Sequential
+from numba_nn.train import TrainStep
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentError",
+    "BackwardError",
+    "CheckpointError",
+    "Conv2d",
+    "DTypeError",
+    "DataError",
+    "DestinationError",
+    "Flatten",
+    "Layer",
+    "Linear",
+    "Loss",
+    "MSELoss",
+    "MaxPool2d",
+    "MissingTwinError",
+    "NumbaNNError",
+    "Parameter",
+    "ReLU",
+    "ReserveError",
+    "Sequential",
+    "ShapeError",
+    "Sigmoid",
+    "StateDictError",
+    "TrainStep",
+    "TwinMismatchError",
+    "Upsample",
+    "data",
+    "io",
+    "manual_seed",
+    "matmul",
+    "models",
+    "optim",
+]

@@ -21,27 +21,31 @@ import numba_nn
 ROOT = Path(numba_nn.__file__).parents[1]
 
 
-def start_python(script: str, *, path: Path | None = None, **environment: str | None) -> subprocess.Popen[str]:
-    """Start a script in a fresh interpreter that finds numba_nn and, if given, the packages below ``path``.
-
-    A variable set to None is removed from the environment.
-    """
-    merged = {**os.environ, **environment}
-    merged["PYTHONPATH"] = os.pathsep.join(str(p) for p in (path, ROOT) if p)
-    clean = {name: value for name, value in merged.items() if value is not None}
-    return subprocess.Popen(
-        [sys.executable, "-c", script], env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=path or ROOT
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> Any:
-    """Wait for a script; return what its last line of output says, read as JSON (None if it printed nothing)."""
+def _finish(process: subprocess.Popen[str]) -> Any:
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return json.loads(output.splitlines()[-1]) if output.strip() else None
 
 
 @pytest.fixture(scope="session")
-def run_python() -> Callable[..., Any]:
-    """``run_python(script, path=..., **environment)``: `start_python`, then `finish`."""
-    return lambda script, **options: finish(start_python(script, **options))
+def start_python() -> Callable[..., Callable[[], Any]]:
+    """``wait = start_python(script, path=..., **environment)`` runs a script in a fresh interpreter.
+
+    The interpreter finds numba_nn and, before it, what lies in the folder ``path``, where it runs. A variable set to None is
+    removed from the environment. ``wait()`` gives the last line of its output, read as JSON, or None if it printed nothing.
+    """
+
+    def start(script: str, *, path: Path = ROOT, **environment: str | None) -> Callable[[], Any]:
+        merged = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(map(str, (path, ROOT)))}
+        clean = {name: value for name, value in merged.items() if value is not None}
+        pipe = subprocess.PIPE
+        process = subprocess.Popen([sys.executable, "-c", script], env=clean, cwd=path, stdout=pipe, stderr=pipe, text=True)
+        return lambda: _finish(process)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_python(start_python: Callable[..., Callable[[], Any]]) -> Callable[..., Any]:
+    """As `start_python`, but waits."""
+    return lambda script, **options: start_python(script, **options)()

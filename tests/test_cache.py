@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numba
 import pytest
-from conftest import ROOT, finish, start_python
 from numba.core.registry import cpu_target
 
 from numba_nn.core import cache
@@ -79,7 +78,7 @@ def package(tmp_path):
 
     Beside it a copy of numba_nn: an edit of the working copy while the tests run would, rightly, keep processes off the cache.
     """
-    shutil.copytree(ROOT / "numba_nn", tmp_path / "numba_nn", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(cache.__file__).parents[1], tmp_path / "numba_nn", ignore=shutil.ignore_patterns("__pycache__"))
     for name, source in SOURCES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(source)
@@ -149,7 +148,7 @@ report(**{variant: threads(variant) for variant in ORDER})
     # The second process asks in the other order: a file that served either variant would show.
     for order, counts in (("'serial', 'parallel'", (0, 2)), ("'parallel', 'serial'", (2, 0))):
         seen = run(f"{REPORT}ORDER = {order}{script}", NUMBA_NUM_THREADS="4")
-        assert seen["serial"] == 1 and seen["parallel"] > 1
+        assert seen["serial"] == 1 < seen["parallel"]
         assert (seen["hits"], seen["misses"]) == counts
     names = [file.name.split(".") for file in files(package)]
     assert [name[:2] for name in names] == [["who", "parallel"], ["who", "serial"]]
@@ -194,12 +193,11 @@ def test_each_dtype_is_a_file_of_its_own(run, package):
 # Several processes
 
 
-def test_processes_at_once_on_an_empty_cache(run, package):
+def test_processes_at_once_on_an_empty_cache(run, start_python, package):
     scripts = [REPORT + f"report(y=run('serial', np.{dtype}))" for dtype in ("float32", "float64")] * 2
-    environment = {"NUMBA_NN_CACHE_DIR": str(package / "cache")}
-    processes = [start_python(script, path=package, **environment) for script in scripts]
-    for process in processes:
-        seen = finish(process)
+    started = [start_python(script, path=package, NUMBA_NN_CACHE_DIR=str(package / "cache")) for script in scripts]
+    for wait in started:
+        seen = wait()
         assert seen["y"] == [2, 4, 6]
         assert seen["warnings"] == []
     assert len(files(package)) == 2
@@ -222,7 +220,8 @@ def test_a_damaged_file_is_compiled_anew(run, package):
         damage(file, how)
         mended = run()
         assert (mended["y"], mended["misses"]) == ([2, 4, 6], 1), how
-        assert len(mended["warnings"]) == 1 and f"damaged cache file {file}" in mended["warnings"][0], how
+        (warning,) = mended["warnings"]
+        assert f"damaged cache file {file}" in warning, how
     after = run()
     assert (after["hits"], after["warnings"]) == (1, [])
 
@@ -246,10 +245,10 @@ def test_a_read_only_home_falls_back_with_one_message(run, package, homeless):
     first, second = run(two, **homeless), run(two, **homeless)
     for seen in (first, second):
         assert seen["y"] == [2, 4, 6] * 2
-        assert len(seen["warnings"]) == 1
-        message = seen["warnings"][0]
+        (message,) = seen["warnings"]
         assert f"cannot write its compilation cache to {homeless['HOME']}" in message
-        assert f"using {package / 'tmp'}" in message and "Set NUMBA_NN_CACHE_DIR" in message
+        assert f"using {package / 'tmp'}" in message
+        assert "Set NUMBA_NN_CACHE_DIR" in message
     assert (first["misses"], second["hits"]) == (2, 2)
 
 
@@ -260,8 +259,8 @@ def test_a_read_only_home_falls_back_with_one_message(run, package, homeless):
 def test_with_no_folder_at_all_kernels_still_compute(run, homeless, break_temporary_folder):
     seen = run(f"{break_temporary_folder}\n{REPORT}\nreport(y=run() + run('parallel'))", **homeless)
     assert (seen["y"], seen["hits"], seen["misses"]) == ([2, 4, 6] * 2, 0, 2)
-    assert len(seen["warnings"]) == 1
-    assert "kernels are compiled anew in every process" in seen["warnings"][0]
+    (warning,) = seen["warnings"]
+    assert "kernels are compiled anew in every process" in warning
 
 
 def test_numbas_own_cache_folder_is_used_where_ours_is_not_set(run, package):
@@ -279,7 +278,8 @@ report(y=run())
 """
     seen = run(REPORT + full)
     assert seen["y"] == [2, 4, 6]
-    assert len(seen["warnings"]) == 1 and "No space left on device" in seen["warnings"][0]
+    (warning,) = seen["warnings"]
+    assert "No space left on device" in warning
     assert files(package, "*.*") == []
 
 

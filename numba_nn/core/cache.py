@@ -150,11 +150,10 @@ class KernelCache:
     @property
     def cache_path(self) -> str:
         """Folder of this kernel's files ('' where nothing can be written, or the sources are not known)."""
-        digests = [source_digest(p) for p in sorted({PACKAGE, self._py_func.__module__.partition(".")[0]})]
-        if None in digests:
-            return ""
         root = cache_root()
-        return str(root / _digest(*map(str.encode, digests))) if root else ""
+        digests = [source_digest(p) for p in sorted({PACKAGE, self._py_func.__module__.partition(".")[0]})]
+        known = [digest.encode() for digest in digests if digest is not None]
+        return str(root / _digest(*known)) if root is not None and len(known) == len(digests) else ""
 
     def _file(self, signature: Any, codegen: Any) -> Path | None:
         folder = self.cache_path

@@ -176,6 +176,8 @@ def _caller_is_parallel() -> bool:
 class Kernel:
     """A function compiled for the CPU (serial and parallel) and, through its twin, for CUDA. Made by `kernel`."""
 
+    __name__: str
+
     def __init__(self, py_func: Callable[..., Any]) -> None:
         if py_func.__closure__ is not None or "<locals>" in py_func.__qualname__:
             raise TypeError(f"kernel '{py_func.__qualname__}' must be a module-level function: closures cannot be cached")
@@ -226,6 +228,11 @@ class Kernel:
         return self.__name__  # pickled and copied by reference, as the function would be
 
     @property
+    def has_twin(self) -> bool:
+        """Whether a CUDA twin is attached."""
+        return self._twin is not None
+
+    @property
     def cuda(self) -> CudaTwin:
         """The CUDA twin; raises `MissingTwinError` where none is attached."""
         if self._twin is None:
@@ -234,6 +241,11 @@ class Kernel:
 
     def on_cuda(self, twin: Callable[..., Any]) -> Kernel:
         """Attach the CUDA twin, as a property's setter is attached.
+
+        Parameters
+        ----------
+        twin : function
+            The body for the GPU; its arguments are the kernel's.
 
         Raises
         ------
@@ -258,6 +270,7 @@ class CudaTwin:
     The grid covers the elements of the first argument; bodies loop with a grid stride.
     """
 
+    __name__: str
     THREADS = 256
     MAX_BLOCKS = 132 * 16  # 2,048 resident threads on each of an H200's 132 multiprocessors, twice
 

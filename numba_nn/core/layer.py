@@ -1,4 +1,4 @@
-"""`Layer` and `Parameter`: the contract that every layer keeps, in one place.
+"""`Layer`: the contract that every layer keeps, in one place.
 
 A layer class says what it computes and which buffers it needs; `Layer` checks the arrays that users pass, owns the buffers,
 and keeps forwards until their backward.
@@ -14,15 +14,14 @@ What a subclass writes:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_nn.core.checks import FLOATS, check_array, check_destination, check_shape
-from numba_nn.core.errors import ArgumentError, BackwardError, ReserveError, StateDictError
-from numba_nn.core.parameter import Parameter
+from numba_nn.core.checks import check_array, check_destination, check_shape
+from numba_nn.core.errors import ArgumentError, BackwardError
+from numba_nn.core.module import Module
 from numba_nn.core.workspace import Shape, Spec, Workspace
 
 Array = NDArray[Any]
@@ -81,13 +80,11 @@ class Slot:
         return self._views[key]
 
 
-class Layer:
+class Layer(Module):
     """Base of all layers.
 
     Attributes
     ----------
-    training : bool
-        Whether forward keeps what backward needs; set by `train` and `eval`.
     dtype : dtype or None
         Dtype of parameters and arrays; None for a layer without parameters, which follows its input.
     """
@@ -96,7 +93,7 @@ class Layer:
     dtype: np.dtype[Any] | None = None
 
     def __init__(self) -> None:
-        self.training = True
+        super().__init__()
         self._workspace = Workspace()
         self._level = 0
         self._calls: dict[tuple[Shape, np.dtype[Any]], Call] = {}
@@ -310,7 +307,7 @@ class Layer:
             self._free.insert(0, Slot())
 
     def _set_strict(self, strict: bool) -> None:
-        for layer in self.layers():
+        for layer in self._layers_inside():
             layer._workspace.strict = strict
             for slot in layer._free + layer._kept:
                 slot.workspace.strict = strict
@@ -321,7 +318,11 @@ class Layer:
         self._level = level
         self._calls.clear()
         for child in self.children().values():
-            child._adopt(workspace, level + 1)
+            if isinstance(child, Layer):
+                child._adopt(workspace, level + 1)
+
+    def _layers_inside(self) -> list[Layer]:
+        return [module for module in self.modules() if isinstance(module, Layer)]
 
     @property
     def scratch_nbytes(self) -> int:
@@ -331,88 +332,4 @@ class Layer:
     @property
     def saved_nbytes(self) -> int:
         """Bytes that this layer and its children hold from forward to backward."""
-        return sum(slot.workspace.nbytes for layer in self.layers() for slot in layer._free + layer._kept)
-
-    # ---- structure ---------------------------------------------------------------------------------------------------
-
-    def children(self) -> dict[str, Layer]:
-        """Layers inside this one, by name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Layer)}
-
-    def layers(self) -> Iterator[Layer]:
-        """This layer and all layers inside it, each once."""
-        seen: dict[int, Layer] = {}
-        pending: list[Layer] = [self]
-        while pending:
-            layer = pending.pop()
-            if id(layer) not in seen:
-                seen[id(layer)] = layer
-                pending.extend(reversed(layer.children().values()))
-        return iter(seen.values())
-
-    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """Name and parameter, in the order of construction; a shared parameter appears under each of its names."""
-        for name, value in vars(self).items():
-            if isinstance(value, Parameter):
-                yield prefix + name, value
-        for name, child in self.children().items():
-            yield from child.named_parameters(f"{prefix}{name}.")
-
-    def parameters(self) -> list[Parameter]:
-        """Every parameter once."""
-        return list({id(p): p for _, p in self.named_parameters()}.values())
-
-    def zero_grad(self) -> None:
-        """Clear the gradients of all parameters."""
-        for parameter in self.parameters():
-            parameter.zero_grad()
-
-    def train(self, mode: bool = True) -> Self:
-        """Keep what backward needs, in this layer and all inside it."""
-        for layer in self.layers():
-            layer.training = mode
-        return self
-
-    def eval(self) -> Self:
-        """Inference: keep nothing."""
-        return self.train(False)
-
-    # ---- state -------------------------------------------------------------------------------------------------------
-
-    def state_dict(self) -> Arrays:
-        """Copies of all parameters, under PyTorch's names and in its layouts."""
-        return {name: parameter.value.copy() for name, parameter in self.named_parameters()}
-
-    def load_state_dict(self, arrays: Mapping[str, Array], strict: bool = True) -> Self:
-        """Load parameters; all or nothing.
-
-        Parameters
-        ----------
-        arrays : mapping of str to ndarray
-            As `state_dict` gives it.
-        strict : bool, optional
-            Refuse missing and unexpected names; otherwise they are passed over.
-
-        Raises
-        ------
-        StateDictError
-            Listing every missing, unexpected and mis-shaped name; nothing was loaded.
-        """
-        own = dict(self.named_parameters())
-        problems = [f"missing: {name}" for name in own if name not in arrays and strict]
-        problems += [f"unexpected: {name}" for name in arrays if name not in own and strict]
-        for name in (n for n in own if n in arrays):
-            wanted, got = own[name].value, np.asarray(arrays[name])
-            if wanted.shape != got.shape or not np.can_cast(got.dtype, wanted.dtype, "same_kind"):
-                problems.append(f"{name}: expected {wanted.dtype} {wanted.shape}, got {got.dtype} {got.shape}")
-        if problems:
-            raise StateDictError(f"{self!r}: the state dict does not fit: " + "; ".join(problems))
-        for name in (n for n in own if n in arrays):
-            own[name].value[...] = arrays[name]
-        return self
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._arguments()})"
-
-    def _arguments(self) -> str:
-        return ""
+        return sum(slot.workspace.nbytes for layer in self._layers_inside() for slot in layer._free + layer._kept)

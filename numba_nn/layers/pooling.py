@@ -30,16 +30,17 @@ def max_pool2d_forward(
     height, width = x.shape[1:]
     for p in prange(y.shape[0]):
         for h in range(y.shape[1]):
-            top = h * stride[0] - padding[0]
             for w in range(y.shape[2]):
-                left = w * stride[1] - padding[1]
                 best, position = x.dtype.type(-np.inf), -1
-                for i in range(top, min(height, top + window[0] * dilation[0]), dilation[0]):
-                    for j in range(left, min(width, left + window[1] * dilation[1]), dilation[1]):
-                        if i >= 0 and j >= 0:
-                            value = x[p, i, j]
-                            if position < 0 or value > best or value != value:
-                                best, position = value, i * width + j
+                for a in range(window[0]):
+                    i = h * stride[0] - padding[0] + a * dilation[0]
+                    if i >= 0 and i < height:
+                        for b in range(window[1]):
+                            j = w * stride[1] - padding[1] + b * dilation[1]
+                            if j >= 0 and j < width:
+                                value = x[p, i, j]
+                                if value > best or position < 0 or value != value:
+                                    best, position = value, i * width + j
                 y[p, h, w] = best
                 indices[p, h, w] = position
 

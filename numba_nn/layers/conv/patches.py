@@ -15,7 +15,7 @@ A *view* is (rows, columns, taps, stride, dilation): the size of one channel of 
 from __future__ import annotations
 
 from numba_nn.core.gemm import inner
-from numba_nn.core.simd import copy_run
+from numba_nn.core.simd import copy_run, vector_lanes
 
 
 @inner
@@ -29,30 +29,39 @@ def pad_channels(padded, at, x, n, first, last, top, left, rows, columns, insert
     height, width = x.shape[2] * insertion[0], x.shape[3] * insertion[1]
     start = min(columns, max(0, -left))  # first column that may hold a pixel
     stop = max(start, min(columns, width - left))
+    flat = x.reshape(x.size)
     for c in range(first, last):
         for r in range(rows):
             row = r + top
-            if row < 0 or row >= height or row % insertion[0] != 0:
-                for q in range(columns):
-                    padded[at + q] = zero
-            else:
-                for q in range(start):
-                    padded[at + q] = zero
-                fill_row(padded, at, x[n, c, row // insertion[0]], start, stop, left, insertion[1])
-                for q in range(stop, columns):
-                    padded[at + q] = zero
+            inside = row >= 0 and row < height and row % insertion[0] == 0
+            fill(padded, at, at + (start if inside else columns), zero)
+            if inside:
+                source = ((n * x.shape[1] + c) * x.shape[2] + row // insertion[0]) * x.shape[3]
+                pad_row(padded, at, flat, source, start, stop, left, insertion[1])
+                fill(padded, at + stop, at + columns, zero)
             at += columns
 
 
 @inner
-def fill_row(padded, at, row, start, stop, left, insertion):
-    """One row of `pad_channels`, between its borders."""
-    if insertion == 1:
+def fill(array, start, stop, value):
+    """array[start:stop] = value."""
+    for i in range(start, stop):
+        array[i] = value
+
+
+@inner
+def pad_row(padded, at, x, source, start, stop, left, insertion):
+    """One row of `pad_channels`, between its borders; ``source`` is where it starts in the flat image."""
+    run, lanes = stop - start, vector_lanes(padded)
+    if insertion > 1:
+        fill(padded, at + start, at + stop, padded.dtype.type(0))
+        for q in range(-(-(start + left) // insertion), -(-(stop + left) // insertion)):
+            padded[at + q * insertion - left] = x[source + q]
+    elif source + start + left + -(-run // lanes) * lanes <= x.size:  # whole vectors do not read beyond the user's array
+        copy_run(padded, at + start, x, source + start + left, run)
+    else:
         for q in range(start, stop):
-            padded[at + q] = row[q + left]
-        return
-    for q in range(start, stop):
-        padded[at + q] = row[(q + left) // insertion] if (q + left) % insertion == 0 else padded.dtype.type(0)
+            padded[at + q] = x[source + left + q]
 
 
 @inner
@@ -70,32 +79,39 @@ def pack_patches(panels, at, width, padded, padded_at, channels, view, top_row, 
     panels[at + (p depth + k) width + t] = padded value under tap k of pixel first + p width + t, depth = channels taps;
     zero beyond the last pixel. top_row: output row to which the top of the padded scratch belongs.
     """
-    rows, columns, taps, stride, dilation = view
+    columns, taps = view[1:3]
+    stride = view[3]
+    depth = channels * taps[0] * taps[1]
     for start in range(first, last, width):
-        count = min(width, last - start)
-        top, left = start // out_width - top_row, start % out_width
-        for c in range(channels):
-            for i in range(taps[0]):
-                for j in range(taps[1]):
-                    origin = padded_at + (c * rows + top * stride[0] + i * dilation[0]) * columns + j * dilation[1]
-                    pack_pixels(panels, at, padded, origin, columns * stride[0], stride[1], left, out_width, count)
-                    for t in range(count, width):
-                        panels[at + t] = panels.dtype.type(0)
-                    at += width
+        count, done = min(width, last - start), 0
+        left = start % out_width
+        origin = padded_at + (start // out_width - top_row) * stride[0] * columns
+        while done < count:
+            run = min(out_width - left, count - done)
+            pack_run(panels, at + done, width, width - done, padded, origin + left * stride[1], run, channels, view)
+            done += run
+            origin += stride[0] * columns
+            left = 0
+        for k in range(depth if count < width else 0):
+            fill(panels, at + k * width + count, at + (k + 1) * width, panels.dtype.type(0))
+        at += depth * width
 
 
 @inner
-def pack_pixels(panels, at, padded, origin, row_step, step, left, out_width, count):
-    """``count`` neighbouring output pixels under one tap; the first lies ``left`` pixels into an output row."""
-    done = 0
-    while done < count:
-        run = min(out_width - left, count - done)
-        if step == 1:
-            # Writes up to a vector too far: into pixels, taps and panels that are packed later, and at last into slack.
-            copy_run(panels, at + done, padded, origin + left, run)
-        else:
-            for t in range(run):
-                panels[at + done + t] = padded[origin + (left + t) * step]
-        done += run
-        left = 0
-        origin += row_step
+def pack_run(panels, at, width, room, padded, origin, run, channels, view):
+    """Neighbouring pixels of one output row, under every (channel, tap); ``room`` is left in each row of the panel."""
+    rows, columns, taps, stride, dilation = view
+    lanes = vector_lanes(panels)
+    # Whole vectors may write beyond the run, where a later run of the same row will be packed, but not beyond the row.
+    vectors = stride[1] == 1 and -(-run // lanes) * lanes <= room
+    for c in range(channels):
+        for i in range(taps[0]):
+            source = origin + (c * rows + i * dilation[0]) * columns
+            for _ in range(taps[1]):
+                if vectors:
+                    copy_run(panels, at, padded, source, run)
+                else:
+                    for t in range(run):
+                        panels[at + t] = padded[source + t * stride[1]]
+                source += dilation[1]
+                at += width

@@ -1,0 +1,106 @@
+"""`Module`: the tree of layers and parameters that a model is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_nn.core.errors import StateDictError
+from numba_nn.core.parameter import Parameter
+
+
+class Module:
+    """Attributes that are modules or parameters, found by name.
+
+    Attributes
+    ----------
+    training : bool
+        Whether forward keeps what backward needs; set by `train` and `eval`.
+    """
+
+    def __init__(self) -> None:
+        self.training = True
+
+    def children(self) -> Mapping[str, Module]:
+        """Modules directly inside this one, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Module)}
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all modules inside it, each once."""
+        seen: dict[int, Module] = {}
+        pending: list[Module] = [self]
+        while pending:
+            module = pending.pop()
+            if id(module) not in seen:
+                seen[id(module)] = module
+                pending.extend(reversed(list(module.children().values())))
+        return iter(seen.values())
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """Name and parameter, in the order of construction; a shared parameter appears under each of its names."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+        for name, child in self.children().items():
+            yield from child.named_parameters(f"{prefix}{name}.")
+
+    def parameters(self) -> list[Parameter]:
+        """Every parameter once."""
+        return list({id(p): p for _, p in self.named_parameters()}.values())
+
+    def zero_grad(self) -> None:
+        """Clear the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def train(self, mode: bool = True) -> Self:
+        """Keep what backward needs, in this module and all inside it."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Inference: keep nothing."""
+        return self.train(False)
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Copies of all parameters, under PyTorch's names and in its layouts."""
+        return {name: parameter.value.copy() for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, arrays: Mapping[str, NDArray[Any]], strict: bool = True) -> Self:
+        """Load parameters; all or nothing.
+
+        Parameters
+        ----------
+        arrays : mapping of str to ndarray
+            As `state_dict` gives it.
+        strict : bool, optional
+            Refuse missing and unexpected names; otherwise they are passed over.
+
+        Raises
+        ------
+        StateDictError
+            Listing every missing, unexpected and mis-shaped name; nothing was loaded.
+        """
+        own = dict(self.named_parameters())
+        problems = [f"missing: {name}" for name in own if name not in arrays and strict]
+        problems += [f"unexpected: {name}" for name in arrays if name not in own and strict]
+        for name in (n for n in own if n in arrays):
+            wanted, got = own[name].value, np.asarray(arrays[name])
+            if wanted.shape != got.shape or not np.can_cast(got.dtype, wanted.dtype, "same_kind"):
+                problems.append(f"{name}: expected {wanted.dtype} {wanted.shape}, got {got.dtype} {got.shape}")
+        if problems:
+            raise StateDictError(f"{self!r}: the state dict does not fit: " + "; ".join(problems))
+        for name in (n for n in own if n in arrays):
+            own[name].value[...] = arrays[name]
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._arguments()})"
+
+    def _arguments(self) -> str:
+        """Constructor arguments, for the repr."""
+        return ""

@@ -1,0 +1,110 @@
+"""Linear algebra on arrays, with destinations."""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from typing import Any
+
+import numpy as np
+
+from numba_nn.core.checks import check_array, check_destination
+from numba_nn.core.errors import DestinationError, ShapeError
+from numba_nn.core.gemm import gemm, packed_sizes, product_work
+from numba_nn.core.layer import Array
+from numba_nn.core.workspace import Shape, Workspace
+
+_scratch = threading.local()
+
+
+def matmul(
+    a: Array, b: Array, out: Array | None = None, *, transpose_a: bool = False, transpose_b: bool = False,
+    accumulate: bool = False,
+) -> Array:  # fmt: skip
+    """Matrix product over the last two dimensions; leading dimensions broadcast.
+
+    Parameters
+    ----------
+    a : ndarray
+        (..., M, K), or (..., K, M) with ``transpose_a``; float32 or float64.
+    b : ndarray
+        (..., K, N), or (..., N, K) with ``transpose_b``; of the same dtype.
+    out : ndarray, optional
+        (..., M, N), C-contiguous, apart from ``a`` and ``b``.
+    transpose_a, transpose_b : bool, optional
+        Use the operand transposed, without a copy.
+    accumulate : bool, optional
+        Add the product to ``out``.
+
+    Returns
+    -------
+    ndarray
+        ``out`` itself, or a fresh array.
+
+    Raises
+    ------
+    ShapeError, DTypeError, DestinationError
+        If an array does not fit, or ``accumulate`` comes without ``out``; nothing was written.
+    """
+    check_array("matmul", "a", a, None)
+    check_array("matmul", "b", b, a.dtype)
+    plan = _plan(a.shape, b.shape, transpose_a, transpose_b)
+    if out is None:
+        if accumulate:
+            raise DestinationError("matmul: accumulate=True needs out, the array to add to")
+        out = np.empty(plan.shape, a.dtype)
+    else:
+        check_destination("matmul", "out", out, plan.shape, a.dtype, a, b)
+    if out.size == 0:
+        return out
+    workspace: Workspace = _scratch.__dict__.setdefault("workspace", Workspace())
+    left, right = packed_sizes(*plan.mnk, a.dtype)
+    gemm.for_work(product_work(*plan.mnk) * len(plan.a_of))(
+        out.reshape(len(plan.a_of), -1),
+        workspace.array("left", (plan.a_count * left,), a.dtype), workspace.array("right", (plan.b_count * right,), a.dtype),
+        _matrices("a", a, plan.a_count, workspace), _matrices("b", b, plan.b_count, workspace), plan.a_of, plan.b_of,
+        plan.mnk, plan.a_strides, plan.b_strides, accumulate,
+    )  # fmt: skip
+    return out
+
+
+def _matrices(name: str, array: Array, count: int, workspace: Workspace) -> Array:
+    """(count, elements of a matrix); a strided array by way of a copy."""
+    if not array.flags.c_contiguous:
+        copy = workspace.array(name, array.shape, array.dtype)
+        np.copyto(copy, array)
+        array = copy
+    return array.reshape(count, array.shape[-2] * array.shape[-1])
+
+
+class _Plan:
+    """What `matmul` derives from the shapes of its operands."""
+
+    def __init__(self, a: Shape, b: Shape, transpose_a: bool, transpose_b: bool) -> None:
+        if len(a) < 2 or len(b) < 2:
+            raise ShapeError(f"matmul: a and b need at least two dimensions, got {a} and {b}")
+        m, k = (a[-1], a[-2]) if transpose_a else (a[-2], a[-1])
+        depth, n = (b[-1], b[-2]) if transpose_b else (b[-2], b[-1])
+        if k != depth:
+            raise ShapeError(f"matmul: a is {m} x {k}, b is {depth} x {n}: inner dimensions differ (shapes {a} and {b})")
+        try:
+            batch = np.broadcast_shapes(a[:-2], b[:-2])
+        except ValueError:
+            raise ShapeError(f"matmul: leading dimensions {a[:-2]} and {b[:-2]} do not broadcast") from None
+        self.shape = (*batch, m, n)
+        self.mnk = (m, n, k)
+        self.a_strides = (1, m) if transpose_a else (k, 1)
+        self.b_strides = (1, k) if transpose_b else (n, 1)
+        self.a_count, self.b_count = math.prod(a[:-2]), math.prod(b[:-2])
+        self.a_of, self.b_of = _which(a[:-2], batch), _which(b[:-2], batch)
+
+
+def _which(own: Shape, batch: Shape) -> Array:
+    """Which of an operand's matrices each product takes."""
+    return np.broadcast_to(np.arange(math.prod(own)).reshape(own), batch).ravel().astype(np.int64)
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(a: Shape, b: Shape, transpose_a: bool, transpose_b: bool) -> Any:
+    return _Plan(a, b, transpose_a, transpose_b)

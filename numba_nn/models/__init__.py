@@ -1,0 +1,5 @@
+"""Reference networks."""
+
+from numba_nn.models.autoencoder import Autoencoder
+
+__all__ = ["Autoencoder"]

@@ -1,0 +1,130 @@
+"""`Sequential`: layers one after the other, with the buffers between them.
+
+Activations that a later backward reads are *saved*, one set for every forward that is kept. All other activations, the
+gradients on their way back and the layers' own scratch are *scratch*; arrays whose lifetimes do not meet share memory
+(`numba_nn.core.plan`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from numba_nn.core.errors import ArgumentError
+from numba_nn.core.layer import Array, Arrays, Call, Layer
+from numba_nn.core.plan import Lifetime, assign_offsets
+from numba_nn.core.workspace import Shape, Spec, spec_nbytes
+
+
+class Sequential(Layer):
+    """Layers one after the other.
+
+    Parameters
+    ----------
+    *layers : Layer
+        In order; a layer may appear more than once, and then shares its parameters.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no layer, or something else is among them.
+    """
+
+    keeps_input = True
+
+    def __init__(self, *layers: Layer) -> None:
+        super().__init__()
+        if not layers or not all(isinstance(layer, Layer) for layer in layers):
+            raise ArgumentError(f"Sequential takes one or more layers, got {layers!r}")
+        self._layers = layers
+        dtypes = {layer.dtype for layer in layers if layer.dtype is not None}
+        if len(dtypes) > 1:
+            raise ArgumentError(f"Sequential: layers have different dtypes: {sorted(map(str, dtypes))}")
+        self.dtype = dtypes.pop() if dtypes else None
+        self._adopt(self._workspace, self._level)
+
+    def children(self) -> dict[str, Layer]:
+        """The layers, named "0", "1", ..."""
+        return {str(i): layer for i, layer in enumerate(self._layers)}
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self._layers)
+
+    def __getitem__(self, index: int) -> Layer:
+        return self._layers[index]
+
+    def shapes(self, x_shape: Shape) -> list[Shape]:
+        """Shape of the input, and of every layer's output."""
+        shapes = [x_shape]
+        for layer in self._layers:
+            shapes.append(layer.output_shape(shapes[-1]))
+        return shapes
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the last layer's output.
+
+        Raises
+        ------
+        ShapeError
+            Of the first layer that cannot take its input.
+        """
+        return self.shapes(x_shape)[-1]
+
+    def forward_flops(self, x_shape: Shape) -> int:
+        """Sum over the layers."""
+        return sum(layer.forward_flops(s) for layer, s in zip(self._layers, self.shapes(x_shape), strict=False))
+
+    def saved_spec(self, x_shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
+        """The outputs that the next layer's backward reads."""
+        shapes = self.shapes(x_shape)
+        return {f"y{i}": (shapes[i], dtype) for i in range(1, len(self)) if self._layers[i].keeps_input}
+
+    def _transient(self, call: Call) -> tuple[dict[str, Spec], dict[str, Lifetime]]:
+        """Specs and lifetimes of what is dead at return: outputs by forward step, gradients by backward step.
+
+        An array that step i writes is read by step i + 1. Outputs that training saves are needed here for inference only.
+        """
+        shapes, last = self.shapes(call.x_shape), len(self) - 1
+        specs: dict[str, Spec] = {}
+        lives: dict[str, Lifetime] = {}
+        for i in range(1, len(self)):
+            specs[f"y{i}"] = specs[f"dy{i}"] = (shapes[i], call.dtype)
+            nbytes = spec_nbytes(specs[f"y{i}"])
+            lives[f"y{i}"] = Lifetime(nbytes, i - 1, i)
+            start = len(self) + last - i
+            lives[f"dy{i}"] = Lifetime(nbytes, start, start + 1)
+        return specs, lives
+
+    def _allocate(self, call: Call) -> None:
+        specs, lives = self._transient(call)
+        offsets, total = assign_offsets(list(lives.values()))
+        call.scratch = self._workspace.place(f"sequential{self._level}", specs, offsets, total)
+        call.inference = call.scratch
+        for layer, uses in Counter(self._layers).items():
+            layer._keep(uses * (len(self._free) + len(self._kept)))
+
+    def _reserve_more(self, call: Call, training: bool, calls: int) -> None:
+        super()._reserve_more(call, training, calls)
+        uses = Counter(self._layers)
+        for layer, shape in zip(self._layers, self.shapes(call.x_shape), strict=False):
+            layer.reserve(shape, dtype=call.dtype, training=training, calls=calls * uses[layer])
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        for i, layer in enumerate(self._layers, start=1):
+            name = f"y{i}"
+            out = y if i == len(self) else saved[name] if name in saved else call.scratch[name]
+            x = layer.forward(x, out=out)
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        for i in range(len(self) - 1, 0, -1):
+            dy = self._layers[i].backward(dy, out=call.scratch[f"dy{i}"])
+        self._layers[0].backward(dy, out=dx, input_gradient=dx is not None)
+
+    def _arguments(self) -> str:
+        return ", ".join(repr(layer) for layer in self._layers)

@@ -1,0 +1,141 @@
+"""Every twin's body computes, in the simulator, what its CPU kernel computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from simulator import launch
+from twins import clip_below, example, kernels_with_twins, values
+
+from numba_nn.core.kernel import CudaTwin, In, Kernel, Out, Role
+from numba_nn.core.ptx import cuda
+
+KERNELS = kernels_with_twins()
+SIZES = [0, 1, 255, 257, 1000]
+# Blocks and threads: one thread for everything, a grid smaller than the array, one that ends within it, one that is larger.
+GRIDS = [(1, 1), (2, 32), (3, 100), (4, 256)]
+
+
+def both(k: Kernel, n: int, dtype: Any, grid: tuple[int, int], backwards: bool, change: Any = None) -> tuple[list, list]:
+    """Arrays after the CPU kernel and after the simulated twin, on equal arguments."""
+    host, device = example(k, n, dtype), example(k, n, dtype)
+    for arguments in (host, device):
+        for argument, role in zip(arguments, k.roles.values(), strict=True):
+            if change and isinstance(role, Role) and role.name == "in":
+                change(argument)
+    k.serial(*host)
+    launch(k.cuda, *grid, device, backwards=backwards)
+    arrays = [i for i, role in enumerate(k.roles.values()) if isinstance(role, Role) and role.name != "scratch"]
+    return [host[i] for i in arrays], [device[i] for i in arrays]
+
+
+def assert_same(host: list, device: list) -> None:
+    for expected, got in zip(host, device, strict=True):
+        # math.exp and its like compute in float64 here: the last bits may differ.
+        np.testing.assert_allclose(got, expected, rtol=16 * np.finfo(got.dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("k", KERNELS, ids=lambda k: k.__name__)
+def test_the_twin_equals_the_kernel(k, n, dtype):
+    for grid in GRIDS:
+        for backwards in (False, True):
+            host, device = both(k, n, dtype, grid, backwards)
+            assert all(np.isfinite(array).all() for array in host), "a poisoned element was not written: see twins.EXAMPLES"
+            assert_same(host, device)
+
+
+@pytest.mark.parametrize("k", KERNELS, ids=lambda k: k.__name__)
+def test_special_values_come_out_alike(k):
+    def sprinkle(array):
+        array.flags.writeable = True
+        array[: 5 * (len(array) // 5)].reshape(-1, 5)[:] = [np.nan, np.inf, -np.inf, -0.0, 1.5]
+        array.flags.writeable = False
+
+    with np.errstate(all="ignore"):
+        assert_same(*both(k, 20, np.float32, (2, 4), False, sprinkle))
+
+
+def test_relus_twin_passes_nan_through():
+    x = np.array([np.nan, -1, 0, 2], np.float32)
+    y = np.empty_like(x)
+    launch(clip_below.cuda, 1, 2, [y, x])
+    np.testing.assert_array_equal(y, [np.nan, 0, 0, 2])
+
+
+# The simulator notices what it should
+
+
+def without_stride(y: Out, x: In):
+    y[cuda.grid(1)] = x[cuda.grid(1)]
+
+
+def first_element_forgotten(y: Out, x: In):
+    i = cuda.grid(1) + 1
+    while i < x.size:
+        y[i] = x[i]
+        i += cuda.gridsize(1)
+
+
+def reads_its_neighbour(y: Out, x: In):
+    i = cuda.grid(1)
+    if i < x.size:
+        y[i] = x[i] if i == 0 else y[i - 1]
+
+
+def with_barrier(y: Out, x: In):
+    cuda.syncthreads()
+
+
+def writes_its_input(y: Out, x: In):
+    x[cuda.grid(1)] = 0
+
+
+def run(function, grid, backwards=False):
+    x, y = values(100, np.float32, 1), np.full(100, np.nan, np.float32)
+    x.flags.writeable = False
+    launch(CudaTwin(function), *grid, [y, x], backwards=backwards)
+    return y
+
+
+def test_planted_bugs_are_noticed():
+    with pytest.raises(IndexError):
+        run(without_stride, (4, 32))
+    assert np.isnan(run(without_stride, (1, 32))).sum() == 68
+    assert np.isnan(run(first_element_forgotten, (1, 32))).sum() == 1
+    assert not np.array_equal(run(reads_its_neighbour, (4, 32)), run(reads_its_neighbour, (4, 32), True), equal_nan=True)
+    with pytest.raises(NotImplementedError, match=r"cuda\.syncthreads"):
+        run(with_barrier, (1, 1))
+    with pytest.raises(ValueError, match="read-only"):
+        run(writes_its_input, (1, 1))
+
+
+# The launch itself, with a recorder in place of the compiled kernel
+
+
+class Recorder:
+    def __init__(self):
+        self.grids = []
+
+    def __getitem__(self, grid):
+        self.grids.append(grid)
+        return lambda *arguments: None
+
+
+class DeviceArray:
+    __cuda_array_interface__ = {}  # noqa: RUF012
+
+    def __init__(self, size):
+        self.size = size
+
+
+@pytest.mark.parametrize(("n", "blocks"), [(0, None), (1, 1), (256, 1), (257, 2), (10**9, CudaTwin.MAX_BLOCKS)])
+def test_the_grid_covers_the_destination(n, blocks):
+    k = Kernel(clip_below.py_func)
+    k.on_cuda(clip_below.cuda.py_func)
+    recorder = k.cuda.dispatcher = Recorder()
+    k(DeviceArray(n), DeviceArray(n))
+    assert recorder.grids == ([] if blocks is None else [(blocks, CudaTwin.THREADS)])

@@ -1,0 +1,74 @@
+"""Every CUDA twin of the package, and arguments to try it with. A new twin is found, not registered."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import numba_nn
+from numba_nn.core.kernel import In, Kernel, Out, Role, kernel
+from numba_nn.core.ptx import cuda
+
+HOMES = ("numba_nn.core", "numba_nn.layers", "numba_nn.losses", "numba_nn.optim")
+
+
+@kernel
+def clip_below(y: Out, x: In):
+    """A kernel with a twin, so that the machinery is tried whatever the package holds: y = max(x, 0)."""
+    for i in range(x.size):
+        y[i] = x.dtype.type(0) if x[i] <= 0 else x[i]
+
+
+@clip_below.on_cuda
+def clip_below(y: Out, x: In):
+    i, stride = np.uint64(cuda.grid(1)), np.uint64(cuda.gridsize(1))
+    while i < np.uint64(x.size):
+        y[i] = x.dtype.type(0) if x[i] <= 0 else x[i]
+        i += stride
+
+
+def modules() -> Iterator[Any]:
+    """Every module that may hold kernels."""
+    for found in pkgutil.walk_packages(numba_nn.__path__, "numba_nn."):
+        if found.name.startswith(HOMES):
+            yield importlib.import_module(found.name)
+
+
+def kernels_with_twins() -> list[Kernel]:
+    """Every kernel of the package that has a twin, by name; and the one above."""
+    found = {value.__name__: value for module in modules() for value in vars(module).values() if isinstance(value, Kernel)}
+    return [clip_below, *(found[name] for name in sorted(found) if found[name].has_twin)]
+
+
+def values(n: int, dtype: Any, seed: int) -> np.ndarray:
+    """Numbers of either sign, some of them zero."""
+    x = np.random.default_rng(seed).standard_normal(n).astype(dtype)
+    x[::7] = 0
+    return x
+
+
+def flat(k: Kernel, n: int, dtype: Any) -> list[Any]:
+    """Arguments for an element-wise kernel: flat arrays of one size, destinations poisoned, inputs read-only."""
+    arguments: list[Any] = []
+    for seed, role in enumerate(k.roles.values()):
+        if not isinstance(role, Role):
+            arguments.append(role(2))
+        elif role.name in ("out", "scratch"):
+            arguments.append(np.full(n, np.nan, dtype))
+        else:
+            arguments.append(values(n, dtype, seed))
+            arguments[-1].flags.writeable = role.writes
+    return arguments
+
+
+# For twins that are not element-wise: kernel's name to a function like `flat`.
+EXAMPLES: dict[str, Callable[[Kernel, int, Any], list[Any]]] = {}
+
+
+def example(k: Kernel, n: int, dtype: Any) -> list[Any]:
+    """Arguments of about ``n`` elements for a kernel and its twin."""
+    return EXAMPLES.get(k.__name__, flat)(k, n, dtype)
