@@ -59,8 +59,9 @@ def matmul(
     if out.size == 0:
         return out
     workspace: Workspace = _scratch.__dict__.setdefault("workspace", Workspace())
-    left, right = packed_sizes(*plan.mnk, a.dtype)
-    gemm.for_work(product_work(*plan.mnk) * len(plan.a_of))(
+    m, n, k = plan.mnk
+    left, right = packed_sizes(m, n, k, a.dtype)
+    gemm.for_work(product_work(m, n, k) * len(plan.a_of))(
         out.reshape(len(plan.a_of), -1),
         workspace.array("left", (plan.a_count * left,), a.dtype), workspace.array("right", (plan.b_count * right,), a.dtype),
         _matrices("a", a, plan.a_count, workspace), _matrices("b", b, plan.b_count, workspace), plan.a_of, plan.b_of,

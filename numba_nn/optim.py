@@ -83,8 +83,8 @@ class SGD:
         self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.0, dampening: float = 0.0,
         weight_decay: float = 0.0, nesterov: bool = False,
     ) -> None:  # fmt: skip
-        defaults = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov)
-        self.param_groups = parameter_groups(params, defaults)
+        rates = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+        self.param_groups = parameter_groups(params, {**rates, "nesterov": nesterov})
         for group in self.param_groups:
             _check(group)
         self._steps = 0
@@ -192,9 +192,7 @@ def _check(group: dict[str, Any]) -> None:
 
 def _table(entries: list[tuple[Parameter, Array, int]]) -> tuple[Array, Array, Array, int]:
     """The kernel's arguments for parameters of one dtype, and the number of elements."""
-    rows = [
-        (p.value.ctypes.data, p.grad.ctypes.data, v.ctypes.data, p.value.size, g) for p, v, g in entries if p.requires_grad
-    ]
+    rows = [(p.value.ctypes.data, p.grad.ctypes.data, v.ctypes.data, p.value.size, g) for p, v, g in entries if p.requires_grad]
     chunks = [(i, start) for i, row in enumerate(rows) for start in range(0, row[3], CHUNK)]
     like = np.empty(0, entries[0][0].value.dtype)
     table = np.array(rows, np.int64).reshape(-1, 5)

@@ -123,7 +123,8 @@ class Sequential(Layer):
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         for i in range(len(self) - 1, 0, -1):
-            dy = self._layers[i].backward(dy, out=call.scratch[f"dy{i}"])
+            self._layers[i].backward(dy, out=call.scratch[f"dy{i}"])
+            dy = call.scratch[f"dy{i}"]
         self._layers[0].backward(dy, out=dx, input_gradient=dx is not None)
 
     def _arguments(self) -> str:

@@ -8,7 +8,7 @@ Here every compiled overload is one file, whose name is its whole key:
 
     <cache root>/<digest of the sources>/<kernel>.<variant>.<digest of the rest>.nbc
 
-* *sources*: every Python file of the package that defines the kernel, and of ``numba_nn`` itself;
+* *sources*: every Python file that the kernel may be made of (`source_digest`);
 * *the rest*: argument types, flags, CPU name and features, versions of Python, NumPy, Numba and llvmlite.
 
 A file begins with a checksum of the rest. It is written under a temporary name and renamed, so a reader sees all of it or
@@ -52,14 +52,30 @@ def _digest(*parts: bytes) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
 
 
+def _sources(module: str) -> list[Path]:
+    """The files that decide what the kernels of a module do.
+
+    Of numba_nn: ``core``, ``layers`` and the module itself, since imports run one way; of another package: all of it too.
+    """
+    house = Path(__file__).parents[1]
+    sources = [*house.glob("core/**/*.py"), *house.glob("layers/**/*.py"), _module_file(module)]
+    top = module.partition(".")[0]
+    if top != PACKAGE and _module_file(top).name == "__init__.py":
+        sources += _module_file(top).parent.rglob("*.py")
+    return sorted(set(sources))
+
+
+def _module_file(module: str) -> Path:
+    return Path(getattr(sys.modules[module], "__file__", None) or "")
+
+
 @functools.cache
-def source_digest(package: str) -> str | None:
-    """Digest over every Python source of a top-level package, or of a module that stands alone.
+def source_digest(module: str) -> str | None:
+    """Digest over the sources behind a module's kernels.
 
     None where there is no knowing what was imported: no file (a notebook's ``__main__``), or one that changed since.
     """
-    file = Path(getattr(sys.modules[package], "__file__", None) or "")
-    sources = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+    sources = _sources(module)
     try:
         if any(path.stat().st_mtime > _STARTED for path in sources):
             return None
@@ -151,9 +167,8 @@ class KernelCache:
     def cache_path(self) -> str:
         """Folder of this kernel's files ('' where nothing can be written, or the sources are not known)."""
         root = cache_root()
-        digests = [source_digest(p) for p in sorted({PACKAGE, self._py_func.__module__.partition(".")[0]})]
-        known = [digest.encode() for digest in digests if digest is not None]
-        return str(root / _digest(*known)) if root is not None and len(known) == len(digests) else ""
+        digest = source_digest(self._py_func.__module__)
+        return "" if root is None or digest is None else str(root / digest)
 
     def _file(self, signature: Any, codegen: Any) -> Path | None:
         folder = self.cache_path

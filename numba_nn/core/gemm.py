@@ -41,7 +41,8 @@ def pack_panels(packed, at, source, source_at, row_stride, depth_stride, rows, h
     if row_stride == 1:
         for k in range(first, last):
             for row in range(0, rows, height):
-                pack_one(packed, at + row * depth + k * height, source, source_at + row + k * depth_stride, 1, rows - row, height)
+                to, origin = at + row * depth + k * height, source_at + row + k * depth_stride
+                pack_one(packed, to, source, origin, 1, rows - row, height)
         return
     for row in range(0, rows, height):
         to, origin, filled = at + row * depth, source_at + row * row_stride, min(height, rows - row)

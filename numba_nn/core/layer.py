@@ -247,7 +247,7 @@ class Layer(Module):
         if out is None:
             return np.empty(shape, dtype)
         check_destination(repr(self), name, out, shape, dtype, *inputs)
-        return out  # type: ignore[no-any-return]
+        return out
 
     @staticmethod
     def _contiguous(name: str, array: Array, workspace: Workspace) -> Array:

@@ -1,9 +1,9 @@
 """Sums whose result does not depend on the number of threads: fixed blocks, whose sums are added in order.
 
-    for block in prange(partial.size):
-        start, stop = block_bounds(block, x.size)
-        ... partial[block] = sum over x[start:stop]
-    total = ordered_sum(partial)
+for block in prange(partial.size):
+    start, stop = block_bounds(block, x.size)
+    ... partial[block] = sum over x[start:stop]
+total = ordered_sum(partial)
 """
 
 from __future__ import annotations

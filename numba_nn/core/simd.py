@@ -187,9 +187,7 @@ def _data(context: Any, builder: Any, array_type: Any, value: Any, offset: Any) 
 
 
 @intrinsic
-def fma_tile(
-    typingctx: Any, c: Any, at: Any, stride: Any, rows: Any, columns: Any, keep: Any, a: Any, a_at: Any, b: Any, b_at: Any, depth: Any
-) -> Any:  # fmt: skip
+def fma_tile(typingctx, c, at, stride, rows, columns, keep, a, a_at, b, b_at, depth):
     """C[i, j] = sum_k A[k, i] B[k, j], added to what C holds if ``keep``, for the first ``rows`` x ``columns`` of a tile.
 
     ``fma_tile(c, at, stride, rows, columns, keep, a, a_at, b, b_at, depth)``: C starts at element ``at`` of ``c``, its rows
@@ -217,7 +215,7 @@ def fma_tile(
 
 
 @intrinsic
-def copy_run(typingctx: Any, target: Any, at: Any, source: Any, source_at: Any, length: Any) -> Any:
+def copy_run(typingctx, target, at, source, source_at, length):
     """target[at : at + length] = source[source_at : source_at + length], in whole vectors.
 
     ``copy_run(target, at, source, source_at, length)`` reads and writes up to ``tile_columns // 2 - 1`` elements beyond the
@@ -239,7 +237,7 @@ def copy_run(typingctx: Any, target: Any, at: Any, source: Any, source_at: Any, 
 
 
 @intrinsic
-def transpose_lanes(typingctx: Any, target: Any, at: Any, step: Any, source: Any, source_at: Any, stride: Any, row: Any, rows: Any) -> Any:
+def transpose_lanes(typingctx, target, at, step, source, source_at, stride, row, rows):
     """target[at + k step + r] = source[source_at + (row + r) stride + k] for 0 <= k, r < lanes; zero where row + r >= rows.
 
     ``transpose_lanes(target, at, step, source, source_at, stride, row, rows)``: a square of ``vector_lanes`` goes through

@@ -14,11 +14,23 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.checks import check_rank, pair
-from numba_nn.layers.image import flat_planes, planes
 from numba_nn.core.errors import ArgumentError, ShapeError
+from numba_nn.core.gemm import inner
 from numba_nn.core.kernel import In, Out, Saved, kernel
 from numba_nn.core.layer import Array, Arrays, Call, Layer
 from numba_nn.core.workspace import Shape, Spec
+from numba_nn.layers.image import flat_planes, planes
+
+
+@inner
+def taps_inside(first, step, taps, length):
+    """Range of the taps whose position, first + tap step, lies in 0 .. length - 1."""
+    start, stop = 0, taps
+    if first < 0:  # divisions for windows at the border only: they are most of the time of a small window
+        start = -(first // step)
+    if first + (taps - 1) * step >= length:
+        stop = (length - 1 - first) // step + 1
+    return start, stop
 
 
 @kernel
@@ -29,18 +41,22 @@ def max_pool2d_forward(
     """Largest value of every window, and its flat position in the plane; x: (P, H, W), y and indices: (P, H', W')."""
     height, width = x.shape[1:]
     for p in prange(y.shape[0]):
+        plane = x[p].reshape(height * width)
         for h in range(y.shape[1]):
+            top = h * stride[0] - padding[0]
+            a0, a1 = taps_inside(top, dilation[0], window[0], height)
             for w in range(y.shape[2]):
+                left = w * stride[1] - padding[1]
+                b0, b1 = taps_inside(left, dilation[1], window[1], width)
                 best, position = x.dtype.type(-np.inf), -1
-                for a in range(window[0]):
-                    i = h * stride[0] - padding[0] + a * dilation[0]
-                    if i >= 0 and i < height:
-                        for b in range(window[1]):
-                            j = w * stride[1] - padding[1] + b * dilation[1]
-                            if j >= 0 and j < width:
-                                value = x[p, i, j]
-                                if value > best or position < 0 or value != value:
-                                    best, position = value, i * width + j
+                for a in range(a0, a1):
+                    row = (top + a * dilation[0]) * width + left
+                    for b in range(b0, b1):
+                        value = plane[row + b * dilation[1]]
+                        # selects, not branches: on real images a branch here goes wrong every other time
+                        larger = (value > best) | (position < 0) | (value != value)
+                        best = value if larger else best
+                        position = row + b * dilation[1] if larger else position
                 y[p, h, w] = best
                 indices[p, h, w] = position
 

@@ -129,12 +129,8 @@ class Conv2d(Layer):
         rows, channels = self.out_channels // self.groups, self.in_channels // self.groups
         taps = math.prod(self.kernel_size)
         forward, backward = self._passes()
-        padded, patches = (
-            max(sizes)
-            for sizes in zip(
-                _slice_sizes(channels, y_shape, forward), _slice_sizes(rows, x_shape, backward), strict=True
-            )  # fmt: skip
-        )
+        both = _slice_sizes(channels, y_shape, forward), _slice_sizes(rows, x_shape, backward)
+        padded, patches = (max(sizes) for sizes in zip(*both, strict=True))
         packed_rows = -(-rows // height) * height
         packed_channels = -(-channels // height) * height
         panel_rows = -(-channel_slice.py_func(channels, self.kernel_size) * taps // width) * width

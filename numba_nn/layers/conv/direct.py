@@ -2,9 +2,9 @@
 
     y[n, o, h, w] = bias[o] + sum_{c, i, j} weight[o, c, i, j] x[n, c, h s_h - p_h + i d_h, w s_w - p_w + j d_w]
 
-N images, O output and C input channels (of one group: the kernels loop over G groups), i, j taps, s stride, p padding, d dilation.
+N images; O output and C input channels, of one group where there are several; i, j taps; s stride, p padding, d dilation.
 
-* Forward: weights (O x C taps) times patches (C taps x pixels), `correlate`.
+* Forward: weights (O x C taps) times patches (C taps x pixels), `conv2d_correlate`.
 * Input gradient: the same correlation over dy, with its pixels s apart, weights of input and output channels exchanged and
   taps reversed, and padding d (taps - 1) - p.
 * Weight gradient: dy (O x pixels) times patches transposed (pixels x C taps), summed over images.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from numba import prange
 
-from numba_nn.core.gemm import BLOCK_ROWS, DEPTH, TASKS, block_counts, fill_block, inner, multiply_panels, pack_panels
+from numba_nn.core.gemm import BLOCK_ROWS, DEPTH, block_counts, fill_block, inner, multiply_panels, pack_panels
 from numba_nn.core.kernel import In, Out, Scratch, kernel
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.layers.conv.patches import pack_patches, pad_channels, patch_view
