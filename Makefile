@@ -5,8 +5,9 @@
 PYTHON ?= python3
 UV := .tools/bin/uv
 RUN := $(UV) run --frozen
-ASV := $(RUN) --group bench asv --config asv_benchmarks/asv.conf.json
-MACHINE := $(HOME)/.asv-machine.json
+BENCH := $(RUN) --group bench
+ASV := $(BENCH) asv --config asv_benchmarks/asv.conf.json
+ASV_SMOKE := $(BENCH) asv --config asv_benchmarks/smoke.conf.json
 SOURCES = $(wildcard numba_nn/*.py numba_nn/*/*.py numba_nn/*/*/*.py)
 
 .DEFAULT_GOAL := help
@@ -21,7 +22,7 @@ $(UV):
 setup: $(UV) ## install the package and its development tools into .venv
 	$(UV) sync --frozen
 
-demo: $(UV) ## train an autoencoder on digits that come with scikit-learn
+demo: $(UV) ## train an autoencoder on photographs (ARGS="--data DIR": on CIFAR-10)
 	$(RUN) --extra demo numba-nn demo autoencoder $(ARGS)
 
 test: $(UV) ## run the tests (those that need PyTorch or CUDA tools: parity, cuda-check)
@@ -50,15 +51,15 @@ parity: .parity/stamp ## compare with PyTorch
 cuda-check: $(UV) ## compile the CUDA twins and read their machine code; no GPU needed
 	UV_PROJECT_ENVIRONMENT=.cuda $(RUN) --no-default-groups --group cuda-check --group test pytest tests/cuda $(ARGS)
 
-$(MACHINE): | $(UV) # asv asks for it; edit it to name this machine in the record
-	$(ASV) machine --yes
+# The name of this machine in the record: that of its CPU, or MACHINE=...
+ASV_RUN_OPTIONS = --show-stderr --machine "$$($(BENCH) python asv_benchmarks/machine.py $(MACHINE))"
 
-bench: $(MACHINE) | $(UV) ## measure the newest commit and add it to the record
-	$(ASV) run --show-stderr $(or $(ARGS),HEAD^!)
+bench: $(UV) ## measure the newest commit and add it to the record
+	$(ASV) run $(ASV_RUN_OPTIONS) $(ARGS)
 
-bench-smoke: $(MACHINE) | $(UV) ## run every benchmark once, to see that it runs
-	$(ASV) check --python=same
-	$(ASV) run --python=same --quick --dry-run --show-stderr $(ARGS)
+bench-smoke: $(UV) ## run every benchmark once, to see that it runs
+	$(ASV_SMOKE) check
+	$(ASV_SMOKE) run --quick --dry-run $(ASV_RUN_OPTIONS) $(ARGS)
 
 clean: ## remove all that these targets made
 	rm -rf .tools .venv .parity .cuda .asv build dist .pytest_cache .mypy_cache .ruff_cache asv_benchmarks/env asv_benchmarks/html

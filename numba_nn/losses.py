@@ -160,7 +160,13 @@ class Loss:
 
 
 class MSELoss(Loss):
-    """Squared error: mean, sum, or element by element of (prediction - target)^2."""
+    """Squared error: mean, sum, or element by element of (prediction - target)^2.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum", "none"}, optional
+        What becomes of the squares of single elements: their mean, their sum, or nothing.
+    """
 
     def _forward(self, loss: Array, prediction: Array, target: Array) -> None:
         if self.reduction == "none":

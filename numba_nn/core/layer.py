@@ -60,12 +60,13 @@ class Call:
 class Slot:
     """Room for one forward until its backward: the call, the input (borrowed), and what the layer saved."""
 
-    __slots__ = ("_views", "call", "workspace", "x")
+    __slots__ = ("_views", "arrays", "call", "workspace", "x")
 
     def __init__(self) -> None:
         self.workspace = Workspace()
         self.call: Call | None = None
         self.x: Array | None = None
+        self.arrays: Arrays = {}  # of the forward that is kept: they stay what they are when the buffer is replaced
         self._views: dict[tuple[Shape, np.dtype[Any]], Arrays] = {}
 
     def saved(self, call: Call, layer: Layer) -> Arrays:
@@ -172,7 +173,7 @@ class Layer(Module):
         saved = slot.saved(call, self)
         x = self._contiguous("x", x, slot.workspace if self.keeps_input else self._workspace)
         (self._free if self._free else self._kept).remove(slot)
-        slot.call, slot.x = call, x if self.keeps_input else None
+        slot.call, slot.x, slot.arrays = call, x if self.keeps_input else None, saved
         self._kept.append(slot)
         self._forward(call, y, x, saved)
         return y
@@ -221,8 +222,8 @@ class Layer(Module):
         call = self._call(call.x_shape, call.dtype)
         dy = self._contiguous("dy", dy, self._workspace)
         self._free.append(self._kept.pop())
-        slot.x = None
-        self._backward(call, dx, dy, x, slot.saved(call, self))
+        saved, slot.x, slot.arrays = slot.arrays, None, {}
+        self._backward(call, dx, dy, x, saved)
         return dx
 
     def _call(self, x_shape: Shape, dtype: np.dtype[Any]) -> Call:
@@ -289,8 +290,10 @@ class Layer(Module):
             raise ArgumentError(f"{self!r}: reserve takes one input shape, got {len(input_shapes)}")
         if calls < 1:
             raise ArgumentError(f"{self!r}: calls must be at least 1, got {calls}")
+        x_shape = tuple(int(n) for n in input_shapes[0])
+        self.output_shape(x_shape)  # refuses what does not fit, before anything changes
         self._set_strict(False)
-        call = self._call(tuple(int(n) for n in input_shapes[0]), np.dtype(dtype or self.dtype or np.float32))
+        call = self._call(x_shape, np.dtype(dtype or self.dtype or np.float32))
         self._reserve_more(call, training, calls)
         self._call(call.x_shape, call.dtype)
         self._set_strict(strict)

@@ -1,0 +1,199 @@
+"""The configurations that every test of the layers' contract runs over: a line each. A new layer adds its lines here."""
+
+import functools
+import inspect
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import numba_nn as nn
+from tests import reference
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer's class and arguments, its formula in `tests.reference`, and the shape of an input."""
+
+    layer: type[nn.Layer]
+    formula: Callable[..., np.ndarray]
+    x_shape: tuple[int, ...]
+    args: tuple = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self):
+        arguments = [*map(str, self.args), *(f"{name}={value}" for name, value in self.kwargs.items())]
+        return f"{self.layer.__name__}({','.join(arguments)})-{'x'.join(map(str, self.x_shape))}".replace(" ", "")
+
+    def build(self, dtype: Any = np.float32) -> nn.Layer:
+        """The layer; its parameters are the same numbers in either dtype."""
+        own = {"dtype": dtype} if "dtype" in inspect.signature(self.layer).parameters else {}
+        layer = self.layer(*self.args, **self.kwargs, **own)
+        for name, parameter in layer.named_parameters():
+            fan_in = max(1, parameter.value[0].size)
+            parameter.value[...] = (self.numbers(name, parameter.value.shape) / np.sqrt(fan_in)).astype(np.float32)
+        return layer
+
+    def expected(self, x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
+        """The output according to the formula."""
+        return self.formula(x, parameters, *self.args, **self.kwargs)
+
+    def numbers(self, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
+        """Normal numbers that depend on the layer's class, a name and the shape alone, and are exact in float32."""
+        seed = zlib.crc32(f"{self.layer.__name__} {name}".encode())
+        return np.random.default_rng(seed).standard_normal(shape).astype(np.float32).astype(dtype)
+
+    def x(self, dtype: Any = np.float32, name: str = "x") -> np.ndarray:
+        """An input."""
+        return self.numbers(name, self.x_shape, dtype)
+
+    def dy(self, layer: nn.Layer, dtype: Any = np.float32, name: str = "dy") -> np.ndarray:
+        """A gradient of the output."""
+        return self.numbers(name, layer.output_shape(self.x_shape), dtype)
+
+
+def gradients(layer: nn.Layer, x: np.ndarray, dy: np.ndarray) -> dict[str, np.ndarray]:
+    """Output and all gradients of one forward and backward, from cleared gradients; ``x`` stands for that of the input."""
+    layer.zero_grad()
+    y = layer.forward(x)
+    return {"y": y, "x": layer.backward(dy), **{name: p.grad.copy() for name, p in layer.named_parameters()}}
+
+
+def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
+    """Equal but for rounding in the dtype of ``got``."""
+    assert got.shape == expected.shape
+    scale = max(1, np.max(np.abs(expected), initial=0))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=scale * (2e-5 if got.dtype == np.float32 else 1e-12))
+
+
+def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Equal to the last bit."""
+    assert got.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(got[name], expected[name], name)
+
+
+def case(layer, formula, x_shape, *args, **kwargs):
+    return Case(layer, formula, x_shape, args, kwargs)
+
+
+linear = functools.partial(case, nn.Linear, reference.linear)
+conv = functools.partial(case, nn.Conv2d, reference.conv2d)
+pool = functools.partial(case, nn.MaxPool2d, reference.max_pool2d)
+upsample = functools.partial(case, nn.Upsample, reference.upsample)
+relu = functools.partial(case, nn.ReLU, reference.relu)
+sigmoid = functools.partial(case, nn.Sigmoid, reference.sigmoid)
+flatten = functools.partial(case, nn.Flatten, reference.flatten)
+
+CASES = [
+    # rows, features: around the tile (12 x 32) and its halves, the block (240 rows), the depth (256), and one
+    linear((3, 5), 5, 4),
+    linear((1, 1), 1, 1),
+    linear((1, 7), 7, 13, bias=False),
+    linear((13, 1), 1, 31),
+    linear((12, 32), 32, 33),
+    linear((11, 257), 257, 12),
+    linear((241, 17), 17, 65),
+    linear((5, 300), 300, 241),
+    linear((100, 520), 520, 61),
+    linear((2, 3, 5), 5, 7),
+    linear((2, 0, 5), 5, 7),
+    linear((5,), 5, 7),
+    # convolutions: output widths around a vector and beyond
+    conv((2, 3, 5, 7), 3, 4, 3, padding=1),
+    conv((1, 1, 1, 1), 1, 1, 1),
+    conv((1, 1, 3, 3), 1, 1, 3),
+    conv((1, 2, 2, 7), 2, 3, 2, bias=False),
+    conv((2, 1, 8, 8), 1, 13, 3, padding=1),
+    conv((3, 5, 3, 14), 5, 7, (1, 3), padding=(0, 1)),
+    conv((1, 3, 16, 16), 3, 12, 3, padding="same"),
+    conv((1, 3, 17, 17), 3, 11, (3, 1), padding="valid"),
+    conv((2, 3, 1, 300), 3, 5, (1, 5)),
+    conv((1, 2, 300, 1), 2, 3, (4, 1)),
+    # several blocks of 256 pixels, slices of channels (256 / taps) in either direction, blocks of 240 rows
+    conv((2, 3, 17, 33), 3, 4, 3, padding=1),
+    conv((2, 4, 40, 33), 4, 33, 3, padding=1),
+    conv((1, 57, 6, 7), 57, 31, 3, padding=1),
+    conv((1, 31, 5, 6), 31, 59, 3),
+    conv((2, 260, 3, 5), 260, 4, 1),
+    conv((2, 3, 4, 5), 3, 257, 1),
+    conv((2, 250, 4, 4), 250, 5, 3, padding=1),
+    conv((17, 4, 9, 9), 4, 6, 3, padding=1),
+    # groups
+    conv((2, 6, 5, 5), 6, 4, 3, padding=1, groups=2),
+    conv((2, 5, 6, 5), 5, 5, 3, padding=1, groups=5),
+    conv((2, 3, 5, 6), 3, 6, 3, groups=3, bias=False),
+    conv((1, 39, 4, 9), 39, 42, 3, padding=1, groups=3),
+    conv((1, 4, 20, 19), 4, 8, 3, padding=1, stride=2, groups=4),
+    # strides, also beyond the kernel, with rows left over
+    conv((2, 3, 9, 8), 3, 4, 3, stride=2, padding=1),
+    conv((1, 2, 11, 10), 2, 3, 2, stride=(3, 4)),
+    conv((2, 3, 33, 35), 3, 5, 5, stride=(2, 1), padding=2),
+    conv((1, 3, 7, 7), 3, 4, 1, stride=3),
+    # padding beyond the kernel's reach: the input gradient's origin is positive
+    conv((2, 2, 4, 5), 2, 3, 1, padding=2),
+    conv((1, 2, 3, 4), 2, 3, 3, padding=4),
+    conv((1, 2, 3, 4), 2, 3, 2, padding=(3, 4), stride=2),
+    # "same" with even kernels, dilation
+    conv((2, 2, 5, 6), 2, 3, 2, padding="same"),
+    conv((1, 2, 6, 5), 2, 3, (4, 2), padding="same", dilation=(1, 3)),
+    conv((2, 3, 9, 10), 3, 4, 3, dilation=2, padding=2),
+    conv((1, 2, 10, 11), 2, 3, (2, 3), dilation=(3, 2), stride=(2, 3), padding=1),
+    # pooling
+    pool((2, 3, 6, 8), 2),
+    pool((1, 1, 1, 1), 1),
+    pool((2, 3, 7, 9), 2),
+    pool((2, 3, 7, 9), 2, ceil_mode=True),
+    pool((1, 2, 8, 7), 3, stride=2, padding=1),
+    pool((1, 2, 5, 6), 2, stride=3),
+    pool((1, 2, 5, 6), 2, stride=3, ceil_mode=True),
+    pool((2, 2, 9, 10), (3, 2), stride=(1, 2), padding=(1, 0), dilation=(2, 3)),
+    pool((1, 2, 5, 5), 3, stride=2, padding=1, ceil_mode=True),
+    pool((1, 1, 3, 300), (1, 4), stride=1),
+    pool((3, 13, 33, 34), 2),
+    # resizing
+    upsample((2, 3, 4, 5), scale_factor=2),
+    upsample((1, 1, 1, 1), scale_factor=3),
+    upsample((2, 3, 4, 5), scale_factor=(1, 3)),
+    upsample((1, 2, 3, 4), scale_factor=2.5),
+    upsample((1, 2, 8, 7), scale_factor=0.5),
+    upsample((1, 2, 4, 5), size=(7, 11)),
+    upsample((1, 2, 9, 8), size=4),
+    upsample((2, 17, 16, 17), scale_factor=2),
+    # element by element
+    relu((3, 5)),
+    relu((1,)),
+    relu(()),
+    relu((2, 3, 4, 5, 2)),
+    relu((7, 31, 257)),
+    sigmoid((3, 5)),
+    sigmoid((0, 3)),
+    sigmoid((2, 3, 17)),
+    sigmoid((7, 31, 257)),
+    # shape
+    flatten((2, 3, 4, 5)),
+    flatten((2, 3, 4), start_dim=0),
+    flatten((2, 3, 4, 5), 1, 2),
+    flatten((6, 7, 31, 33)),
+]
+
+# What a layer must refuse: a configuration, with the shape of an input that does not fit.
+REFUSED = [
+    linear((3, 4), 5, 4),
+    linear((), 5, 4),
+    conv((3, 5, 7), 3, 4, 3),
+    conv((2, 4, 5, 7), 3, 4, 3),
+    conv((2, 3, 2, 7), 3, 4, 3),
+    conv((2, 3, 5, 7), 3, 4, 3, dilation=3),
+    pool((6, 8), 2),
+    pool((2, 3, 1, 8), 2),
+    upsample((3, 4, 5), scale_factor=2),
+    upsample((2, 3, 1, 5), scale_factor=0.5),
+    upsample((2, 3, 0, 5), size=4),
+    flatten((3,)),
+]
+
+ONE_OF_EACH = list({c.layer: c for c in reversed(CASES)}.values())[::-1]
+"""The first configuration of every class."""

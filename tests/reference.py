@@ -1,0 +1,98 @@
+"""What is computed, in float64 NumPy and in the plainest words. Imports nothing of ours.
+
+A layer's function takes the input, its parameters by name, and then what the layer's constructor takes.
+"""
+
+import math
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+
+def both(value):
+    """Height and width of what may be one number."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+
+
+def windows(x, size, stride, dilation):
+    """x: (N, C, H, W) as (N, C, H', W', kh, kw)."""
+    (kh, kw), (sh, sw), (dh, dw) = size, stride, dilation
+    every = sliding_window_view(x, (dh * (kh - 1) + 1, dw * (kw - 1) + 1), (2, 3))
+    return every[:, :, ::sh, ::sw, ::dh, ::dw]
+
+
+def linear(x, parameters, in_features, out_features, bias=True):
+    y = np.matmul(x, parameters["weight"].T)
+    return y + parameters["bias"] if bias else y
+
+
+def conv2d(x, parameters, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True):
+    size, stride, dilation = both(kernel_size), both(stride), both(dilation)
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, size, strict=True)]
+        border = [(t // 2, t - t // 2) for t in total]
+    else:
+        border = [(p, p) for p in both(0 if padding == "valid" else padding)]
+    patches = windows(np.pad(x, [(0, 0), (0, 0), *border]), size, stride, dilation)
+    pairs = zip(np.split(patches, groups, 1), np.split(parameters["weight"], groups), strict=True)
+    y = np.concatenate([np.tensordot(w, p, ([1, 2, 3], [1, 4, 5])) for p, w in pairs]).swapaxes(0, 1)
+    return y + parameters["bias"][:, None, None] if bias else y
+
+
+def max_pool2d_indices(x, parameters, kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False):
+    """Largest value of every window, and where it lies in its plane: the first one, row by row; NaN is the largest."""
+    size, padding, dilation = both(kernel_size), both(padding), both(dilation)
+    stride = size if stride is None else both(stride)
+    counts, border = [], []
+    for n, k, s, p, d in zip(x.shape[2:], size, stride, padding, dilation, strict=True):
+        count = (math.ceil if ceil_mode else math.floor)((n + 2 * p - d * (k - 1) - 1) / s) + 1
+        counts.append(count - 1 if ceil_mode and (count - 1) * s >= n + p else count)
+        border.append((p, p + s))  # s: ceil_mode reaches beyond the padding
+    view = windows(np.pad(x, [(0, 0), (0, 0), *border], constant_values=-np.inf), size, stride, dilation)
+    view = view[:, :, : counts[0], : counts[1]].reshape(*x.shape[:2], *counts, size[0] * size[1])
+    at = np.argmax(view, -1)
+    rows = np.arange(counts[0])[:, None] * stride[0] - padding[0] + at // size[1] * dilation[0]
+    columns = np.arange(counts[1]) * stride[1] - padding[1] + at % size[1] * dilation[1]
+    return np.take_along_axis(view, at[..., None], -1)[..., 0], rows * x.shape[3] + columns
+
+
+def max_pool2d(x, parameters, *args, **kwargs):
+    return max_pool2d_indices(x, parameters, *args, **kwargs)[0]
+
+
+def upsample(x, parameters, size=None, scale_factor=None, mode="nearest"):
+    target = both(size) if size else [math.floor(n * f) for n, f in zip(x.shape[2:], both(scale_factor), strict=True)]
+    factors = [n / t for n, t in zip(x.shape[2:], target, strict=True)] if size else [1 / f for f in both(scale_factor)]
+    rows, columns = (np.floor(np.arange(t) * f).astype(int) for t, f in zip(target, factors, strict=True))
+    return x[:, :, np.minimum(rows, x.shape[2] - 1)][..., np.minimum(columns, x.shape[3] - 1)]
+
+
+def relu(x, parameters):
+    return np.maximum(x, 0)
+
+
+def sigmoid(x, parameters):
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def flatten(x, parameters, start_dim=1, end_dim=-1):
+    end = end_dim % x.ndim + 1
+    return x.reshape(*x.shape[:start_dim], math.prod(x.shape[start_dim:end]), *x.shape[end:])
+
+
+def mse_loss(prediction, target, reduction="mean"):
+    squares = (prediction - target) ** 2
+    return {"mean": np.mean, "sum": np.sum, "none": np.asarray}[reduction](squares)
+
+
+def matmul(a, b, transpose_a=False, transpose_b=False):
+    return np.matmul(a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b)
+
+
+def sgd(value, gradient, velocity, lr, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False):
+    """New value and velocity; the velocity is None before the first step. PyTorch's documentation of torch.optim.SGD."""
+    g = gradient + weight_decay * value
+    if momentum:
+        velocity = g if velocity is None else momentum * velocity + (1 - dampening) * g
+        g = g + momentum * velocity if nesterov else velocity
+    return value - lr * g, velocity

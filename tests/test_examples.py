@@ -1,0 +1,37 @@
+"""The examples run as a reader would run them, and the README's is the one in ``examples/``."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("quickstart.py", [], r"loss 0\.00\d+"),
+        ("own_loop.py", [], r"y = (2\.0\d+|1\.99\d+) x \+ (1\.0\d+|0\.99\d+)"),
+        ("matmul_speed.py", ["40"], r"40\^3 float32 +\d+ GFLOP/s"),
+    ],
+)
+def test_examples_run(name: str, arguments: list[str], expected: str) -> None:
+    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(expected, output), output
+
+
+def test_every_example_is_tried() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert [path.name for path in (ROOT / "examples").glob("*.py") if f'"{path.name}"' not in source] == []
+
+
+def test_the_readme_shows_the_quickstart() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
+    example = (ROOT / "examples" / "quickstart.py").read_text(encoding="utf-8")
+    missing = [line for line in shown.splitlines() if line.strip() and not line.startswith("print") and line not in example]
+    assert missing == []

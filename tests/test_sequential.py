@@ -1,0 +1,331 @@
+"""`Sequential`: the chain rule, layers in several places, the buffers between layers; and the model that is made of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import numba_nn as nn
+from numba_nn.models import Autoencoder
+from tests.allocations import no_array_data, one_box_per_array_argument
+from tests.cases import assert_close, assert_same, gradients
+
+SHAPE = (3, 2, 8, 10)
+
+
+def layers(dtype=np.float32):
+    nn.manual_seed(3)
+    return [
+        nn.Conv2d(2, 5, 3, padding=1, dtype=dtype), nn.ReLU(), nn.MaxPool2d(2), nn.Sigmoid(), nn.Upsample(scale_factor=2),
+        nn.Conv2d(5, 4, 3, stride=2, dtype=dtype), nn.Flatten(), nn.Linear(48, 7, dtype=dtype), nn.ReLU(),
+        nn.Linear(7, 3, dtype=dtype), nn.Sigmoid(),
+    ]  # fmt: skip
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def by_hand(chain, x, dy):
+    """What `gradients` gives for a Sequential, layer by layer, with parameters named as there."""
+    for layer in chain:
+        layer.zero_grad()
+        x = layer.forward(x)
+    y = x
+    for layer in reversed(chain):
+        dy = layer.backward(dy)
+    grads = {f"{i}.{name}": p.grad.copy() for i, layer in enumerate(chain) for name, p in layer.named_parameters()}
+    return {"y": y, "x": dy, **grads}
+
+
+def separate(model, build):
+    """A model of the same structure from layers that share nothing, with equal parameters."""
+    return build().load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_it_computes_what_its_layers_compute_one_by_one(dtype):
+    x, dy = numbers(*SHAPE).astype(dtype), numbers(3, 3).astype(dtype)
+    model = nn.Sequential(*layers(dtype))
+    expected = by_hand(layers(dtype), x, dy)
+    assert_same(gradients(model, x, dy), expected)
+    np.testing.assert_array_equal(model.eval()(x), expected["y"])
+
+
+def test_nesting_changes_nothing_but_names():
+    a = layers()
+    model = nn.Sequential(nn.Sequential(*a[:3], nn.Sequential(*a[3:6])), nn.Sequential(*a[6:10]), a[10])
+    x, dy = numbers(*SHAPE), numbers(3, 3)
+    got, expected = gradients(model, x, dy), gradients(nn.Sequential(*layers()), x, dy)
+    assert list(model.state_dict()) == [
+        "0.0.weight", "0.0.bias", "0.3.2.weight", "0.3.2.bias", "1.1.weight", "1.1.bias", "1.3.weight", "1.3.bias"
+    ]  # fmt: skip
+    for mine, flat in zip(got.values(), expected.values(), strict=True):
+        np.testing.assert_array_equal(mine, flat)
+    np.testing.assert_array_equal(model.eval()(x), expected["y"])
+
+
+def test_it_is_a_sequence_of_its_layers():
+    chain = layers()
+    model = nn.Sequential(*chain)
+    assert len(model) == len(chain)
+    assert list(model) == chain
+    assert model[2] is chain[2]
+    assert model[-1] is chain[-1]
+    assert model.output_shape(SHAPE) == (3, 3)
+    assert model.shapes(SHAPE)[3] == (3, 5, 4, 5)
+    flops = [layer.forward_flops(shape) for layer, shape in zip(chain, model.shapes(SHAPE), strict=False)]
+    assert model.forward_flops(SHAPE) == sum(flops) > 0
+    assert "Conv2d" in repr(model)
+
+
+@pytest.mark.parametrize("given", [(), (3,), (nn.ReLU(), "ReLU"), (nn.Linear(2, 2), nn.Linear(2, 2, dtype=np.float64))])
+def test_what_is_no_chain_is_refused(given):
+    with pytest.raises(nn.ArgumentError, match="Sequential"):
+        nn.Sequential(*given)
+
+
+def test_errors_name_the_layer_that_refuses():
+    model = nn.Sequential(*layers())
+    out = np.full((3, 3), 7, np.float32)
+    with pytest.raises(nn.ShapeError, match=r"Linear\(in_features=48"):
+        model.forward(numbers(3, 2, 8, 12), out=out)
+    with pytest.raises(nn.DTypeError, match="x must be float32, got float64"):
+        model.forward(np.zeros(SHAPE), out=out)
+    assert (out == 7).all()
+
+
+# A layer in several places: its parameters' gradients are the sum over its places
+
+
+def shared_flat():
+    a = nn.Linear(5, 5)
+    return nn.Sequential(a, nn.Sigmoid(), a, nn.ReLU(), a)
+
+
+def shared_activation():
+    s = nn.Sigmoid()
+    return nn.Sequential(nn.Linear(5, 5), s, nn.Linear(5, 5), s, s)
+
+
+def shared_between_blocks():
+    a = nn.Linear(5, 5)
+    return nn.Sequential(nn.Sequential(a, nn.Sigmoid()), nn.Sequential(nn.ReLU(), a), a)
+
+
+def shared_block():
+    block = nn.Sequential(nn.Linear(5, 5), nn.Sigmoid(), nn.Linear(5, 5))
+    return nn.Sequential(block, nn.ReLU(), block)
+
+
+def shared_block_at_two_depths():
+    block = nn.Sequential(nn.Linear(5, 5), nn.Sigmoid(), nn.Linear(5, 5), nn.ReLU())
+    return nn.Sequential(nn.Sequential(nn.Linear(5, 5), nn.ReLU(), block, nn.Linear(5, 5)), block, nn.Sigmoid(), block)
+
+
+def unshared(model):
+    """The same chain with a layer of its own in every place."""
+    if isinstance(model, nn.Sequential):
+        return nn.Sequential(*map(unshared, model))
+    copy = nn.Linear(5, 5) if isinstance(model, nn.Linear) else type(model)()
+    return copy.load_state_dict(model.state_dict())
+
+
+SHARED = [shared_flat, shared_activation, shared_between_blocks, shared_block, shared_block_at_two_depths]
+
+
+@pytest.mark.parametrize("build", SHARED)
+def test_a_shared_layer(build):
+    model = build()
+    apart = unshared(model)
+    x, dy = numbers(3, 5), numbers(3, 5, seed=1)
+    for rows in (3, 2, 3):  # buffers of another shape in between
+        got, expected = gradients(model, x[:rows], dy[:rows]), gradients(apart, x[:rows], dy[:rows])
+        np.testing.assert_array_equal(got["y"], expected["y"])
+        assert_close(got["x"], expected["x"])
+        for parameter in model.parameters():
+            places = [name for name, p in model.named_parameters() if p is parameter]
+            assert_close(parameter.grad, sum(expected[name] for name in places))
+    np.testing.assert_array_equal(model.eval()(x), apart.eval()(x))
+
+
+def test_a_layer_shared_by_places_of_different_shape():
+    shared = nn.Conv2d(3, 3, 3, padding=1)
+    model = nn.Sequential(shared, nn.MaxPool2d(2), shared, nn.Upsample(scale_factor=3), shared)
+    apart = [nn.Conv2d(3, 3, 3, padding=1).load_state_dict(shared.state_dict()) for _ in range(3)]
+    chain = [apart[0], nn.MaxPool2d(2), apart[1], nn.Upsample(scale_factor=3), apart[2]]
+    x, dy = numbers(2, 3, 8, 6), numbers(2, 3, 12, 9)
+    got, expected = gradients(model, x, dy), by_hand(chain, x, dy)
+    np.testing.assert_array_equal(got["x"], expected["x"])
+    assert_close(got["0.weight"], sum(expected[f"{i}.weight"] for i in (0, 2, 4)))
+
+
+@pytest.mark.parametrize("build", SHARED)
+def test_siamese_branches(build):
+    model = build().reserve((4, 5), calls=2, strict=True)
+    one = separate(model, build)
+    inputs, dys = [numbers(4, 5, seed=s) for s in (1, 2)], [numbers(4, 5, seed=s) for s in (3, 4)]
+    expected = [gradients(one, x, dy) for x, dy in zip(inputs, dys, strict=True)]
+    for _ in range(2):
+        model.zero_grad()
+        outputs = [model.forward(x) for x in inputs]
+        for y, dy, by_itself in zip(reversed(outputs), reversed(dys), reversed(expected), strict=True):
+            np.testing.assert_array_equal(y, by_itself["y"])
+            np.testing.assert_array_equal(model.backward(dy), by_itself["x"])
+        for name, parameter in model.named_parameters():
+            assert_close(parameter.grad, expected[0][name] + expected[1][name])
+        with pytest.raises(nn.BackwardError):
+            model.backward(dys[0])
+
+
+def test_an_encoder_serves_two_models():
+    def build():
+        nn.manual_seed(1)
+        encoder = nn.Sequential(nn.Linear(6, 5), nn.Sigmoid())
+        return (
+            encoder,
+            nn.Sequential(encoder, nn.Linear(5, 6)),
+            nn.Sequential(encoder, nn.ReLU(), nn.Linear(5, 2), nn.Sigmoid()),
+        )
+
+    x = numbers(4, 6)
+    expected = [gradients(build()[i], x, numbers(4, n)) for i, n in enumerate((5, 6, 2))]
+    parts = build()
+    for part in parts:
+        part.reserve((4, 6))
+    for _ in range(2):
+        for part, want in zip(parts, expected, strict=True):
+            assert_same(gradients(part, x, numbers(*want["y"].shape)), want)
+
+
+# Buffers
+
+
+def test_nothing_is_allocated_after_reserve(monkeypatch):
+    model = nn.Sequential(*layers()).reserve((32, *SHAPE[1:]), strict=True)
+    for rows in (32, 7, 32):
+        x, y, dy, dx = (
+            numbers(rows, *SHAPE[1:]),
+            np.empty((rows, 3), np.float32),
+            numbers(rows, 3),
+            np.empty((rows, *SHAPE[1:])),
+        )
+        dx = dx.astype(np.float32)
+        model.forward(x, out=y)
+        model.backward(dy, out=dx)
+        with no_array_data():
+            model.forward(x, out=y)
+            model.backward(dy, out=dx)
+            model.eval().forward(x, out=y)
+            model.train()
+        with one_box_per_array_argument(monkeypatch):
+            model.forward(x, out=y)
+            model.backward(dy, out=dx)
+    np.testing.assert_array_equal(y, nn.Sequential(*layers())(x))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_inference_between_forward_and_backward(order):
+    model, x, dy = nn.Sequential(*layers()), np.array(numbers(*SHAPE), order=order), numbers(3, 3)
+    expected = gradients(nn.Sequential(*layers()), x, dy)
+    for rows in (2, 50):  # the larger one replaces scratch
+        model.zero_grad()
+        model.forward(x)
+        model.eval()(numbers(rows, *SHAPE[1:], seed=5))
+        model.train()
+        dx = model.backward(dy)
+        np.testing.assert_array_equal(dx, expected["x"])
+        for name, parameter in model.named_parameters():
+            np.testing.assert_array_equal(parameter.grad, expected[name])
+
+
+def test_results_are_the_callers_own():
+    model = nn.Sequential(*layers())
+    x, dy = numbers(*SHAPE), numbers(3, 3)
+    results = gradients(model, x, dy)
+    copies = {name: array.copy() for name, array in results.items()}
+    gradients(model, -x, -dy)
+    assert_same(results, copies)
+    buffers = [
+        b for w in (model._workspace, *(s.workspace for m in model.modules() for s in m._free)) for b in w._buffers.values()
+    ]
+    assert len(buffers) > 3
+    assert not any(np.shares_memory(array, buffer) for array in results.values() for buffer in buffers)
+
+
+def test_activations_that_no_backward_reads_share_scratch():
+    chain = [nn.Upsample(scale_factor=1) for _ in range(10)]
+    model = nn.Sequential(*chain).reserve((2, 1, 16, 16))
+    activation = 2 * 16 * 16 * 4
+    assert model.saved_nbytes == 0
+    assert 2 * activation <= model.scratch_nbytes <= 3 * activation
+    keeping = nn.Sequential(*(nn.ReLU() for _ in range(10))).reserve((2, 1, 16, 16))
+    assert keeping.saved_nbytes == 9 * activation
+
+
+def test_memory_of_a_reserved_model_stays():
+    model = nn.Sequential(*layers()).reserve((16, *SHAPE[1:]))
+    reserved = model.scratch_nbytes, model.saved_nbytes
+    for rows in (16, 3, 16):
+        gradients(model, numbers(rows, *SHAPE[1:]), numbers(rows, 3))
+    assert (model.scratch_nbytes, model.saved_nbytes) == reserved
+    gradients(model, numbers(17, *SHAPE[1:]), numbers(17, 3))
+    assert model.saved_nbytes > reserved[1]
+
+
+@pytest.mark.parametrize("chain", [layers, lambda: [nn.Linear(5, 4)], lambda: [nn.MaxPool2d(2), nn.Flatten()]])
+def test_a_refused_forward_leaves_the_kept_ones(chain):
+    model = nn.Sequential(*chain())
+    shape = (5,) if isinstance(model[0], nn.Linear) else SHAPE[1:]
+    model.reserve((2, *shape), calls=2, strict=True)
+    x = numbers(2, *shape)
+    y = model(x)
+    for training in (True, False):
+        with pytest.raises(nn.ReserveError):
+            model.train(training).forward(numbers(300, *shape))
+    model.train()
+    expected = gradients(nn.Sequential(*chain()).load_state_dict(model.state_dict()), x, np.ones_like(y))
+    np.testing.assert_array_equal(model.backward(np.ones_like(y)), expected["x"])
+    with pytest.raises(nn.BackwardError):
+        model.backward(np.ones_like(y))
+
+
+def test_a_forward_that_fails_inside_keeps_nothing(monkeypatch):
+    model = nn.Sequential(nn.Sequential(nn.Linear(5, 5), nn.ReLU()), nn.Linear(5, 5), nn.Sigmoid()).reserve((2, 5), calls=2)
+    x, dy = numbers(2, 5), numbers(2, 5)
+    expected = gradients(model, x, dy)
+    model.forward(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Sigmoid, "_forward", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.forward(-x)
+    np.testing.assert_array_equal(model.backward(dy), expected["x"])
+    with pytest.raises(nn.BackwardError):
+        model.backward(dy)
+
+
+# The autoencoder
+
+
+def test_the_autoencoders_numbers():
+    model = Autoencoder()
+    assert sum(p.value.size for p in model.parameters()) == 751_875
+    assert model.forward_flops((1, 3, 32, 32)) == 2 * 174_587_904
+    assert model.output_shape((5, 3, 32, 32)) == (5, 3, 32, 32)
+    assert list(model.state_dict()) == [f"{i}.{name}" for i in (0, 3, 6, 9, 12) for name in ("weight", "bias")]
+    assert model.dtype == np.float32
+    for layer in model:
+        for name, parameter in layer.named_parameters():
+            fan_in = parameter.value[0].size
+            assert parameter.value.std() == pytest.approx(np.sqrt(2 / fan_in) if name == "weight" else 0, rel=0.05)
+
+
+def test_the_autoencoders_latent_features():
+    model = Autoencoder()
+    x = numbers(2, 3, 8, 8)
+    latent = model.encode(x)
+    assert latent.shape == (2, 128, 2, 2)
+    assert model.training
+    np.testing.assert_array_equal(latent, nn.Sequential(*model[:6]).eval()(x))
+    with pytest.raises(nn.BackwardError):
+        model.backward(x)
