@@ -49,7 +49,7 @@ parity: .parity/stamp ## compare with PyTorch
 	.parity/bin/python -m pytest tests/parity $(ARGS)
 
 cuda-check: $(UV) ## compile the CUDA twins and read their machine code; no GPU needed
-	UV_PROJECT_ENVIRONMENT=.cuda $(RUN) --no-default-groups --group cuda-check --group test pytest tests/cuda $(ARGS)
+	NUMBA_NN_CUDA_TOOLS=required UV_PROJECT_ENVIRONMENT=.cuda $(RUN) --no-default-groups --group cuda-check --group test pytest tests/cuda $(ARGS)
 
 # The name of this machine in the record: that of its CPU, or MACHINE=...
 ASV_RUN_OPTIONS = --show-stderr --machine "$$($(BENCH) python asv_benchmarks/machine.py $(MACHINE))"

@@ -1,1 +1,1 @@
-"""The suite: one file per family of layers. Importing a file compiles nothing and imports neither numba nor numba_nn."""
+"""The suite: one file per family of layers. Importing a file compiles nothing and leaves numba_nn to `setup`."""

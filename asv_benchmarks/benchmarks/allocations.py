@@ -15,6 +15,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from numba.core.registry import CPUDispatcher
+from numba.core.runtime import _nrt_python as runtime
 
 POINTER, SIZE = ctypes.c_void_p, ctypes.c_size_t
 # PYFUNCTYPE: with the GIL held, which NumPy's functions rely on.
@@ -94,8 +96,6 @@ def _numpy_counted() -> Iterator[None]:
 
 @contextmanager
 def _boxes_taken_off() -> Iterator[None]:
-    from numba.core.registry import CPUDispatcher
-
     call = CPUDispatcher.__call__
 
     def counting(self: Any, *arguments: Any) -> Any:
@@ -108,8 +108,6 @@ def _boxes_taken_off() -> Iterator[None]:
 
 def allocations(call: Callable[[], Any]) -> Count:
     """Count what a call allocates; it should have been called before, so that nothing is left to compile or to reserve."""
-    from numba.core.runtime import _nrt_python as runtime
-
     runtime.memsys_enable_stats()
     _count.blocks = _count.nbytes = 0
     with _boxes_taken_off(), _numpy_counted():

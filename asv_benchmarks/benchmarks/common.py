@@ -12,11 +12,15 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numba
 import numpy as np
+from numba.core.registry import cpu_target
 
 from .allocations import allocations
 
 THREADS = [1, 2]
+
+cpu_target.target_context.refresh()  # imports the rest of numba, once for all the processes that asv forks
 
 
 def normal(shape: tuple[int, ...]) -> np.ndarray:
@@ -34,8 +38,8 @@ def feature(module: ModuleType, name: str) -> Any:
 def seconds(call: Callable[[], Any], sample_time: float = 0.02, samples: int = 5) -> float:
     """Shortest time of a call, from samples of at least this many seconds."""
     timer, number = timeit.Timer(call), 1
-    while (elapsed := timer.timeit(number)) < sample_time:
-        number *= 2 if elapsed <= 0 else max(2, min(100, int(sample_time / elapsed)))
+    while timer.timeit(number) < sample_time:
+        number *= 4
     return min(timer.repeat(samples, number)) / number
 
 
@@ -64,21 +68,16 @@ class Benchmark(abc.ABC):
             cls.params = (list(cls.configurations), THREADS)
 
     def setup(self, configuration: str, threads: int) -> None:
-        # Not above: asv forks, and in a process forked after the import numba_nn stays on one thread.
-        import numba
-
-        import numba_nn
+        import numba_nn  # not above: asv forks, and in a process forked after this import numba_nn stays on one thread
 
         if threads > numba.config.NUMBA_NUM_THREADS:
             raise NotImplementedError(f"this machine has no {threads} cores")
         numba.set_num_threads(threads)
-        numba_nn.manual_seed(0)
+        feature(numba_nn, "manual_seed")(0)
         self.prepare(numba_nn, *self.configurations[configuration])
         self.call()
 
     def teardown(self, configuration: str, threads: int) -> None:
-        import numba
-
         numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 
     def track_allocations(self, configuration: str, threads: int) -> int:
