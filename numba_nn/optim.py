@@ -28,9 +28,9 @@ CHUNK = 16_384  # elements that a task updates: 64 KB each of value, gradient an
 def sgd_update(like: Out, table: In, chunks: In, rates: In):
     """Update every chunk of every parameter in a table.
 
-    like: (0,) array of the parameters' dtype; table: (P, 5) addresses of value, gradient and velocity, size, and group;
-    chunks: (T, 2) parameter and first element; rates: (G, 6) lr, momentum, 1 - dampening, weight decay, nesterov, whether
-    this is the first step.
+    like: (0,) array of the parameters' dtype; table: (P, 6) addresses of value, gradient and velocity, size, group, and
+    whether it requires a gradient; chunks: (T, 2) parameter and first element; rates: (G, 6) lr, momentum, 1 - dampening,
+    weight decay, nesterov, whether this is the first step.
     """
     for t in prange(chunks.shape[0]):
         p, start = chunks[t, 0], chunks[t, 1]
@@ -40,8 +40,9 @@ def sgd_update(like: Out, table: In, chunks: In, rates: In):
         kind = like.dtype.type
         lr, momentum, fresh, decay = kind(rate[0]), kind(rate[1]), kind(rate[2]), kind(rate[3])
         ahead = kind(rate[1] * rate[4])
-        for i in range(start, min(size, start + CHUNK)):
-            g = gradient[i] + decay * value[i]
+        stop = min(size, start + CHUNK) if table[p, 5] != 0 else start
+        for i in range(start, stop):
+            g = gradient[i] + decay * value[i] if decay != 0 else gradient[i]
             step = g
             if momentum != 0:
                 v = g if rate[5] != 0 else momentum * velocity[i] + fresh * g
@@ -110,7 +111,9 @@ class SGD:
                 group["lr"], group["momentum"], 1 - group["dampening"], group["weight_decay"], group["nesterov"]
             )  # fmt: skip
             rates[5] = self._steps == 0
-        for like, table, chunks, elements in self._tables:
+        for parameters, like, table, chunks, elements in self._tables:
+            for i, parameter in enumerate(parameters):
+                table[i, 5] = parameter.requires_grad
             sgd_update.for_work(elements)(like, table, chunks, self._rates)
         self._steps += 1
 
@@ -190,10 +193,10 @@ def _check(group: dict[str, Any]) -> None:
         raise ArgumentError("SGD: nesterov needs a momentum above 0 and no dampening")
 
 
-def _table(entries: list[tuple[Parameter, Array, int]]) -> tuple[Array, Array, Array, int]:
-    """The kernel's arguments for parameters of one dtype, and the number of elements."""
-    rows = [(p.value.ctypes.data, p.grad.ctypes.data, v.ctypes.data, p.value.size, g) for p, v, g in entries if p.requires_grad]
+def _table(entries: list[tuple[Parameter, Array, int]]) -> tuple[list[Parameter], Array, Array, Array, int]:
+    """Parameters of one dtype, the kernel's arguments for them, and the number of elements."""
+    rows = [(p.value.ctypes.data, p.grad.ctypes.data, v.ctypes.data, p.value.size, g, 1) for p, v, g in entries]
     chunks = [(i, start) for i, row in enumerate(rows) for start in range(0, row[3], CHUNK)]
     like = np.empty(0, entries[0][0].value.dtype)
-    table = np.array(rows, np.int64).reshape(-1, 5)
-    return like, table, np.array(chunks, np.int64).reshape(-1, 2), sum(row[3] for row in rows)
+    table = np.array(rows, np.int64).reshape(-1, 6)
+    return [p for p, _, _ in entries], like, table, np.array(chunks, np.int64).reshape(-1, 2), sum(row[3] for row in rows)

@@ -7,7 +7,6 @@ gradients on their way back and the layers' own scratch are *scratch*; arrays wh
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,20 +105,39 @@ class Sequential(Layer):
         offsets, total = assign_offsets(list(lives.values()))
         call.scratch = self._workspace.place(f"sequential{self._level}", specs, offsets, total)
         call.inference = call.scratch
-        for layer, uses in Counter(self._layers).items():
-            layer._keep(uses * (len(self._free) + len(self._kept)))
+        self._keep(len(self._free) + len(self._kept))
+        for layer, shape in zip(self._layers, self.shapes(call.x_shape), strict=False):
+            layer._call(shape, call.dtype)  # a strict workspace refuses before anything is written
 
     def _reserve_more(self, call: Call, training: bool, calls: int) -> None:
         super()._reserve_more(call, training, calls)
-        uses = Counter(self._layers)
         for layer, shape in zip(self._layers, self.shapes(call.x_shape), strict=False):
-            layer.reserve(shape, dtype=call.dtype, training=training, calls=calls * uses[layer])
+            layer.reserve(shape, dtype=call.dtype, training=training)
+
+    def _keep(self, calls: int) -> None:
+        super()._keep(calls)
+        for layer, uses in self._places().items():
+            Layer._keep(layer, uses * calls)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._forget_layers(len(self))
+
+    def _forget_layers(self, count: int) -> None:
+        """Drop the newest forward of the first layers."""
+        for layer in reversed(self._layers[:count]):
+            if layer.training:
+                layer._forget()
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         for i, layer in enumerate(self._layers, start=1):
             name = f"y{i}"
             out = y if i == len(self) else saved[name] if name in saved else call.scratch[name]
-            x = layer.forward(x, out=out)
+            try:
+                x = layer.forward(x, out=out)
+            except BaseException:
+                self._forget_layers(i - 1)
+                raise
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         for i in range(len(self) - 1, 0, -1):

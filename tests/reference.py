@@ -62,7 +62,9 @@ def max_pool2d(x, parameters, *args, **kwargs):
 
 def upsample(x, parameters, size=None, scale_factor=None, mode="nearest"):
     target = both(size) if size else [math.floor(n * f) for n, f in zip(x.shape[2:], both(scale_factor), strict=True)]
-    factors = [n / t for n, t in zip(x.shape[2:], target, strict=True)] if size else [1 / f for f in both(scale_factor)]
+    sizes = list(zip(x.shape[2:], target, strict=True))
+    factors = [n / t for n, t in sizes] if size else [1 / f for f in both(scale_factor)]
+    factors = [n / t if t in (n, 2 * n) else f for f, (n, t) in zip(factors, sizes, strict=True)]  # as PyTorch rounds
     rows, columns = (np.floor(np.arange(t) * f).astype(int) for t, f in zip(target, factors, strict=True))
     return x[:, :, np.minimum(rows, x.shape[2] - 1)][..., np.minimum(columns, x.shape[3] - 1)]
 

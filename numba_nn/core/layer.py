@@ -14,6 +14,7 @@ What a subclass writes:
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Self
 
 import numpy as np
@@ -175,7 +176,11 @@ class Layer(Module):
         (self._free if self._free else self._kept).remove(slot)
         slot.call, slot.x, slot.arrays = call, x if self.keeps_input else None, saved
         self._kept.append(slot)
-        self._forward(call, y, x, saved)
+        try:
+            self._forward(call, y, x, saved)
+        except BaseException:
+            Layer._forget(self)
+            raise
         return y
 
     def backward(self, dy: Array, out: Array | None = None, *, input_gradient: bool = True) -> Array | None:
@@ -305,6 +310,12 @@ class Layer(Module):
         for slot in self._free + self._kept if training else []:
             slot.saved(call, self)
 
+    def _forget(self) -> None:
+        """Drop the newest forward, whose backward will not come."""
+        slot = self._kept.pop()
+        slot.x, slot.arrays = None, {}
+        self._free.append(slot)
+
     def _keep(self, calls: int) -> None:
         while len(self._free) + len(self._kept) < calls:
             self._free.insert(0, Slot())
@@ -317,12 +328,21 @@ class Layer(Module):
 
     def _adopt(self, workspace: Workspace, level: int) -> None:
         """Share the scratch of the model that this layer has become part of."""
+        # A layer may have several places: the deepest counts, so that no layer shares buffers with one it lies in.
+        self._level = max(level, self._level) if self._workspace is workspace else level
         self._workspace = workspace
-        self._level = level
         self._calls.clear()
         for child in self.children().values():
             if isinstance(child, Layer):
-                child._adopt(workspace, level + 1)
+                child._adopt(workspace, self._level + 1)
+
+    def _places(self) -> Counter[Layer]:
+        """This layer and all inside it, with the number of forwards of each in one forward of this."""
+        places = Counter([self])
+        for child in self.children().values():
+            if isinstance(child, Layer):
+                places += child._places()
+        return places
 
     def _layers_inside(self) -> list[Layer]:
         return [module for module in self.modules() if isinstance(module, Layer)]

@@ -134,7 +134,7 @@ def _images(settings: Settings) -> tuple[Array, Array]:
 def _introduce(console: PlainConsole, session: Session, options: Options) -> None:
     """Say what is about to be done."""
     settings, here = session.settings, machine()
-    source = "cut from 9 photographs in scikit-learn and scikit-image" if settings.data is None else "of CIFAR-10"
+    source = "cut from nine photographs" if settings.data is None else "of CIFAR-10"
     parameters = sum(p.value.size for p in session.model.parameters())
     gflop = session.model.forward_flops((1, *session.train_images.shape[1:])) / 1e9
     height, width = session.train_images.shape[2:]
@@ -150,7 +150,9 @@ def _introduce(console: PlainConsole, session: Session, options: Options) -> Non
     }
     for name, text in rows.items():
         console.line(f"  {name:<10}{text}")
-    if options.resume:
+    if session.epoch == settings.epochs:
+        console.line("this run is complete; its pictures and report are made anew (a higher --epochs trains on)")
+    elif options.resume:
         console.line(f"going on after epoch {session.epoch}, step {session.batch}")
     elif (options.output / CHECKPOINT).exists():
         console.line(f"an earlier run in {options.output} will be overwritten (--resume would go on with it)")

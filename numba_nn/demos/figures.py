@@ -26,9 +26,9 @@ def save_reconstructions(path: Path, originals: Array, reconstructions: Array) -
     originals, reconstructions : ndarray
         (N, 3, H, W) in [0, 1]; the first ten are shown.
     """
-    figure = _figure(12.5, 3.3)
+    figure = _figure(12.5, 3.1)
     _title(figure, "Validation images, from parts of the photographs that were never trained on")
-    grid = figure.add_gridspec(1, 1, left=0.11, right=0.995, bottom=0.08, top=0.88)
+    grid = figure.add_gridspec(1, 1, left=0.105, right=0.995, bottom=0.08, top=0.9)
     _draw_pairs(figure, grid[0], originals, reconstructions)
     figure.savefig(path)
 
@@ -62,9 +62,9 @@ def save_overview(
     losses, validation : sequence of float
         Of steps and of epochs.
     """
-    figure = _figure(14, 3.2)
+    figure = _figure(14, 2.9)
     left, right = figure.add_gridspec(
-        1, 2, width_ratios=[2.35, 1], left=0.075, right=0.99, bottom=0.15, top=0.9, wspace=0.14
+        1, 2, width_ratios=[2.6, 1], left=0.09, right=0.99, bottom=0.16, top=0.91, wspace=0.13
     )  # fmt: skip
     _draw_pairs(figure, left, originals[:8], reconstructions[:8])
     _draw_loss(right, figure, losses, validation)
@@ -117,6 +117,7 @@ def _draw_loss(place: Any, figure: Any, losses: Sequence[float], validation: Seq
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("step", color=INK)
     axes.set_title("mean squared error", fontsize=11, color=INK)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.6)

@@ -24,7 +24,7 @@ from numba_nn.optim import SGD
 from numba_nn.train import TrainStep
 
 DEMO = "autoencoder"
-WARM_UP = 40  # steps of rising rate: at its peak from the start, the first steps throw the loss up, or away
+WARM_UP = 200  # steps of rising rate: with a rate of 0.08 from step 40 on, 41 % of the latent ReLUs were dead in the end
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Settings:
     images, epochs, batch_size : int
         How much is trained on.
     lr, momentum : float
-        Of stochastic gradient descent; the rate rises, then falls along a cosine.
+        Of stochastic gradient descent; the rate rises, then falls along a cosine. The momentum is Nesterov's.
     seed : int
         Of weights, order, and choice of patches.
     """
@@ -47,7 +47,7 @@ class Settings:
     images: int = 4096
     epochs: int = 4
     batch_size: int = 32
-    lr: float = 0.08
+    lr: float = 0.2
     momentum: float = 0.9
     seed: int = 0
 
@@ -80,7 +80,7 @@ class Session:
         self._images_crc = zlib.crc32(np.ascontiguousarray(train).data)
         manual_seed(settings.seed)
         self.model = Autoencoder()
-        self.optimizer = SGD(self.model.parameters(), lr=settings.lr, momentum=settings.momentum)
+        self.optimizer = self._sgd(settings.lr)
         self.epoch = self.batch = 0
         self.losses: list[float] = []
         self.validation_losses: list[float] = []
@@ -104,13 +104,16 @@ class Session:
     def compile_kernels(self) -> None:
         """Run every kernel once, without a trace in the run's state."""
         x = np.zeros(self._x_shape, np.float32)
-        idle = SGD(self.model.parameters(), lr=0.0, momentum=self.settings.momentum)
-        TrainStep(self.model, MSELoss(), idle, self._x_shape)(x, x)
+        TrainStep(self.model, MSELoss(), self._sgd(0.0), self._x_shape)(x, x)
         self.model.eval().forward(x, out=self._output)
 
+    def _sgd(self, lr: float) -> SGD:
+        momentum = self.settings.momentum
+        return SGD(self.model.parameters(), lr=lr, momentum=momentum, nesterov=momentum > 0)
+
     def rate(self, step: int) -> float:
-        """Learning rate of a step: up along a line, down along half a cosine to 0."""
-        rise = min(1.0, (step + 1) / WARM_UP)
+        """Learning rate of a step: up along a parabola, down along half a cosine to 0."""
+        rise = min(1.0, (step + 1) / WARM_UP) ** 2
         return self.settings.lr * rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
     def run(
@@ -157,9 +160,7 @@ class Session:
         self.optimizer.param_groups[0]["lr"] = self.rate(step)
         loss = self._step(x, x)
         if not math.isfinite(loss):
-            raise ArgumentError(
-                f"training diverged: the loss of step {step + 1} is {loss}; choose --lr below {self.settings.lr}"
-            )
+            raise ArgumentError(f"the loss of step {step + 1} is {loss}: choose --lr below {self.settings.lr:g}")
         self.losses.append(loss)
         self.batch += 1
         self.seconds += time.perf_counter() - start

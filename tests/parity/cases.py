@@ -1,0 +1,43 @@
+"""Our configurations as PyTorch's layers: the class of the same name with the same arguments, where nothing else is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch lives in an environment of its own: make parity")
+
+OTHERWISE: dict = {}
+"""Class of ours to a function of its arguments, where PyTorch's name or arguments differ."""
+
+
+def peer(case, dtype):
+    """PyTorch's layer for a case."""
+    build = OTHERWISE.get(case.layer, getattr(torch.nn, case.layer.__name__))
+    layer = build(*case.args, **case.kwargs)
+    return layer.to(tensor(np.empty(0, dtype)).dtype)
+
+
+def tensor(array, gradient=False):
+    """A tensor with a copy of an array."""
+    return torch.tensor(np.array(array, order="C"), requires_grad=gradient)
+
+
+def peer_gradients(layer, x, dy):
+    """What `tests.cases.gradients` gives, of a PyTorch layer."""
+    layer.zero_grad()
+    x = tensor(x, gradient=True)
+    y = layer(x)
+    y.backward(tensor(dy))
+    named = {name: p.grad.numpy().copy() for name, p in layer.named_parameters()}
+    return {"y": y.detach().numpy(), "x": x.grad.numpy(), **named}
+
+
+def to_torch(state):
+    """A state dict of ours for PyTorch."""
+    return {name: tensor(array) for name, array in state.items()}
+
+
+def from_torch(state):
+    """A state dict of PyTorch's for us."""
+    return {name: value.numpy() for name, value in state.items()}

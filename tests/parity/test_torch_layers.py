@@ -1,0 +1,72 @@
+"""Every configuration of `tests.cases` computes what PyTorch computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import numba_nn as nn
+from tests.cases import CASES, assert_close, assert_same, gradients
+from tests.parity.cases import from_torch, peer, peer_gradients, tensor, to_torch, torch
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_forward_and_every_gradient(case, dtype):
+    ours, theirs = case.build(dtype), peer(case, dtype)
+    theirs.load_state_dict(to_torch(ours.state_dict()))
+    x, dy = case.x(dtype), case.dy(ours, dtype)
+    got, expected = gradients(ours, x, dy), peer_gradients(theirs, x, dy)
+    assert got.keys() == expected.keys()
+    for name in expected:
+        assert_close(got[name], expected[name])
+
+
+@every_case
+def test_weights_go_both_ways(case):
+    ours, theirs = case.build(), peer(case, np.float32)
+    ours.load_state_dict(from_torch(theirs.state_dict()))
+    assert_same(ours.state_dict(), from_torch(theirs.state_dict()))
+    theirs.load_state_dict(to_torch(case.build().state_dict()))
+    assert_same(from_torch(theirs.state_dict()), case.build().state_dict())
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.layer is nn.MaxPool2d], ids=str)
+@pytest.mark.parametrize("special", [None, 0.0, np.nan, -np.inf])
+def test_indices_of_maxima(case, special):
+    x = np.round(case.x())  # many equal ones: the first counts
+    if special is not None:
+        x.reshape(-1)[:: 5 if special == 0 else 37] = special
+    arguments = {**case.kwargs, "return_indices": True}
+    y, indices = nn.MaxPool2d(*case.args, **arguments)(x)
+    expected, positions = torch.nn.MaxPool2d(*case.args, **arguments)(tensor(x))
+    np.testing.assert_array_equal(y, expected.numpy())
+    np.testing.assert_array_equal(indices, positions.numpy())
+    assert indices.dtype == np.int64
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.7, 2.3, 1 / 3, 3.0000001, (1.1, 5.7), (2.05, 1.02)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 2, 7, 10), (1, 1, 23, 49)])
+def test_resizing_by_odd_factors(shape, scale):
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    np.testing.assert_array_equal(nn.Upsample(scale_factor=scale)(x), torch.nn.Upsample(scale_factor=scale)(tensor(x)).numpy())
+    size = (31, 57)
+    np.testing.assert_array_equal(nn.Upsample(size=size)(x), torch.nn.Upsample(size=size)(tensor(x)).numpy())
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if 0 not in c.x_shape], ids=str)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_and_infinity(case, value):
+    ours, theirs = case.build(), peer(case, np.float32)
+    theirs.load_state_dict(to_torch(ours.state_dict()))
+    x, dy = case.x(), case.dy(ours)
+    x.reshape(-1)[0] = value
+    got, expected = gradients(ours, x, dy), peer_gradients(theirs, x, dy)
+    for name in expected:
+        np.testing.assert_array_equal(np.isfinite(got[name]), np.isfinite(expected[name]), name)
+    dy.reshape(-1)[-1] = value
+    # Not the weights: whether NaN meets the zeros of a padding depends on the algorithm, in PyTorch too.
+    got, expected = gradients(ours, case.x(), dy), peer_gradients(theirs, case.x(), dy)
+    np.testing.assert_array_equal(np.isfinite(got["x"]), np.isfinite(expected["x"]))

@@ -1,0 +1,136 @@
+"""The matrix product, alone and as `matmul`."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import numba_nn as nn
+from tests import reference
+from tests.allocations import no_array_data, one_box_per_array_argument
+from tests.cases import assert_close
+
+# Around the tile (12 x 32, or 6 x 16), a packing task (8 panels, 128 deep), and the blocks (240 rows, 512 columns, 256 deep).
+EDGES = [
+    (1, 1, 1), (2, 1, 3), (1, 33, 7), (11, 31, 5), (12, 32, 256), (13, 33, 257), (6, 16, 1), (7, 17, 255), (95, 65, 127),
+    (97, 257, 129), (240, 32, 13), (241, 33, 12), (253, 5, 64), (13, 511, 8), (12, 513, 9), (300, 1, 300), (1, 300, 520),
+    (483, 31, 2), (0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0),
+]  # fmt: skip
+TRANSPOSITIONS = list(itertools.product([False, True], repeat=2))
+
+
+def operands(m, n, k, transpose_a=False, transpose_b=False, dtype=np.float64, left=(), right=()):
+    rng = np.random.default_rng((m, n, k, len(left), len(right)))
+    a = rng.standard_normal((*left, *((k, m) if transpose_a else (m, k))))
+    b = rng.standard_normal((*right, *((n, k) if transpose_b else (k, n))))
+    return a.astype(dtype), b.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("transposed", TRANSPOSITIONS, ids=str)
+@pytest.mark.parametrize("size", EDGES, ids=str)
+def test_products_of_all_sizes(size, transposed, dtype):
+    a, b = operands(*size, *transposed, dtype)
+    given = a.copy(), b.copy()
+    expected = reference.matmul(a.astype(np.float64), b.astype(np.float64), *transposed)
+    names = dict(zip(("transpose_a", "transpose_b"), transposed, strict=True))
+    c = nn.matmul(a, b, **names)
+    assert c.dtype == dtype
+    assert_close(c, expected)
+    out = np.full(expected.shape, np.nan, dtype)
+    assert nn.matmul(a, b, out, **names) is out
+    np.testing.assert_array_equal(out, c)
+    assert nn.matmul(a, b, out, accumulate=True, **names) is out
+    assert_close(out, 2 * expected)
+    np.testing.assert_array_equal(a, given[0])
+    np.testing.assert_array_equal(b, given[1])
+
+
+@pytest.mark.parametrize("transposed", TRANSPOSITIONS, ids=str)
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ((3,), (3,)), ((3,), ()), ((), (3,)), ((2, 1), (1, 3)), ((2, 3), (3,)), ((1, 1, 2), (4, 1, 1)), ((40,), (1,)),
+        ((0,), ()), ((2, 0), (1, 1)), ((1,), (1,)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [(13, 33, 7), (3, 5, 0), (2, 3, 300)])
+def test_leading_dimensions_broadcast(size, left, right, transposed):
+    a, b = operands(*size, *transposed, left=left, right=right)
+    expected = reference.matmul(a, b, *transposed)
+    names = dict(zip(("transpose_a", "transpose_b"), transposed, strict=True))
+    c = nn.matmul(a, b, **names)
+    assert_close(c, expected)
+    nn.matmul(a, b, c, accumulate=True, **names)
+    assert_close(c, 2 * expected)
+
+
+def test_strided_operands():
+    a, b = operands(26, 66, 14, left=(2,))
+    expected = reference.matmul(a[:, ::2, 1::2], b[1::2, ::-2])
+    assert_close(nn.matmul(a[:, ::2, 1::2], b[1::2, ::-2]), expected)
+    assert_close(nn.matmul(a.swapaxes(0, 1), b), reference.matmul(a.swapaxes(0, 1), b))
+    broadcast = np.broadcast_to(b, (2, *b.shape))
+    assert_close(nn.matmul(a, broadcast), reference.matmul(a, broadcast))
+    for array in (a, b):
+        array.flags.writeable = False
+    assert_close(nn.matmul(a, b), reference.matmul(a, b))
+    assert_close(nn.matmul(a[0], a[0], transpose_b=True), a[0] @ a[0].T)
+
+
+def test_not_a_number_where_it_belongs():
+    a, b = np.ones((13, 33)), np.ones((33, 40))
+    a[5, 7], b[8, 9], b[9, 33] = np.nan, np.inf, -np.inf
+    a[2, 8] = 0
+    expected = np.full((13, 40), 33.0)
+    expected[2] = 32
+    expected[:, 9], expected[:, 33] = np.inf, -np.inf
+    expected[2, 9] = expected[5] = np.nan
+    np.testing.assert_array_equal(nn.matmul(a, b), expected)
+
+
+def refusals():
+    a, b = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32)
+    out, both = np.full((3, 5), 7, np.float32), np.full(32, 7, np.float32)
+    read_only = out.copy()
+    read_only.flags.writeable = False
+    return [
+        ((a.tolist(), b), {}, nn.DTypeError, ["a must be", "list"]),
+        ((a, b.astype(np.float64)), {}, nn.DTypeError, ["b must be float32", "float64"]),
+        ((a.astype(int), b.astype(int)), {}, nn.DTypeError, ["a must be float32 or float64", "int64"]),
+        ((a, a), {}, nn.ShapeError, ["inner dimensions", "(3, 4)"]),
+        ((a, b), {"transpose_a": True}, nn.ShapeError, ["4 x 3"]),
+        ((a[0], b), {}, nn.ShapeError, ["two dimensions", "(4,)"]),
+        ((np.ones((2, 3, 4), np.float32), np.ones((3, 4, 5), np.float32)), {}, nn.ShapeError, ["(2,)", "(3,)"]),
+        ((a, b), {"accumulate": True}, nn.DestinationError, ["accumulate", "out"]),
+        ((a, b, out.T), {}, nn.ShapeError, ["(3, 5)", "(5, 3)"]),
+        ((a, b, np.full((5, 3), 7, np.float32).T), {}, nn.DestinationError, ["C-contiguous"]),
+        ((a, b, read_only), {}, nn.DestinationError, ["read-only"]),
+        ((a, b, out.astype(np.float64)), {}, nn.DTypeError, ["out must be float32"]),
+        ((both[:12].reshape(3, 4), b, both[11:26].reshape(3, 5)), {}, nn.DestinationError, ["overlaps"]),
+        ((a, both[:20].reshape(4, 5), both[17:].reshape(3, 5)), {}, nn.DestinationError, ["overlaps"]),
+    ]
+
+
+@pytest.mark.parametrize(("arguments", "names", "error", "words"), refusals())
+def test_what_does_not_fit_is_refused(arguments, names, error, words):
+    before = [np.array(a) for a in arguments]
+    with pytest.raises(error) as caught:
+        nn.matmul(*arguments, **names)
+    assert [w for w in ("matmul", *words) if w not in str(caught.value)] == []
+    for array, kept in zip(arguments, before, strict=True):
+        np.testing.assert_array_equal(array, kept)
+
+
+def test_nothing_is_allocated_on_the_second_call(monkeypatch):
+    a, b = operands(61, 130, 70, left=(2,), dtype=np.float32)
+    out = np.empty((2, 61, 130), np.float32)
+    strided = np.asfortranarray(a)
+    for left in (a, strided):
+        nn.matmul(left, b, out)
+        with no_array_data():
+            nn.matmul(left, b, out)
+        with one_box_per_array_argument(monkeypatch):
+            nn.matmul(left, b, out)

@@ -1,0 +1,209 @@
+"""Kernels by themselves: both variants agree, threads do not matter, and narrow vectors compute the same."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import platform
+import textwrap
+
+import numpy as np
+import pytest
+
+import numba_nn as nn
+from numba_nn.core.kernel import Kernel
+from tests.cases import CASES, ONE_OF_EACH, assert_close, gradients
+
+MEASURES = {"fma_repeat"}  # kernels that only pass the time
+
+
+def package_kernels():
+    """Every kernel of the package that computes, by name."""
+    found = {}
+    for module in pkgutil.walk_packages(nn.__path__, "numba_nn."):
+        if module.name.split(".")[1] in ("core", "layers", "linalg", "losses", "optim"):
+            values = vars(importlib.import_module(module.name)).values()
+            found.update({k.__name__: k for k in values if isinstance(k, Kernel) and k.__name__ not in MEASURES})
+    return found
+
+
+@pytest.fixture
+def force(monkeypatch):
+    """``force("serial")`` makes every layer use that variant."""
+
+    def choose(name):
+        monkeypatch.setattr(Kernel, "for_work", lambda self, work: getattr(self, name))
+
+    return choose
+
+
+def check_both(force, compute):
+    force("serial")
+    serial = compute()
+    force("parallel")
+    parallel = compute()
+    assert serial.keys() == parallel.keys()
+    for name in serial:
+        assert_close(parallel[name], serial[name])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_variants_of_a_layers_kernels_agree(case, force):
+    layer = case.build()
+    check_both(force, lambda: gradients(layer, case.x(), case.dy(layer)))
+
+
+def every_loss(p, t):
+    results = {}
+    for reduction in ("mean", "sum", "none"):
+        loss = nn.MSELoss(reduction)
+        results[reduction] = np.float32(loss(p, t)) / p.size
+        results[f"{reduction} gradient"] = loss.backward()
+    return results
+
+
+def every_other_kernel():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((3, 100, 70)).astype(np.float32), rng.standard_normal((70, 33)).astype(np.float32)
+    nn.manual_seed(0)
+    drawn = {"normal": nn.core.random.normal((1001,), 1.0), "uniform": nn.core.random.uniform((1001,), 0.0, 1.0)}
+    parameter = nn.Parameter(b)
+    parameter.grad[...] = 1
+    optimizer = nn.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    for _ in range(3):
+        optimizer.step()
+    return {"product": nn.matmul(a, b), "parameter": parameter.value, **drawn}
+
+
+def test_variants_of_the_losses_agree(force):
+    p, t = np.random.default_rng(0).standard_normal((2, 30, 777)).astype(np.float32)
+    check_both(force, lambda: every_loss(p, t))
+
+
+def test_variants_of_the_other_kernels_agree(force):
+    check_both(force, every_other_kernel)
+
+
+def test_every_kernel_of_the_package_is_compared(monkeypatch, force):
+    """A kernel counts if the tests above reach it, or a kernel that they reach calls it."""
+    ran = set()
+    for case in ONE_OF_EACH:
+        layer = case.build()
+        with monkeypatch.context() as patch:
+            patch.setattr(Kernel, "for_work", lambda self, work: ran.add(self.__name__) or self.serial)
+            gradients(layer, case.x(), case.dy(layer))
+            every_loss(np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32))
+            every_other_kernel()
+    kernels = package_kernels()
+    assert {"linear_forward", "pack_matrices", "sgd_update", "uniform_fill", "squared_error_backward"} <= kernels.keys()
+    for _ in kernels:  # as deep as they may call one another
+        ran |= {name for k in ran for name in kernels[k].py_func.__code__.co_names if name in kernels}
+    assert kernels.keys() - ran == set()
+
+
+def test_a_kernel_that_is_forced_is_noticed(force):
+    layer, x = nn.ReLU(), np.zeros(3, np.float32)
+    force("cuda")  # has no serial or parallel variant: the layer cannot have escaped
+    with pytest.raises((TypeError, nn.MissingTwinError)):
+        layer(x)
+
+
+# Threads: a fresh process for each number, over sizes that choose the parallel variants
+
+DIGEST = """
+    import hashlib, json
+    import numba, numpy as np
+    import numba_nn as nn
+    from tests.cases import CASES, gradients
+
+    digest = hashlib.sha256()
+    def add(array):
+        digest.update(np.ascontiguousarray(array).tobytes())
+
+    for case in CASES:
+        layer = case.build()
+        for array in gradients(layer, case.x(), case.dy(layer)).values():
+            add(array)
+    rng = np.random.default_rng(0)
+    def draw(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+    nn.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(40, 30, 3, padding=1, stride=2), nn.Sigmoid(),
+        nn.Upsample(scale_factor=2), nn.Flatten(), nn.Linear(30 * 16 * 16, 70),
+    )
+    optimizer = nn.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    step = nn.TrainStep(model, nn.MSELoss(), optimizer, (5, 3, 32, 32))
+    for _ in range(3):
+        add(np.float64(step(draw(5, 3, 32, 32), draw(5, 70))))
+    for parameter in model.parameters():
+        add(parameter.value)
+    for reduction in ("mean", "sum", "none"):
+        loss = nn.MSELoss(reduction)
+        add(np.float64(loss(draw(300, 333), draw(300, 333))))
+        add(loss.backward())
+    add(nn.matmul(draw(3, 250, 130), draw(130, 270)))
+    add(nn.core.random.normal((100_001,), 1.0))
+    print(json.dumps([numba.get_num_threads(), digest.hexdigest()]))
+"""
+
+
+def test_any_number_of_threads_gives_the_same_bits(start_python):
+    script = textwrap.dedent(DIGEST)
+    waits = [start_python(script, NUMBA_NUM_THREADS=str(n)) for n in (1, 2, 3)]
+    results = [wait() for wait in waits]
+    assert [threads for threads, _ in results] == [1, 2, 3]
+    assert len({digest for _, digest in results}) == 1
+
+
+# Narrow vectors: the tile, and with it all packing, follows the instructions that Numba compiles for
+
+NARROW = """
+    import json
+    import numpy as np
+    import numba_nn as nn
+    from numba_nn.core.kernel import Kernel
+    from numba_nn.core.simd import tile_shape
+    from tests.cases import CASES, assert_close, gradients
+
+    Kernel.for_work = lambda self, work: self.serial  # saves compiling the other one
+    for index in {indices}:
+        case = CASES[index]
+        layer = case.build()
+        got = gradients(layer, case.x(), case.dy(layer))
+        parameters = {{name: p.value.astype(np.float64) for name, p in layer.named_parameters()}}
+        assert_close(got["y"], case.expected(case.x(np.float64), parameters))
+        np.savez("{folder}/" + str(index), **got)
+    rng = np.random.default_rng(0)
+    for m, n, k in ((13, 33, 7), (6, 16, 300), (100, 61, 5)):
+        a, b = rng.standard_normal((m, k)).astype(np.float32), rng.standard_normal((k, n)).astype(np.float32)
+        assert_close(nn.matmul(a, b), a.astype(np.float64) @ b)
+    print(json.dumps(tile_shape(np.float32)))
+"""
+X86 = platform.machine() in ("x86_64", "AMD64")
+HASWELL = "+avx2,+fma,+avx,+sse4.2,+sse4.1,+ssse3,+sse3,+sse2,+sse,+bmi,+bmi2,+f16c,+popcnt,+cx16,+lzcnt,+movbe,+fxsr,+mmx"
+
+
+def narrow_cases():
+    """A few small configurations of the layers that stand on the tile."""
+    chosen = [i for i, c in enumerate(CASES) if c.layer in (nn.Linear, nn.Conv2d) and np.prod(c.x_shape) < 600]
+    return chosen[:20:2] + [i for i in chosen if CASES[i].kwargs.get("groups") or CASES[i].kwargs.get("stride")][:4]
+
+
+@pytest.mark.skipif(not X86, reason=f"{platform.machine()}: its vectors have one width only")
+def test_narrow_vectors_compute_the_same(start_python, tmp_path):
+    script = textwrap.dedent(NARROW)
+    waits = {}
+    for name, cpu, features in (("SSE", "generic", ""), ("AVX2", "haswell", HASWELL)):
+        (tmp_path / name).mkdir()
+        text = script.format(indices=narrow_cases(), folder=tmp_path / name)
+        waits[name] = start_python(text, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features)
+    assert {name: wait() for name, wait in waits.items()} == {"SSE": [6, 8], "AVX2": [6, 16]}
+    for index in narrow_cases():
+        case = CASES[index]
+        layer = case.build()
+        expected = gradients(layer, case.x(), case.dy(layer))
+        for name in waits:
+            with np.load(tmp_path / name / f"{index}.npz") as got:
+                for array in expected:
+                    assert_close(got[array], expected[array])

@@ -1,0 +1,82 @@
+"""What is peculiar to one layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import numba_nn as nn
+from tests import reference
+from tests.cases import CASES, gradients
+
+POOLS = [c for c in CASES if c.layer is nn.MaxPool2d]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_relu_at_zero(dtype):
+    layer, x = nn.ReLU(), np.array([-1, -0.0, 0.0, 1, np.inf, -np.inf, 5e-40], dtype)
+    got = gradients(layer, x, np.ones_like(x))
+    np.testing.assert_array_equal(got["y"], [0, 0, 0, 1, np.inf, 0, dtype(5e-40)])
+    np.testing.assert_array_equal(got["x"], [0, 0, 0, 1, 1, 0, 1])
+    assert not np.signbit(got["y"]).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sigmoid_is_exact_in_its_tails(dtype):
+    x = np.array([0, -1000, 1000, -np.inf, np.inf, -80, -20, -1e-6, 30, 80], dtype)
+    got = gradients(nn.Sigmoid(), x, np.ones_like(x))
+    np.testing.assert_array_equal(got["y"][:5], [0.5, 0, 1, 0, 1])
+    np.testing.assert_allclose(got["y"], reference.sigmoid(x.astype(np.float64), {}), rtol=8 * np.finfo(dtype).eps, atol=0)
+    np.testing.assert_array_equal(got["x"][1:5], 0)
+
+
+@pytest.mark.parametrize("case", POOLS, ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_max_pool_gives_the_first_of_equal_maxima(case, training):
+    x = np.round(case.x())
+    layer = nn.MaxPool2d(*case.args, **case.kwargs, return_indices=True).train(training)
+    expected, positions = reference.max_pool2d_indices(x.astype(np.float64), {}, *case.args, **case.kwargs)
+    out = np.empty(expected.shape, np.float32)
+    y, indices = layer.forward(x, out=out)
+    assert y is out
+    assert indices.dtype == np.int64
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(indices, positions)
+    if training:
+        dx, dy = np.zeros((*x.shape[:2], x[0, 0].size), np.float32), np.ones(y.shape, np.float32)
+        for n, c, h, w in np.ndindex(*y.shape):
+            dx[n, c, positions[n, c, h, w]] += 1
+        np.testing.assert_array_equal(layer.backward(dy), dx.reshape(x.shape))
+
+
+def test_max_pool_prefers_nan_and_finds_minus_infinity():
+    x = np.full((1, 1, 2, 6), -np.inf, np.float32)
+    x[0, 0, 1, 0], x[0, 0, 0, 1] = np.nan, np.inf
+    y, indices = nn.MaxPool2d(2, return_indices=True)(x)
+    np.testing.assert_array_equal(y[0, 0, 0], [np.nan, -np.inf, -np.inf])
+    np.testing.assert_array_equal(indices[0, 0, 0], [6, 2, 4])
+
+
+def test_flatten_keeps_the_numbers_and_owns_its_output():
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    y = nn.Flatten()(x)
+    np.testing.assert_array_equal(y, x.reshape(2, 12))
+    assert not np.shares_memory(x, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_layers_without_parameters_follow_their_input(dtype):
+    x = np.ones((1, 1, 2, 2), dtype)
+    for layer in (nn.ReLU(), nn.Sigmoid(), nn.MaxPool2d(2), nn.Upsample(scale_factor=2), nn.Flatten()):
+        y = layer(x)
+        assert y.dtype == dtype
+        assert layer.backward(y).dtype == dtype
+        assert layer(x.astype(np.float32)).dtype == np.float32
+
+
+def test_parameters_may_be_changed_in_place():
+    layer, x = nn.Linear(3, 2), np.ones((1, 3), np.float32)
+    before = layer(x)
+    layer.weight.value[...] += 1
+    layer.bias.value[0] -= 1
+    np.testing.assert_allclose(layer(x) - before, [[2, 3]], rtol=1e-5)

@@ -1,0 +1,359 @@
+"""Losses, optimisers, and whole training steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numba import njit
+
+import numba_nn as nn
+from numba_nn.core.gemm import ONE, packed_sizes
+from numba_nn.core.reduce import block_count
+from numba_nn.layers.activation import relu_backward, relu_forward
+from numba_nn.layers.linear import linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward
+from numba_nn.losses import squared_error_backward, squared_error_forward
+from tests import reference
+from tests.allocations import no_array_data, one_box_per_array_argument
+from tests.cases import assert_close, assert_same
+
+SIZES = [(1,), (3, 5), (4096,), (4097,), (2, 3, 4, 5), (7, 12_345)]
+
+
+def numbers(*shape, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+# Losses
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+def test_squared_error_equals_the_formula(shape, reduction, dtype):
+    loss, p, t = nn.MSELoss(reduction), numbers(*shape, dtype=dtype), numbers(*shape, seed=1, dtype=dtype)
+    expected = reference.mse_loss(p.astype(np.float64), t.astype(np.float64), reduction)
+    value = loss(p, t)
+    assert type(value) is (np.ndarray if reduction == "none" else float)
+    assert_close(np.asarray(value, dtype), expected)
+    gradient = 2 * (p - t).astype(np.float64) / (p.size if reduction == "mean" else 1)
+    assert_close(loss.backward() * p.size, gradient * p.size)
+    out, dx = np.empty(shape if reduction == "none" else 1, dtype), np.empty(shape, dtype)
+    assert loss.forward(p[..., ::-1][..., ::-1], t.T.copy().T, out=out) is out
+    np.testing.assert_array_equal(out.reshape(np.shape(value)), value)
+    assert loss.backward(out=dx) is dx
+    np.testing.assert_array_equal(dx, loss.backward())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_squared_error_is_the_integral_of_its_gradient(reduction):
+    loss, t, direction = nn.MSELoss(reduction), numbers(40, dtype=np.float64), numbers(40, seed=2, dtype=np.float64)
+    p, step = numbers(40, seed=1, dtype=np.float64), 1e-4
+    loss.forward(p, t)
+    slope = np.sum(loss.backward() * direction)
+    assert slope == pytest.approx((loss(p + step * direction, t) - loss(p - step * direction, t)) / (2 * step), rel=1e-9)
+
+
+def test_squared_error_of_nothing():
+    nothing = np.empty((0, 3), np.float32)
+    for reduction, expected in (("mean", np.nan), ("sum", 0.0)):
+        loss = nn.MSELoss(reduction)
+        np.testing.assert_equal(loss(nothing, nothing), expected)
+        assert loss.backward().shape == (0, 3)
+    assert nn.MSELoss("none")(nothing, nothing).shape == (0, 3)
+
+
+def test_squared_error_passes_not_a_number():
+    p, t = numbers(9000), numbers(9000, seed=1)
+    p[5000] = np.nan
+    loss = nn.MSELoss()
+    assert np.isnan(loss(p, t))
+    np.testing.assert_array_equal(np.isnan(loss.backward()), np.isnan(p))
+    p[5000] = np.inf
+    assert loss(p, t) == np.inf
+
+
+def test_what_does_not_fit_a_loss_is_refused():
+    loss, p, t = nn.MSELoss(), numbers(3, 4), numbers(3, 4, seed=1)
+    with pytest.raises(nn.BackwardError, match="MSELoss"):
+        loss.backward()
+    with pytest.raises(nn.ArgumentError, match="reduction"):
+        nn.MSELoss("average")
+    value = loss(p, t)
+    gradient = loss.backward()
+    out = np.full(1, 7, np.float32)
+    for arguments, error, words in [
+        ((p.tolist(), t), nn.DTypeError, "prediction must be a NumPy array, got list"),
+        ((p, t.astype(np.float64)), nn.DTypeError, "target must be float32, got float64"),
+        ((p, t[0]), nn.ShapeError, r"target must have shape \(3, 4\), got \(4,\)"),
+        ((p, t[:2]), nn.ShapeError, r"target must have shape"),
+    ]:
+        with pytest.raises(error, match=words):
+            loss.forward(*arguments, out=out)
+    for wrong, error in ((np.empty(2, np.float32), nn.ShapeError), (p[0, :1], nn.DestinationError), ([0], nn.DTypeError)):
+        with pytest.raises(error, match="out"):
+            loss.forward(p, t, out=wrong)
+    for wrong, error in ((out, nn.ShapeError), (p, nn.DestinationError), (t, nn.DestinationError)):
+        with pytest.raises(error, match="out"):
+            loss.backward(out=wrong)
+    assert out == 7
+    np.testing.assert_array_equal(loss.backward(), gradient)  # of the last forward that was not refused
+    assert loss(p, t) == value
+
+
+# SGD
+
+SETTINGS = [
+    {"lr": 0.1},
+    {"lr": 0.1, "weight_decay": 0.01},
+    {"lr": 0.1, "momentum": 0.9},
+    {"lr": 0.05, "momentum": 0.9, "dampening": 0.3},
+    {"lr": 0.05, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
+    {"lr": 0.0, "momentum": 0.5},
+]
+SHAPES = [(3, 4), (1,), (5, 20_000), (16_384,), (16_385,), (0, 3)]
+
+
+def parameters(dtypes=(np.float32,), shapes=SHAPES):
+    return [nn.Parameter(numbers(*s, seed=i, dtype=dtypes[i % len(dtypes)])) for i, s in enumerate(shapes)]
+
+
+def set_gradients(params, step):
+    for i, parameter in enumerate(params):
+        parameter.grad[...] = numbers(*parameter.value.shape, seed=(i, step), dtype=parameter.value.dtype)
+
+
+class Oracle:
+    """The formula, over the same gradients."""
+
+    def __init__(self, params):
+        self.params = params
+        self.values = [p.value.astype(np.float64) for p in params]
+        self.velocities = [None] * len(params)
+
+    def step(self, settings):
+        for i, (parameter, chosen) in enumerate(zip(self.params, settings, strict=True)):
+            gradient = parameter.grad.astype(np.float64)
+            self.values[i], self.velocities[i] = reference.sgd(self.values[i], gradient, self.velocities[i], **chosen)
+
+    def check(self):
+        for parameter, value in zip(self.params, self.values, strict=True):
+            assert_close(parameter.value, value)
+
+
+@pytest.mark.parametrize("dtypes", [(np.float32,), (np.float64,), (np.float64, np.float32)], ids=["f4", "f8", "mixed"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_sgd_equals_the_formula(settings, dtypes):
+    params = parameters(dtypes)
+    oracle, optimizer = Oracle(params), nn.optim.SGD(params, **settings)
+    for step in range(6):
+        set_gradients(params, step)
+        before = [p.grad.copy() for p in params]
+        optimizer.step()
+        oracle.step([settings] * len(params))
+        oracle.check()
+        for parameter, grad in zip(params, before, strict=True):
+            np.testing.assert_array_equal(parameter.grad, grad)
+    optimizer.zero_grad()
+    assert not any(p.grad.any() for p in params)
+
+
+def test_groups_and_schedules():
+    params = parameters((np.float32, np.float64))
+    groups = [{"params": params[:2], "lr": 0.01, "momentum": 0.0}, {"params": params[2], "nesterov": True}]
+    groups.append({"params": iter(params[3:]), "weight_decay": 0.1, "dampening": 0.5})
+    optimizer = nn.optim.SGD(groups, lr=0.2, momentum=0.9)
+    assert [len(g["params"]) for g in optimizer.param_groups] == [2, 1, 3]
+    assert "lr" not in groups[1]
+    oracle = Oracle(params)
+    for step in range(5):
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.5
+        set_gradients(params, step)
+        optimizer.step()
+        chosen = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups for _ in g["params"]]
+        oracle.step(chosen)
+        oracle.check()
+
+
+def test_a_parameter_can_be_frozen_and_thawed():
+    params = parameters()
+    optimizer = nn.optim.SGD(params, lr=0.1, weight_decay=0.1)
+    oracle = Oracle(params)
+    for step in range(4):
+        set_gradients(params, step)
+        params[0].requires_grad = step % 2 == 1
+        kept = params[0].value.copy(), oracle.values[0]
+        optimizer.step()
+        oracle.step([{"lr": 0.1, "weight_decay": 0.1}] * len(params))
+        if not params[0].requires_grad:
+            np.testing.assert_array_equal(params[0].value, kept[0])
+            oracle.values[0] = kept[1]
+        oracle.check()
+
+
+def test_infinity_stays_without_decay():
+    parameter = nn.Parameter(np.float32([np.inf, 1, np.nan]))
+    parameter.grad[...] = 1
+    nn.optim.SGD([parameter], lr=0.5).step()
+    np.testing.assert_array_equal(parameter.value, np.float32([np.inf, 0.5, np.nan]))
+
+
+def test_a_step_allocates_nothing(monkeypatch):
+    params = parameters((np.float32, np.float64))
+    optimizer = nn.optim.SGD(params, lr=0.1, momentum=0.9)
+    optimizer.step()
+    with no_array_data():
+        optimizer.step()
+        optimizer.zero_grad()
+    with one_box_per_array_argument(monkeypatch):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "words"),
+    [
+        (lambda p: [], {}, "empty"),
+        (lambda p: [p, p], {}, "twice"),
+        (lambda p: [{"params": [p]}, {"params": [p]}], {}, "twice"),
+        (lambda p: [p.value], {}, "ndarray"),
+        (lambda p: [{"lr": 0.1}], {}, "params"),
+        (lambda p: [{"params": [p], "rate": 0.1}], {}, "rate"),
+        (lambda p: [p], {"lr": -0.1}, "lr must not be negative, got -0.1"),
+        (lambda p: [p], {"lr": float("nan")}, "lr must not be negative, got nan"),
+        (lambda p: [{"params": [p], "lr": -1.0}], {}, "lr"),
+        (lambda p: [p], {"momentum": -0.1}, "momentum"),
+        (lambda p: [p], {"weight_decay": -0.1}, "weight_decay"),
+        (lambda p: [p], {"nesterov": True}, "nesterov"),
+        (lambda p: [p], {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov"),
+    ],
+)
+def test_wrong_settings_are_refused(arguments, settings, words):
+    with pytest.raises(nn.ArgumentError, match=words):
+        nn.optim.SGD(arguments(nn.Parameter(np.zeros(3, np.float32))), **settings)
+
+
+def test_a_wrong_rate_in_a_schedule_changes_nothing():
+    params = parameters()
+    optimizer = nn.optim.SGD([{"params": params[:3]}, {"params": params[3:]}], lr=0.1)
+    set_gradients(params, 0)
+    before = [p.value.copy() for p in params]
+    optimizer.param_groups[1]["lr"] = float("nan")
+    with pytest.raises(nn.ArgumentError, match="lr"):
+        optimizer.step()
+    for parameter, value in zip(params, before, strict=True):
+        np.testing.assert_array_equal(parameter.value, value)
+
+
+# Training
+
+
+def perceptron(hidden=8, activation=nn.Sigmoid, sizes=(2, 1), seed=0):
+    nn.manual_seed(seed)
+    return nn.Sequential(nn.Linear(sizes[0], hidden), activation(), nn.Linear(hidden, sizes[1]))
+
+
+@pytest.mark.parametrize(("hidden", "activation"), [(4, nn.Sigmoid), (8, nn.ReLU)])
+def test_exclusive_or_is_learned(hidden, activation):
+    x = np.float32([[0, 0], [0, 1], [1, 0], [1, 1]])
+    target = np.float32([[0], [1], [1], [0]])
+    model = perceptron(hidden, activation)
+    optimizer = nn.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
+    step = nn.TrainStep(model, nn.MSELoss(), optimizer, x.shape)
+    losses = [step(x, target) for _ in range(2000)]
+    assert losses[0] > 0.1
+    assert losses[-1] < 1e-3
+    np.testing.assert_array_equal(np.round(model.eval()(x)), target)
+
+
+def test_a_line_is_learned():
+    nn.manual_seed(0)
+    layer, loss = nn.Linear(1, 1), nn.MSELoss()
+    optimizer = nn.optim.SGD(layer.parameters(), lr=0.1)
+    x = np.linspace(-2, 2, 50, dtype=np.float32)[:, None]
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(layer(x), 2 * x + 1)
+        layer.backward(loss.backward())
+        optimizer.step()
+    assert layer.weight.value == pytest.approx(2, abs=1e-3)
+    assert layer.bias.value == pytest.approx(1, abs=1e-3)
+
+
+def test_a_train_step_is_the_loop_by_hand(monkeypatch):
+    models = [perceptron(64, sizes=(30, 20)) for _ in range(2)]
+    optimizers = [nn.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in models]
+    step, loss = nn.TrainStep(models[0], nn.MSELoss(), optimizers[0], (50, 30)), nn.MSELoss()
+    for rows in (50, 7, 50, 1):
+        x, target = numbers(rows, 30, seed=rows), numbers(rows, 20, seed=(rows, 1))
+        optimizers[1].zero_grad()
+        expected = loss(models[1](x), target)
+        models[1].backward(loss.backward())
+        optimizers[1].step()
+        models[0].eval()
+        assert step.forward(x, target) == expected
+        assert models[0].training
+        assert step(x, target) == expected
+        assert_same(models[0].state_dict(), models[1].state_dict())
+        with no_array_data():
+            step.forward(x, target)
+    with no_array_data():
+        step(x, target)
+    with one_box_per_array_argument(monkeypatch):
+        step(x, target)
+    for wrong in (numbers(51, 30), numbers(50, 31)):
+        with pytest.raises(nn.ShapeError):
+            step(wrong, numbers(51, 20))
+
+
+@njit
+def users_layer(y, left, right, x, weight, bias, one):
+    linear_forward(y, left, right, x, weight, bias, one)
+
+
+@njit
+def users_update(value, gradient, lr):
+    for i in range(value.size):
+        value[i] -= lr * gradient[i]
+        gradient[i] = 0
+
+
+@njit
+def users_step(loss, x, target, one, partial, left, right, w1, b1, w2, b2, dw1, db1, dw2, db2, h, a, y, dy, da, dh, lr):
+    """A step of a user's own: two linear layers, ReLU and the squared error, on our kernels alone."""
+    users_layer(h, left, right, x, w1, b1, one)
+    relu_forward(a.reshape(a.size), h.reshape(h.size))
+    users_layer(y, left, right, a, w2, b2, one)
+    flat, goal = y.reshape(y.size), target.reshape(target.size)
+    squared_error_forward(loss, partial, flat, goal, 1 / y.size)
+    squared_error_backward(dy.reshape(dy.size), flat, goal, 1 / y.size)
+    linear_backward_weight(dw2, left, right, a, dy, one, b2.size)
+    linear_backward_bias(db2, dy)
+    linear_backward_input(da, left, right, dy, w2, one, b2.size)
+    relu_backward(dh.reshape(dh.size), h.reshape(h.size), da.reshape(da.size))
+    linear_backward_weight(dw1, left, right, x, dh, one, b1.size)
+    linear_backward_bias(db1, dh)
+    for value, gradient in ((w1.reshape(w1.size), dw1.reshape(dw1.size)), (w2.reshape(w2.size), dw2.reshape(dw2.size))):
+        users_update(value, gradient, lr)
+    users_update(b1, db1, lr)
+    users_update(b2, db2, lr)
+
+
+def test_a_step_in_the_users_own_compiled_code():
+    rows, features, hidden, outputs = 16, 5, 13, 3
+    model, x, target = perceptron(hidden, nn.ReLU, (features, outputs)), numbers(rows, features), numbers(rows, outputs, seed=1)
+    state = {name: array.copy() for name, array in model.state_dict().items()}
+    step = nn.TrainStep(model, nn.MSELoss(), nn.optim.SGD(model.parameters(), lr=0.1), x.shape)
+    products = [(rows, hidden, features), (rows, outputs, hidden), (hidden, features, rows), (outputs, hidden, rows)]
+    products += [(rows, hidden, outputs), (rows, features, hidden)]
+    left, right = (np.empty(max(packed_sizes(*p, np.float32)[side] for p in products), np.float32) for side in (0, 1))
+    params = [a.reshape(1, -1) if a.ndim == 2 else a for a in state.values()]
+    between = [np.empty((1, rows * n), np.float32) for n in (hidden, hidden, outputs, outputs, hidden, hidden)]
+    loss, partial = np.empty(1, np.float32), np.empty(block_count(rows * outputs))
+    gradients = [np.zeros_like(a) for a in params]
+    for _ in range(20):
+        users_step(
+            loss, x.reshape(1, -1), target, ONE, partial, left, right, *params, *gradients, *between, np.float32(0.1)
+        )  # fmt: skip
+        assert loss[0] == pytest.approx(step(x, target), rel=1e-5)
+    for name, array in model.state_dict().items():
+        assert_close(state[name], array)
