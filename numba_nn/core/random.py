@@ -79,7 +79,7 @@ def manual_seed(seed: int) -> None:
         Any integer; its low 64 bits count.
     """
     global _seed, _streams
-    _seed, _streams = int(seed) & (2**63 - 1), itertools.count()
+    _seed, _streams = (int(seed) + 2**63) % 2**64 - 2**63, itertools.count()
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, dtype: Any = np.float32) -> NDArray[Any]:

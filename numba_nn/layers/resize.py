@@ -72,6 +72,7 @@ class Upsample(Layer):
             raise ArgumentError(f"Upsample: size and scale_factor must be positive, one or two numbers, got {given!r}")
         self.size = (int(pair[0]), int(pair[1])) if scale_factor is None else None
         self.scale_factor = None if scale_factor is None else (float(pair[0]), float(pair[1]))
+        self._sources: dict[Shape, tuple[Array, Array]] = {}
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output, (N, C, H', W').
@@ -82,6 +83,8 @@ class Upsample(Layer):
             If the input is not (N, C, H, W), or the output would be empty.
         """
         check_rank(repr(self), "x", x_shape, "N, C, H, W")
+        if 0 in x_shape[2:]:
+            raise ShapeError(f"{self!r}: x of shape {x_shape} has no pixels")
         if self.size is not None:
             return (*x_shape[:2], *self.size)
         assert self.scale_factor is not None
@@ -91,16 +94,20 @@ class Upsample(Layer):
         return (*x_shape[:2], height, width)
 
     def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[Array, Array]:
-        """The source row of every output row, and the source column of every output column."""
-        target = self.output_shape(x_shape)[2:]
-        tables = []
-        for axis in (0, 1):
-            length = x_shape[2 + axis]
-            # float32, as PyTorch computes it, so that both round alike where the factor is no integer
-            step = np.float32(length / target[axis] if self.scale_factor is None else 1.0 / self.scale_factor[axis])
-            index = np.floor(np.arange(target[axis], dtype=np.float32) * step).astype(np.int64)
-            tables.append(np.minimum(index, length - 1))
-        return tables[0], tables[1]
+        """The source row of every output row, and the source column of every output column; made once for an image size."""
+        size = x_shape[2:]
+        if size not in self._sources:
+            target = self.output_shape(x_shape)[2:]
+            self._sources[size] = self._source(0, size[0], target[0]), self._source(1, size[1], target[1])
+        return self._sources[size]
+
+    def _source(self, axis: int, length: int, target: int) -> Array:
+        if target in (length, 2 * length):  # as PyTorch has it: whatever the factor was before it was rounded
+            return np.arange(target) * length // target
+        # float32, as PyTorch computes it, so that both round alike where the factor is no integer
+        step = np.float32(length / target if self.scale_factor is None else 1.0 / self.scale_factor[axis])
+        index = np.floor(np.arange(target, dtype=np.float32) * step).astype(np.int64)
+        return np.minimum(index, length - 1)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         run = upsample_nearest2d_forward.for_work(y.size)
