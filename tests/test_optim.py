@@ -1,0 +1,219 @@
+"""What all optimisers share: copies, state dicts, and when a parameter's state begins."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import numba_nn as nn
+from numba_nn.core.kernel import Kernel
+from tests import reference
+from tests.allocations import no_array_data
+from tests.cases import assert_close, assert_same
+
+SETTINGS = {"lr": 0.1, "momentum": 0.9, "dampening": 0.4}
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda thing: pickle.loads(pickle.dumps(thing))}
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def model():
+    nn.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+
+def parameters():
+    shapes, dtypes = [(3, 4), (5,), (2, 9000)], [np.float32, np.float64, np.float32]
+    return [nn.Parameter(numbers(*s, seed=i).astype(d)) for i, (s, d) in enumerate(zip(shapes, dtypes, strict=True))]
+
+
+def of(optimizer):
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def set_gradients(params, step):
+    for i, parameter in enumerate(params):
+        parameter.grad[...] = numbers(*parameter.value.shape, seed=(i, step))
+
+
+def train(optimizer, steps):
+    for step in steps:
+        set_gradients(of(optimizer), step)
+        optimizer.step()
+
+
+def values(optimizer):
+    return {str(i): p.value.copy() for i, p in enumerate(of(optimizer))}
+
+
+# Copies
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_a_copy_has_parameters_and_state_of_its_own(duplicate):
+    optimizer = nn.optim.SGD(parameters(), **SETTINGS)
+    train(optimizer, range(3))
+    before, state = values(optimizer), optimizer.state_dict()
+    other = duplicate(optimizer)
+    assert_same(values(other), before)
+    assert_same(other.state_dict(), state)
+    train(other, range(3, 6))
+    assert_same(values(optimizer), before)
+    assert_same(optimizer.state_dict(), state)
+    train(optimizer, range(3, 6))
+    assert_same(values(other), values(optimizer))
+    assert_same(other.state_dict(), optimizer.state_dict())
+    other.zero_grad()
+    assert all(p.grad.any() for p in of(optimizer))
+    assert not any(p.grad.any() for p in of(other))
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_a_copy_made_with_the_model_stays_tied_to_it(duplicate):
+    layers = model()
+    optimizer = nn.optim.SGD(layers.parameters(), **SETTINGS)
+    train(optimizer, range(2))
+    others, other = duplicate((layers, optimizer))
+    assert [id(p) for p in of(other)] == [id(p) for p in others.parameters()]
+    before = layers.state_dict()
+    train(other, range(2, 4))
+    assert_same(layers.state_dict(), before)
+    train(optimizer, range(2, 4))
+    assert_same(others.state_dict(), layers.state_dict())
+
+
+def test_what_is_unpickled_outlives_its_original():
+    optimizer = nn.optim.SGD(parameters(), **SETTINGS)
+    train(optimizer, range(2))
+    text = pickle.dumps(optimizer)
+    train(optimizer, range(2, 5))
+    expected = values(optimizer)
+    del optimizer
+    other = pickle.loads(text)
+    train(other, range(2, 5))
+    assert_same(values(other), expected)
+
+
+def test_a_shallow_copy_shares_everything():
+    optimizer = nn.optim.SGD(parameters(), **SETTINGS)
+    other, whole = copy.copy(optimizer), nn.optim.SGD(parameters(), **SETTINGS)
+    for step in range(4):
+        train((optimizer, other)[step % 2], [step])
+    train(whole, range(4))
+    assert_same(values(optimizer), values(whole))
+    assert_same(optimizer.state_dict(), whole.state_dict())
+
+
+# When the velocity begins
+
+
+def check_against_the_formula(change):
+    """Six steps; ``change(step, params, group)`` comes before each."""
+    params = parameters()
+    optimizer = nn.optim.SGD(params, lr=0.1, momentum=0.9, dampening=0.4)
+    group = optimizer.param_groups[0]
+    expected, velocities = [p.value.astype(np.float64) for p in params], [None] * len(params)
+    for step in range(6):
+        change(step, params, group)
+        set_gradients(params, step)
+        optimizer.step()
+        chosen = {name: value for name, value in group.items() if name != "params"}
+        for i, p in enumerate(params):
+            if p.requires_grad:
+                gradient = p.grad.astype(np.float64)
+                expected[i], velocities[i] = reference.sgd(expected[i], gradient, velocities[i], **chosen)
+            assert_close(p.value, expected[i])
+
+
+def test_the_velocity_of_a_parameter_starts_when_it_is_thawed():
+    def change(step, params, group):
+        params[0].requires_grad = step >= 2
+        params[2].requires_grad = step not in (1, 3)
+
+    check_against_the_formula(change)
+
+
+def test_the_velocity_starts_when_momentum_is_switched_on():
+    def change(step, params, group):
+        group["momentum"] = 0.9 if step in (2, 3, 5) else 0.0  # and is kept while momentum is switched off
+
+    check_against_the_formula(change)
+
+
+def test_when_the_velocity_started_is_resumed():
+    params = parameters()
+    params[1].requires_grad = False
+    optimizer = nn.optim.SGD(params, **SETTINGS)
+    train(optimizer, range(2))
+    np.testing.assert_array_equal(optimizer.state_dict()["steps"], [2, 0, 2])
+    resumed = nn.optim.SGD(copy.deepcopy(params), **SETTINGS)
+    resumed.load_state_dict(optimizer.state_dict())
+    for one in (optimizer, resumed):
+        of(one)[1].requires_grad = True
+        train(one, range(2, 4))
+    assert_same(values(resumed), values(optimizer))
+    assert_same(resumed.state_dict(), optimizer.state_dict())
+
+
+# State dicts
+
+
+def test_a_state_dict_that_does_not_fit_changes_nothing():
+    optimizer = nn.optim.SGD(parameters(), **SETTINGS)
+    train(optimizer, range(2))
+    state = optimizer.state_dict()
+    for name, wrong in (
+        ("velocity.1", np.array(list("abcde"))),
+        ("velocity.1", np.ones(5, complex)),
+        ("velocity.2", np.ones((9000, 2))),
+        ("steps", np.array(2)),
+        ("steps", np.array([2.0, 2.0, 2.0])),
+    ):
+        good = {n: a + 1 for n, a in state.items()}
+        with pytest.raises(nn.StateDictError, match=rf"SGD: .*: {name}: expected [^;]*$"):
+            optimizer.load_state_dict({**good, name: wrong})
+        assert_same(optimizer.state_dict(), state)
+
+
+def test_all_that_does_not_fit_is_listed():
+    optimizer = nn.optim.SGD(parameters(), **SETTINGS)
+    state = {**optimizer.state_dict(), "velocity.1": np.zeros(2), "velocity.2": np.array("a"), "exp_avg.0": np.zeros(1)}
+    state.pop("velocity.0")
+    with pytest.raises(nn.StateDictError) as caught:
+        optimizer.load_state_dict(state)
+    assert str(caught.value) == (
+        "SGD: the state dict does not fit: missing: velocity.0; unexpected: exp_avg.0; "
+        "velocity.1: expected float64 (5,), got float64 (2,); velocity.2: expected float32 (2, 9000), got <U1 ()"
+    )
+
+
+def test_a_loaded_state_is_a_copy_in_the_optimisers_own_dtypes():
+    optimizer = nn.optim.SGD(parameters(), **SETTINGS)
+    state = optimizer.state_dict()
+    state["velocity.0"] = state["velocity.0"].astype(np.float64)
+    optimizer.load_state_dict(state)
+    train(optimizer, range(2))
+    assert not any(array.any() for array in state.values())
+    assert optimizer.state_dict()["velocity.0"].dtype == np.float32
+
+
+# Kernels
+
+
+def test_the_kernels_write_through_none_of_their_arguments():
+    kernels = [value for value in vars(nn.optim).values() if isinstance(value, Kernel)]
+    assert [(k.__name__, r) for k in kernels for r, role in k.roles.items() if role.writes] == []
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_a_copys_step_allocates_nothing(duplicate):
+    optimizer = duplicate(nn.optim.SGD(parameters(), **SETTINGS))
+    optimizer.step()
+    with no_array_data():
+        optimizer.step()
+        optimizer.zero_grad()
