@@ -7,23 +7,23 @@ The kernels of the layers are called as they are; their arguments stand in ``num
 import numpy as np
 from numba import njit
 
-from numba_nn.core.gemm import ONE, packed_sizes
+from numba_nn.core.gemm import SINGLE, packed_sizes
 from numba_nn.core.reduce import block_count
 from numba_nn.layers.linear import linear_backward_bias, linear_backward_weight, linear_forward
 from numba_nn.losses import squared_error_backward, squared_error_forward
 
 
 @njit
-def train(steps, lr, x, target, weight, bias, y, dy, dweight, dbias, left, right, loss, partial, one):
+def train(steps, lr, x, target, weight, bias, y, dy, dweight, dbias, left, right, loss, partial, single):
     """Plain gradient descent; every array is the caller's, nothing is allocated."""
     for _ in range(steps):
-        linear_forward(y, left, right, x, weight, bias, one)
+        linear_forward(y, left, right, x, weight, bias, single)
         squared_error_forward(loss, partial, y[0], target, 1 / target.size)
         squared_error_backward(dy[0], y[0], target, 1 / target.size)
         dweight[:] = 0
         dbias[:] = 0
-        linear_backward_weight(dweight, left, right, x, dy, one, bias.size)
-        linear_backward_bias(dbias, dy)
+        linear_backward_weight(dweight, left, right, x, dy, single, bias.size)
+        linear_backward_bias(dbias, left, dy)
         weight -= lr * dweight
         bias -= lr * dbias
 
@@ -40,7 +40,7 @@ def main() -> None:
     loss, partial = np.empty(1, np.float32), np.empty(block_count(points))
     train(
         300, np.float32(0.1), x, target, weight, bias, y, dy, np.empty_like(weight), np.empty_like(bias), left, right,
-        loss, partial, ONE,
+        loss, partial, SINGLE,
     )  # fmt: skip
     print(f"y = {weight[0, 0]:.4f} x + {bias[0]:.4f}, loss {loss[0]:.2e}")
 

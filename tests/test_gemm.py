@@ -6,8 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
+from numba import njit
+from numba.core.errors import TypingError
 
 import numba_nn as nn
+from numba_nn.core.simd import tile_rows
 from tests import reference
 from tests.allocations import no_array_data, one_box_per_array_argument
 from tests.cases import assert_close
@@ -134,3 +137,9 @@ def test_nothing_is_allocated_on_the_second_call(monkeypatch):
             nn.matmul(left, b, out)
         with one_box_per_array_argument(monkeypatch):
             nn.matmul(left, b, out)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.complex64, np.float16])
+def test_only_floats_have_a_tile(dtype):
+    with pytest.raises(TypingError, match="float32 or float64"):
+        njit(lambda array: tile_rows(array))(np.zeros(3, dtype))

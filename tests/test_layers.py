@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 
 import numba_nn as nn
 from tests import reference
-from tests.cases import CASES, gradients
+from tests.cases import CASES, assert_same, gradients
 
 POOLS = [c for c in CASES if c.layer is nn.MaxPool2d]
 
@@ -55,6 +56,71 @@ def test_max_pool_prefers_nan_and_finds_minus_infinity():
     y, indices = nn.MaxPool2d(2, return_indices=True)(x)
     np.testing.assert_array_equal(y[0, 0, 0], [np.nan, -np.inf, -np.inf])
     np.testing.assert_array_equal(indices[0, 0, 0], [6, 2, 4])
+
+
+def test_max_pool_refuses_planes_beyond_its_positions():
+    assert nn.MaxPool2d(2).output_shape((1, 1, 2**16, 2**15 - 1)) == (1, 1, 2**15, 2**14 - 1)
+    with pytest.raises(nn.ShapeError, match="32 bits"):
+        nn.MaxPool2d(2).output_shape((1, 1, 2**16, 2**15))
+
+
+def test_max_pool_takes_the_last_of_several_nans():
+    x = np.array([[[[1, np.nan, 2], [np.nan, 3, 4]]]], np.float32)
+    assert nn.MaxPool2d((2, 3), return_indices=True)(x)[1].item() == 3
+
+
+def test_max_pool_hands_on_its_output_alone_inside_a_sequential():
+    x = np.random.default_rng(0).standard_normal((2, 1, 4, 6)).astype(np.float32)
+    plain, indexed = (nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=kept), nn.Flatten()) for kept in (False, True))
+    assert_same(gradients(indexed, x, np.ones((2, 6), np.float32)), gradients(plain, x, np.ones((2, 6), np.float32)))
+    last = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=True))
+    np.testing.assert_array_equal(last(x).reshape(2, 6), plain(x))
+    assert "return_indices=True" in repr(last)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"size": 0.5}, {"size": 2.7}, {"size": 0}, {"size": (2, -1)}, {"size": (1, 2, 3)}, {"size": True}, {"size": "2"},
+        {"scale_factor": 0}, {"scale_factor": -1.0}, {"scale_factor": np.nan}, {"scale_factor": np.inf},
+        {"scale_factor": (2, 2, 2)}, {"scale_factor": "2"}, {"scale_factor": (2, None)}, {}, {"size": 2, "scale_factor": 2},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_upsample_refuses_what_is_no_size(given):
+    with pytest.raises(nn.ArgumentError, match=r"Upsample: .*(size|scale_factor)"):
+        nn.Upsample(**given)
+
+
+@pytest.mark.parametrize(("padding", "kept"), [(1, (1, 1)), ((1, 2), (1, 2)), ("same", "same"), ("valid", "valid")])
+def test_conv_keeps_the_padding_that_it_was_given(padding, kept):
+    layer = nn.Conv2d(2, 3, 3, padding=padding)
+    assert layer.padding == kept
+    assert f"padding={kept!r}" in repr(layer)
+    again = nn.Conv2d(2, 3, 3, padding=layer.padding)
+    assert again.output_shape((1, 2, 7, 8)) == layer.output_shape((1, 2, 7, 8))
+
+
+def test_the_scratch_follows_from_the_shape_alone():
+    layer = nn.Conv2d(2, 3, 3)
+    before, spec = numba.get_num_threads(), layer.scratch_spec((2, 2, 9, 9), np.dtype(np.float32))
+    try:
+        numba.set_num_threads(1)
+        assert layer.scratch_spec((2, 2, 9, 9), np.dtype(np.float32)) == spec
+    finally:
+        numba.set_num_threads(before)
+
+
+def test_bias_gradients_of_long_batches_stay_accurate():
+    dy = np.random.default_rng(0).random((300_000, 3), np.float32)
+    expected = dy.sum(0, np.float64)
+    linear, conv = nn.Linear(1, 3), nn.Conv2d(1, 3, 1)
+    linear(np.zeros((dy.shape[0], 1), np.float32))
+    linear.backward(dy)
+    np.testing.assert_allclose(linear.bias.grad, expected, rtol=1e-6)
+    conv(np.zeros((300, 1, 10, 100), np.float32))
+    conv.backward(np.ascontiguousarray(dy.reshape(300, 10, 100, 3).transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(conv.bias.grad, expected, rtol=1e-6)
 
 
 def test_flatten_keeps_the_numbers_and_owns_its_output():

@@ -12,7 +12,7 @@ from numba import carray
 from numba.core import types
 from numba.extending import intrinsic
 
-from numba_nn.core.gemm import inner
+from numba_nn.core.kernel import inner
 
 
 @intrinsic

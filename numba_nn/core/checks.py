@@ -13,7 +13,7 @@ from numba_nn.core.workspace import Shape
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def check_array(where: str, name: str, array: Any, dtype: np.dtype[Any] | None) -> None:
+def check_array(where: object, name: str, array: Any, dtype: np.dtype[Any] | None) -> None:
     """Raise `DTypeError` unless ``array`` is a NumPy array of this dtype, or of a float dtype where it is None."""
     if not isinstance(array, np.ndarray):
         raise DTypeError(f"{where}: {name} must be a NumPy array, got {type(array).__name__}")
@@ -24,13 +24,13 @@ def check_array(where: str, name: str, array: Any, dtype: np.dtype[Any] | None) 
         raise DTypeError(f"{where}: {name} must be {dtype}, got {array.dtype}; use {name}.astype(np.{dtype})")
 
 
-def check_shape(where: str, name: str, got: Shape, expected: Shape) -> None:
+def check_shape(where: object, name: str, got: Shape, expected: Shape) -> None:
     """Raise `ShapeError` unless the shapes are equal."""
     if got != expected:
         raise ShapeError(f"{where}: {name} must have shape {expected}, got {got}")
 
 
-def check_destination(where: str, name: str, out: Any, shape: Shape, dtype: np.dtype[Any], *inputs: NDArray[Any]) -> None:
+def check_destination(where: object, name: str, out: Any, shape: Shape, dtype: np.dtype[Any], *inputs: NDArray[Any]) -> None:
     """Raise unless ``out`` can be written: dtype, shape, contiguous, writable, and apart from every input."""
     check_array(where, name, out, dtype)
     check_shape(where, name, out.shape, shape)
@@ -43,7 +43,7 @@ def check_destination(where: str, name: str, out: Any, shape: Shape, dtype: np.d
             raise DestinationError(f"{where}: {name} overlaps an input; pass an array with memory of its own")
 
 
-def pair(where: str, name: str, value: Any, least: int) -> tuple[int, int]:
+def pair(where: object, name: str, value: Any, least: int) -> tuple[int, int]:
     """An int or a pair of ints, as a pair; raises `ArgumentError` below ``least`` or for anything else."""
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2 or not all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= least for v in both):
@@ -51,20 +51,27 @@ def pair(where: str, name: str, value: Any, least: int) -> tuple[int, int]:
     return int(both[0]), int(both[1])
 
 
-def check_rank(where: str, name: str, shape: Shape, letters: str) -> None:
+def check_rank(where: object, name: str, shape: Shape, letters: str) -> None:
     """Raise `ShapeError` unless a shape has as many dimensions as ``letters`` ("N, C, H, W") names."""
     if len(shape) != letters.count(",") + 1:
         raise ShapeError(f"{where}: {name} must have shape ({letters}), got {shape}")
 
 
-def check_count(where: str, name: str, value: Any) -> int:
+def check_images(where: object, x_shape: Shape) -> None:
+    """Raise `ShapeError` unless x is a batch of images (N, C, H, W) of at least one pixel."""
+    check_rank(where, "x", x_shape, "N, C, H, W")
+    if 0 in x_shape[2:]:
+        raise ShapeError(f"{where}: x must have shape (N, C, H, W) with H and W at least 1, got {x_shape}")
+
+
+def check_count(where: object, name: str, value: Any) -> int:
     """A whole number of at least 1; raises `ArgumentError` for anything else."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ArgumentError(f"{where}: {name} must be a whole number of at least 1, got {value!r}")
     return int(value)
 
 
-def check_dtype(where: str, dtype: Any) -> np.dtype[Any]:
+def check_dtype(where: object, dtype: Any) -> np.dtype[Any]:
     """float32 or float64 as a dtype; raises `DTypeError` for anything else."""
     if np.dtype(dtype) not in FLOATS:
         raise DTypeError(f"{where}: dtype must be float32 or float64, got {np.dtype(dtype)}")

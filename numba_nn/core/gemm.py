@@ -15,13 +15,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from numba_nn.core.kernel import FASTMATH, In, Out, Scratch, kernel
+from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import copy_run, fma_tile, tile_columns, tile_rows, tile_shape, transpose_lanes, vector_lanes
-
-inner = njit(nogil=True, error_model="numpy", fastmath=set(FASTMATH))
-"""Decorator of the helpers that kernels are made of."""
 
 DEPTH = 256  # B panel: 256 x 128 B = 32 KB with AVX-512, two thirds of a 48 KB L1
 BLOCK_ROWS = 240  # A block: 240 x 256 x 4 B = 246 KB, a quarter of a 1 MB L2
@@ -107,11 +104,17 @@ def block_counts(row_panels, column_panels, height, width, others):
 
 
 @inner
+def fill(array, start, stop, value):
+    """array[start:stop] = value."""
+    for i in range(start, stop):
+        array[i] = value
+
+
+@inner
 def fill_block(c, at, stride, rows, columns, value):
     """C = value in a block."""
     for i in range(rows):
-        for j in range(at + i * stride, at + i * stride + columns):
-            c[j] = value
+        fill(c, at + i * stride, at + i * stride + columns, value)
 
 
 @kernel
@@ -172,5 +175,5 @@ def product_work(m: int, n: int, k: int) -> float:
     return m * n * k / 16 + m * k + k * n
 
 
-ONE = np.zeros(1, np.int64)
+SINGLE = np.zeros(1, np.int64)
 """``a_of`` and ``b_of`` of a single product."""

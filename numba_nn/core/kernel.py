@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
+from numba import jit
 from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import NumbaPerformanceWarning, TypingError
@@ -63,6 +64,9 @@ In = Annotated[Any, Role("in", writes=False)]
 # reassoc lets reductions vectorise; nnan and ninf are left out: NaN and infinity pass through every kernel.
 FASTMATH = frozenset({"contract", "reassoc", "arcp"})
 FLAGS: dict[str, Any] = {"nopython": True, "nogil": True, "error_model": "numpy", "fastmath": set(FASTMATH)}
+
+inner = jit(**FLAGS)
+"""Decorator of the helpers that kernels are made of: compiled as kernels are, into each kernel that calls them."""
 
 # Below this many simple element operations a parallel region (1.5 us) costs more than it gains on two cores.
 PARALLEL_GRAIN = 32_768

@@ -17,8 +17,7 @@ import numpy as np
 from numba import prange, uint32, uint64
 from numpy.typing import NDArray
 
-from numba_nn.core.gemm import inner
-from numba_nn.core.kernel import Out, kernel
+from numba_nn.core.kernel import Out, inner, kernel
 
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)

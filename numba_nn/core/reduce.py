@@ -8,7 +8,7 @@ total = ordered_sum(partial)
 
 from __future__ import annotations
 
-from numba_nn.core.gemm import inner
+from numba_nn.core.kernel import inner
 
 BLOCK = 4096  # elements that are summed in their own precision: 16 KB of float32
 

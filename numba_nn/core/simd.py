@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.errors import TypingError
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
@@ -50,6 +51,8 @@ def tile_shape(dtype: Any) -> tuple[int, int]:
 
 
 def _array_tile(array: types.Array) -> tuple[int, int]:
+    if array.dtype not in (types.float32, types.float64):
+        raise TypingError(f"expected an array of float32 or float64, got {array}")
     return tile_shape(f"f{array.dtype.bitwidth // 8}")
 
 

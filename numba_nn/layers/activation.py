@@ -17,6 +17,7 @@ from numba import prange
 from numba_nn.core.kernel import In, Out, Saved, kernel
 from numba_nn.core.layer import Array, Arrays, Call, Layer
 from numba_nn.core.ptx import cuda
+from numba_nn.core.reduce import BLOCK, block_bounds
 from numba_nn.core.workspace import Shape, Spec
 
 
@@ -38,13 +39,19 @@ def relu_backward(dx: Out, x: In, dy: In):
 
 @kernel
 def sigmoid_forward(y: Out, saved_y: Saved, x: In):
-    """y = 1 / (1 + exp(-x)), kept a second time for backward. Exact in the tails: exp never overflows."""
+    """y = 1 / (1 + exp(-x)), kept a second time for backward. Exact in the tails: exp never overflows.
+
+    In fixed blocks: the exp of a vector loop and that of its remainder may differ in the last bit, so the number of threads
+    must not say which elements are a remainder.
+    """
     one = x.dtype.type(1)
-    for i in prange(x.size):
-        e = math.exp(-abs(x[i]))
-        value = one / (one + e)
-        y[i] = e * value if x[i] < 0 else value
-        saved_y[i] = y[i]
+    for block in prange(-(-x.size // BLOCK)):
+        start, stop = block_bounds(block, x.size)
+        for i in range(start, stop):
+            e = math.exp(-abs(x[i]))
+            value = one / (one + e)
+            y[i] = e * value if x[i] < 0 else value
+            saved_y[i] = y[i]
 
 
 @kernel

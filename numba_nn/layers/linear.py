@@ -17,51 +17,60 @@ from numba import prange
 
 from numba_nn.core.checks import check_count, check_dtype
 from numba_nn.core.errors import ShapeError
-from numba_nn.core.gemm import ONE, gemm, packed_sizes, product_work
+from numba_nn.core.gemm import SINGLE, fill, gemm, packed_sizes, product_work
 from numba_nn.core.kernel import In, Out, Scratch, kernel
 from numba_nn.core.layer import Array, Arrays, Call, Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import uniform
 from numba_nn.core.workspace import Shape, Spec
 
-BIAS_COLUMNS = 64  # columns of dy that a task sums
+BIAS_ROWS = 64  # rows of dy that are summed in their own precision
 
 
 @kernel
-def linear_forward(y: Out, packed_x: Scratch, packed_weight: Scratch, x: In, weight: In, bias: In, one: In):
-    """y = x weight^T + bias; y: (1, B O), x: (1, B I), weight: (1, O I), bias: (O,), one: zeros (1,)."""
+def linear_forward(y: Out, packed_x: Scratch, packed_weight: Scratch, x: In, weight: In, bias: In, single: In):
+    """y = x weight^T + bias; y: (1, B O), x: (1, B I), weight: (1, O I), bias: (O,), single: zeros (1,)."""
     features = bias.size
     rows, depth = y.size // features, weight.size // features
     for b in prange(rows):
         for o in range(features):
             y[0, b * features + o] = bias[o]
-    gemm(y, packed_x, packed_weight, x, weight, one, one, (rows, features, depth), (depth, 1), (1, depth), 1)
+    gemm(y, packed_x, packed_weight, x, weight, single, single, (rows, features, depth), (depth, 1), (1, depth), 1)
 
 
 @kernel
-def linear_backward_input(dx: Out, packed_dy: Scratch, packed_weight: Scratch, dy: In, weight: In, one: In, features: int):
+def linear_backward_input(dx: Out, packed_dy: Scratch, packed_weight: Scratch, dy: In, weight: In, single: In, features: int):
     """dx = dy weight."""
     depth = weight.size // features
     shape = (dy.size // features, depth, features)
-    gemm(dx, packed_dy, packed_weight, dy, weight, one, one, shape, (features, 1), (depth, 1), 0)
+    gemm(dx, packed_dy, packed_weight, dy, weight, single, single, shape, (features, 1), (depth, 1), 0)
 
 
 @kernel
-def linear_backward_weight(dweight: Out, packed_dy: Scratch, packed_x: Scratch, x: In, dy: In, one: In, features: int):
+def linear_backward_weight(dweight: Out, packed_dy: Scratch, packed_x: Scratch, x: In, dy: In, single: In, features: int):
     """dweight += dy^T x."""
     depth = dweight.size // features
     shape = (features, depth, dy.size // features)
-    gemm(dweight, packed_dy, packed_x, dy, x, one, one, shape, (1, features), (depth, 1), 1)
+    gemm(dweight, packed_dy, packed_x, dy, x, single, single, shape, (1, features), (depth, 1), 1)
 
 
 @kernel
-def linear_backward_bias(dbias: Out, dy: In):
-    """dbias += sum over rows; dy: (1, B O). Every column is summed by one task, in order."""
+def linear_backward_bias(dbias: Out, partial: Scratch, dy: In):
+    """dbias += sum over rows, whose blocks' sums are added in float64; dy: (1, B O), partial: flat, O for every block."""
     features = dbias.size
-    for block in prange(-(-features // BIAS_COLUMNS)):
-        for b in range(dy.size // features):
-            for o in range(block * BIAS_COLUMNS, min(features, (block + 1) * BIAS_COLUMNS)):
-                dbias[o] += dy[0, b * features + o]
+    rows = dy.size // features
+    blocks = -(-rows // BIAS_ROWS)
+    for block in prange(blocks):
+        at = block * features
+        fill(partial, at, at + features, dy.dtype.type(0))
+        for b in range(block * BIAS_ROWS, min(rows, (block + 1) * BIAS_ROWS)):
+            for o in range(features):
+                partial[at + o] += dy[0, b * features + o]
+    for o in prange(features):
+        total = 0.0
+        for block in range(blocks):
+            total += partial[block * features + o]
+        dbias[o] += total
 
 
 class Linear(Layer):
@@ -114,7 +123,7 @@ class Linear(Layer):
         return (*x_shape[:-1], self.out_features)
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """Room for the two packed operands of the largest of the three products."""
+        """Room for the two packed operands of the largest of the three products, the left one also for sums of dy."""
         b, i, o = math.prod(x_shape[:-1]), self.in_features, self.out_features
         left, right = zip(*(packed_sizes(*mnk, dtype) for mnk in ((b, o, i), (b, i, o), (o, i, b))), strict=True)
         return {"left": ((max(left),), dtype), "right": ((max(right),), dtype)}
@@ -129,19 +138,19 @@ class Linear(Layer):
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         packed = call.scratch["left"], call.scratch["right"]
         run = linear_forward.for_work(call.geometry)
-        run(y.reshape(1, -1), *packed, x.reshape(1, -1), self.weight.value.reshape(1, -1), self._bias_value, ONE)
+        run(y.reshape(1, -1), *packed, x.reshape(1, -1), self.weight.value.reshape(1, -1), self._bias_value, SINGLE)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         packed = call.scratch["left"], call.scratch["right"]
         dy = dy.reshape(1, -1)
         if self.weight.requires_grad:
             run = linear_backward_weight.for_work(call.geometry)
-            run(self.weight.grad.reshape(1, -1), *packed, x.reshape(1, -1), dy, ONE, self.out_features)
+            run(self.weight.grad.reshape(1, -1), *packed, x.reshape(1, -1), dy, SINGLE, self.out_features)
         if self.bias and self.bias.requires_grad:
-            linear_backward_bias.for_work(dy.size)(self.bias.grad, dy)
+            linear_backward_bias.for_work(dy.size)(self.bias.grad, packed[0], dy)
         if dx is not None:
             run = linear_backward_input.for_work(call.geometry)
-            run(dx.reshape(1, -1), *packed, dy, self.weight.value.reshape(1, -1), ONE, self.out_features)
+            run(dx.reshape(1, -1), *packed, dy, self.weight.value.reshape(1, -1), SINGLE, self.out_features)
 
     def _arguments(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

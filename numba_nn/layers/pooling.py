@@ -3,7 +3,8 @@
     y[n, c, h, w] = max over (i, j) of x[n, c, h s_h - p_h + i d_h, w s_w - p_w + j d_w]
 
 Positions outside of the image count as minus infinity. The first maximum of a window, row by row, is taken; a NaN is larger
-than everything. Its flat position h W + w in the plane is kept, and backward adds the gradient there.
+than everything, and of several NaNs the last is taken, as in PyTorch. Its flat position h W + w in the plane is kept, and
+backward adds the gradient there.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.checks import check_rank, pair
+from numba_nn.core.checks import check_images, pair
 from numba_nn.core.errors import ArgumentError, ShapeError
-from numba_nn.core.gemm import inner
-from numba_nn.core.kernel import In, Out, Saved, kernel
+from numba_nn.core.kernel import In, Out, Saved, inner, kernel
 from numba_nn.core.layer import Array, Arrays, Call, Layer
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import flat_planes, planes
+
+MOST_PIXELS = 2**31 - 1  # of a plane, whose positions are int32
 
 
 @inner
@@ -88,6 +90,7 @@ class MaxPool2d(Layer):
         Step between the elements of a window.
     return_indices : bool, optional
         ``forward`` returns ``(y, indices)``: the flat position h W + w of every maximum, int64.
+        Inside a Sequential only y goes on.
     ceil_mode : bool, optional
         Keep a last window that reaches beyond the padded image, if it starts inside the image or the left padding.
 
@@ -120,7 +123,9 @@ class MaxPool2d(Layer):
         ShapeError
             If the input is not (N, C, H, W), or no window fits in it.
         """
-        check_rank(repr(self), "x", x_shape, "N, C, H, W")
+        check_images(self, x_shape)
+        if x_shape[2] * x_shape[3] > MOST_PIXELS:
+            raise ShapeError(f"{self!r}: positions are kept in 32 bits, {MOST_PIXELS} pixels in a plane at most, got {x_shape}")
         height, width = (self._windows(axis, x_shape[2 + axis]) for axis in (0, 1))
         if height < 1 or width < 1:
             raise ShapeError(f"{self!r}: no window fits in x of shape {x_shape}")
@@ -151,9 +156,8 @@ class MaxPool2d(Layer):
         y = super().forward(x, out)
         if not self.return_indices:
             return y
-        saved = self._kept[-1].saved(self._call(x.shape, x.dtype), self) if self.training else None
-        indices = saved["indices"] if saved else self._call(x.shape, x.dtype).inference["indices"]
-        return y, indices.astype(np.int64)
+        arrays = self._kept[-1].arrays if self.training else self._call(x.shape, x.dtype).inference
+        return y, arrays["indices"].astype(np.int64)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         run = max_pool2d_forward.for_work(y.size * self.kernel_size[0] * self.kernel_size[1])
@@ -168,5 +172,5 @@ class MaxPool2d(Layer):
     def _arguments(self) -> str:
         return (
             f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
-            f"ceil_mode={self.ceil_mode}"
+            f"return_indices={self.return_indices}, ceil_mode={self.ceil_mode}"
         )

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.checks import check_rank
+from numba_nn.core.checks import check_images, pair
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, kernel
 from numba_nn.core.layer import Array, Arrays, Call, Layer
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.image import planes
+
+REAL = (int, float, np.integer, np.floating)
 
 
 @kernel
@@ -42,6 +44,14 @@ def upsample_nearest2d_backward(dx: Out, dy: In, rows: In, columns: In):
                 dx[p, rows[h], columns[w]] += dy[p, h, w]
 
 
+def _factors(value: Any) -> tuple[float, float]:
+    """One or two positive finite numbers, as a pair."""
+    both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(both) != 2 or not all(isinstance(v, REAL) and 0 < v < math.inf for v in both):
+        raise ArgumentError(f"Upsample: scale_factor must be one or two positive finite numbers, got {value!r}")
+    return float(both[0]), float(both[1])
+
+
 class Upsample(Layer):
     """Enlarge (or shrink) images by nearest neighbour.
 
@@ -57,7 +67,7 @@ class Upsample(Layer):
     Raises
     ------
     ArgumentError
-        If not exactly one of ``size`` and ``scale_factor`` is given, or one is not positive.
+        If not exactly one of ``size`` and ``scale_factor`` is given, or one is out of range.
     """
 
     def __init__(self, size: Any = None, scale_factor: Any = None, mode: str = "nearest") -> None:
@@ -66,12 +76,8 @@ class Upsample(Layer):
             raise ArgumentError(f"Upsample: mode must be 'nearest', got {mode!r}")
         if (size is None) == (scale_factor is None):
             raise ArgumentError(f"Upsample: give either size or scale_factor, got size={size}, scale_factor={scale_factor}")
-        given = size if scale_factor is None else scale_factor
-        pair = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
-        if len(pair) != 2 or not all(v > 0 for v in pair):
-            raise ArgumentError(f"Upsample: size and scale_factor must be positive, one or two numbers, got {given!r}")
-        self.size = (int(pair[0]), int(pair[1])) if scale_factor is None else None
-        self.scale_factor = None if scale_factor is None else (float(pair[0]), float(pair[1]))
+        self.size = None if size is None else pair("Upsample", "size", size, 1)
+        self.scale_factor = None if scale_factor is None else _factors(scale_factor)
         self._sources: dict[Shape, tuple[Array, Array]] = {}
 
     def output_shape(self, x_shape: Shape) -> Shape:
@@ -82,9 +88,7 @@ class Upsample(Layer):
         ShapeError
             If the input is not (N, C, H, W), or the output would be empty.
         """
-        check_rank(repr(self), "x", x_shape, "N, C, H, W")
-        if 0 in x_shape[2:]:
-            raise ShapeError(f"{self!r}: x of shape {x_shape} has no pixels")
+        check_images(self, x_shape)
         if self.size is not None:
             return (*x_shape[:2], *self.size)
         assert self.scale_factor is not None

@@ -1,4 +1,4 @@
-"""Convolutions: see `numba_nn.layers.conv.direct` for the maths and the kernels."""
+"""Convolutions: see `numba_nn.layers.conv.implicit_gemm` for the maths and the kernels."""
 
 from numba_nn.layers.conv.conv2d import Conv2d
 

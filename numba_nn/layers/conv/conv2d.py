@@ -8,25 +8,20 @@ from typing import Any
 import numba
 import numpy as np
 
-from numba_nn.core.checks import check_count, check_dtype, check_rank, pair
+from numba_nn.core.checks import check_count, check_dtype, check_images, pair
 from numba_nn.core.errors import ArgumentError, ShapeError
-from numba_nn.core.gemm import BLOCK_ROWS, TASKS, product_work
+from numba_nn.core.gemm import product_work
 from numba_nn.core.layer import Array, Arrays, Call, Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import uniform
-from numba_nn.core.simd import tile_shape
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.conv.direct import (
-    BLOCK_PIXELS,
-    channel_slice,
+from numba_nn.layers.conv.blocks import Geometry, scratch_shapes
+from numba_nn.layers.conv.implicit_gemm import (
     conv2d_backward_bias,
     conv2d_backward_input,
     conv2d_backward_weight,
     conv2d_forward,
-    pairs,
 )
-
-Geometry = tuple[int, ...]
 
 
 class Conv2d(Layer):
@@ -77,7 +72,8 @@ class Conv2d(Layer):
         self.stride = pair("Conv2d", "stride", stride, 1)
         self.dilation = pair("Conv2d", "dilation", dilation, 1)
         self.groups = check_count("Conv2d", "groups", groups)
-        self.padding = self._padding(padding)
+        self.padding = padding if isinstance(padding, str) else pair("Conv2d", "padding", padding, 0)
+        self._borders = self._border_widths()
         if in_channels % groups or out_channels % groups:
             raise ArgumentError(
                 f"Conv2d: groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
@@ -90,16 +86,16 @@ class Conv2d(Layer):
         self._bias_value = self.bias.value if self.bias else np.zeros(out_channels, self.dtype)
         self._no_bias = np.zeros(in_channels, self.dtype)
 
-    def _padding(self, padding: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _border_widths(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Zeros (above, below), (left, right)."""
-        if padding == "same":
+        if self.padding == "same":
             if self.stride != (1, 1):
                 raise ArgumentError(f"Conv2d: padding='same' needs stride 1, got {self.stride}")
             total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
             return (total[0] // 2, total[0] - total[0] // 2), (total[1] // 2, total[1] - total[1] // 2)
-        if isinstance(padding, str) and padding != "valid":
-            raise ArgumentError(f"Conv2d: padding must be numbers, 'same' or 'valid', got {padding!r}")
-        rows, columns = (0, 0) if padding == "valid" else pair("Conv2d", "padding", padding, 0)
+        if isinstance(self.padding, str) and self.padding != "valid":
+            raise ArgumentError(f"Conv2d: padding must be numbers, 'same' or 'valid', got {self.padding!r}")
+        rows, columns = (0, 0) if isinstance(self.padding, str) else self.padding
         return (rows, rows), (columns, columns)
 
     def output_shape(self, x_shape: Shape) -> Shape:
@@ -110,12 +106,12 @@ class Conv2d(Layer):
         ShapeError
             If the input is not (N, in_channels, H, W), or smaller than the dilated kernel.
         """
-        check_rank(repr(self), "x", x_shape, "N, C, H, W")
+        check_images(self, x_shape)
         if x_shape[1] != self.in_channels:
             raise ShapeError(f"{self!r}: x must have shape (N, {self.in_channels}, H, W), got {x_shape}")
         rooms = [
             n + sum(p) - d * (k - 1) - 1
-            for n, p, d, k in zip(x_shape[2:], self.padding, self.dilation, self.kernel_size, strict=True)
+            for n, p, d, k in zip(x_shape[2:], self._borders, self.dilation, self.kernel_size, strict=True)
         ]
         if min(rooms) < 0:
             raise ShapeError(f"{self!r}: x of shape {x_shape} is smaller than the kernel")
@@ -123,38 +119,14 @@ class Conv2d(Layer):
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """Packed weights, and for each worker a slice of patches, as large as any pass needs."""
-        y_shape = self.output_shape(x_shape)
-        height, width = tile_shape(dtype)
-        workers = numba.get_num_threads()
-        rows, channels = self.out_channels // self.groups, self.in_channels // self.groups
-        taps = math.prod(self.kernel_size)
-        forward, backward = self._passes()
-        both = _slice_sizes(channels, y_shape, forward), _slice_sizes(rows, x_shape, backward)
-        padded, patches = (max(sizes) for sizes in zip(*both, strict=True))
-        packed_rows = -(-rows // height) * height
-        packed_channels = -(-channels // height) * height
-        panel_rows = -(-channel_slice.py_func(channels, self.kernel_size) * taps // width) * width
-        sizes = {
-            "weight": (self.groups * max(packed_rows * channels, packed_channels * rows) * taps,),
-            "padded": (workers, padded),
-            "patches": (workers, patches),
-            "partial": (self._parts(x_shape[0], dtype), self.weight.value.size),
-            "dy": (workers, min(packed_rows, BLOCK_ROWS + height) * BLOCK_PIXELS),
-            "panels": (workers, panel_rows * BLOCK_PIXELS),
-        }
-        return {name: (shape, dtype) for name, shape in sizes.items()}
-
-    def _parts(self, images: int, dtype: Any) -> int:
-        """Parts of a batch whose weight gradients are summed apart, so that small layers have enough tasks too."""
-        rows = self.out_channels // self.groups
-        blocks = -(-rows // (BLOCK_ROWS // tile_shape(dtype)[0] * tile_shape(dtype)[0]))
-        channels = self.in_channels // self.groups
-        slices = -(-channels // channel_slice.py_func(channels, self.kernel_size))
-        return max(1, min(images, -(-TASKS // (self.groups * blocks * slices))))
+        # As many workers as there can be threads: a number that does not change, as that of the threads in use does.
+        workers = numba.config.NUMBA_NUM_THREADS
+        shapes = scratch_shapes(x_shape, self.output_shape(x_shape), self._passes(), self.groups, dtype, workers)
+        return {name: (shape, dtype) for name, shape in shapes.items()}
 
     def _passes(self) -> tuple[Geometry, Geometry]:
-        """Geometry of the forward, and of the input gradient: see `numba_nn.layers.conv.direct`."""
-        corner = (-self.padding[0][0], -self.padding[1][0])
+        """Geometry of the forward, and of the input gradient: see `numba_nn.layers.conv.implicit_gemm`."""
+        corner = (-self._borders[0][0], -self._borders[1][0])
         reach = (self.dilation[0] * (self.kernel_size[0] - 1), self.dilation[1] * (self.kernel_size[1] - 1))
         back = (-corner[0] - reach[0], -corner[1] - reach[1])
         forward = (*self.kernel_size, *self.stride, *corner, *self.dilation, 1, 1)
@@ -195,16 +167,5 @@ class Conv2d(Layer):
     def _arguments(self) -> str:
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}"
+            f"padding={self.padding!r}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}"
         )
-
-
-def _slice_sizes(channels: int, y_shape: Shape, geometry: Geometry) -> tuple[int, int]:
-    """Elements that one worker's padded slice and patches take at most, for a correlation with this output."""
-    taps, stride, _, dilation, _ = pairs.py_func(geometry)
-    count = channel_slice.py_func(channels, taps)
-    out_rows = min(y_shape[2], -(-BLOCK_PIXELS // y_shape[3]) + 1)
-    rows = (out_rows - 1) * stride[0] + (taps[0] - 1) * dilation[0] + 1
-    columns = (y_shape[3] - 1) * stride[1] + (taps[1] - 1) * dilation[1] + 1
-    slack = BLOCK_PIXELS  # copy_run reads and writes up to a vector beyond the end
-    return count * rows * columns + slack, count * taps[0] * taps[1] * BLOCK_PIXELS + slack

@@ -20,24 +20,19 @@ from __future__ import annotations
 
 from numba import prange
 
-from numba_nn.core.gemm import BLOCK_ROWS, DEPTH, block_counts, fill_block, inner, multiply_panels, pack_panels
-from numba_nn.core.kernel import In, Out, Scratch, kernel
+from numba_nn.core.gemm import fill, fill_block, multiply_panels, pack_panels
+from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import tile_columns, tile_rows
-from numba_nn.layers.conv.patches import pack_patches, pad_channels, patch_view
-
-BLOCK_PIXELS = 256  # patches of a block: 256 x 256 x 4 B = 256 KB, a quarter of a 1 MB L2
-
-
-@inner
-def channel_slice(channels, taps):
-    """Channels whose taps make about DEPTH rows of the patch matrix."""
-    return max(1, min(channels, DEPTH // (taps[0] * taps[1])))
-
-
-@inner
-def pairs(geometry):
-    """The five pairs of a geometry."""
-    return geometry[0:2], geometry[2:4], geometry[4:6], geometry[6:8], geometry[8:10]
+from numba_nn.layers.conv.blocks import (
+    BLOCK_PIXELS,
+    channel_slice,
+    correlation_blocks,
+    gradient_blocks,
+    pairs,
+    panel_count,
+    patch_view,
+)
+from numba_nn.layers.conv.patches import pack_patches, pad_channels
 
 
 @kernel
@@ -45,7 +40,7 @@ def conv2d_pack_weight(packed: Out, weight: In, groups: int):
     """Pack weights (O, C, kh, kw) for the forward: panels of output channels, a row for every (channel, tap)."""
     rows, depth = weight.shape[0] // groups, weight.shape[1] * weight.shape[2] * weight.shape[3]
     height = tile_rows(packed)
-    panels = -(-rows // height)
+    panels = panel_count(rows, height)
     flat = weight.reshape(weight.size)
     for t in prange(groups * panels):
         row = t % panels * height
@@ -59,7 +54,7 @@ def conv2d_pack_weight_transposed(packed: Out, weight: In, groups: int):
     rows, channels = weight.shape[0] // groups, weight.shape[1]
     taps = weight.shape[2] * weight.shape[3]
     height = tile_rows(packed)
-    panels = -(-channels // height)
+    panels = panel_count(channels, height)
     flat = weight.reshape(weight.size)
     for t in prange(groups * panels):
         g, row = t // panels, t % panels * height
@@ -77,9 +72,8 @@ def conv2d_correlate(
     """y = bias + correlation of x with packed weights; y: (N, O, H', W'), x: (N, C, H, W), scratch: (workers, elements)."""
     rows, pixels = y.shape[1] // groups, y.shape[2] * y.shape[3]
     height, width = tile_rows(y), tile_columns(y)
-    row_panels, pixel_panels = -(-rows // height), -(-pixels // width)
-    row_blocks, pixel_blocks = block_counts(row_panels, pixel_panels, height, width, y.shape[0] * groups)
-    pixel_blocks = max(pixel_blocks, -(-pixels // BLOCK_PIXELS))
+    row_panels, pixel_panels = panel_count(rows, height), panel_count(pixels, width)
+    row_blocks, pixel_blocks = correlation_blocks(row_panels, pixel_panels, height, width, y.shape[0] * groups)
     tasks, workers = y.shape[0] * groups * row_blocks * pixel_blocks, padded.shape[0]
     for worker in prange(workers):
         for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
@@ -103,18 +97,18 @@ def correlate_block(y, padded, patches, x, weight, bias, geometry, groups, n, g,
     channel = g * y.shape[1] // groups + row
     at = (n * y.shape[1] + channel) * pixels + first
     for r in range(row_end - row):
-        fill_block(flat, at + r * pixels, pixels, 1, last - first, bias[channel + r])
+        fill(flat, at + r * pixels, at + r * pixels + last - first, bias[channel + r])
     channels, tap_count = x.shape[1] // groups, taps[0] * taps[1]
-    panels = -(-(y.shape[1] // groups) // height)
+    panels = panel_count(y.shape[1] // groups, height)
     weight_at = (g * panels * height + row) * channels * tap_count
     view = patch_view(first, last, out_width, taps, stride, dilation)
-    top, left = first // out_width * stride[0] + origin[0], origin[1]
+    top, left = view[2] * stride[0] + origin[0], view[3] * stride[1] + origin[1]
     step = channel_slice(channels, taps)
     for c in range(0, channels, step):
         count = min(step, channels - c)
         c0 = g * channels + c
         pad_channels(padded, 0, x, n, c0, c0 + count, top, left, view[0], view[1], insertion)
-        pack_patches(patches, 0, width, padded, 0, count, view, first // out_width, out_width, first, last)
+        pack_patches(patches, 0, width, padded, count, view, out_width, first, last)
         depth = count * tap_count
         multiply_panels(
             flat, at, pixels, row_end - row, last - first, True, weight, weight_at + c * tap_count * height,
@@ -149,7 +143,7 @@ def conv2d_backward_weight(
 ):  # fmt: skip
     """dweight += dy times patches of x; dweight: flat, partial: (parts of the batch, O C taps)."""
     rows, channels = dy.shape[1] // groups, x.shape[1] // groups
-    row_blocks = -(-rows // (BLOCK_ROWS // tile_rows(dy) * tile_rows(dy)))
+    row_blocks = gradient_blocks(rows, tile_rows(dy))
     step = channel_slice(channels, geometry[:2])
     slices = -(-channels // step)
     parts, workers = partial.shape[0], padded.shape[0]
@@ -181,16 +175,16 @@ def gradient_block(
     o = g * dy.shape[1] // groups + row
     columns = channels * taps[0] * taps[1]
     at, c0 = o * columns + channel * taps[0] * taps[1], g * channels + channel
-    for r in range(row_end - row if n == n_end else 0):
-        fill_block(dweight, at + r * columns, columns, 1, depth, dweight.dtype.type(0))
+    if n == n_end:
+        fill_block(dweight, at, columns, row_end - row, depth, dweight.dtype.type(0))
     for image in range(n, n_end):
         for first in range(0, pixels, BLOCK_PIXELS):
             last = min(pixels, first + BLOCK_PIXELS)
             length = last - first
             view = patch_view(first, last, out_width, taps, stride, dilation)
-            top, left = first // out_width * stride[0] + origin[0], origin[1]
+            top, left = view[2] * stride[0] + origin[0], view[3] * stride[1] + origin[1]
             pad_channels(padded, 0, x, image, c0, c0 + count, top, left, view[0], view[1], insertion)
-            pack_patches(patches, 0, length, padded, 0, count, view, first // out_width, out_width, first, last)
+            pack_patches(patches, 0, length, padded, count, view, out_width, first, last)
             pack_panels(panels, 0, patches, 0, length, 1, depth, width, length, 0, length)
             source = (image * dy.shape[1] + o) * pixels + first
             pack_panels(packed_dy, 0, flat, source, pixels, 1, row_end - row, height, length, 0, length)

@@ -9,12 +9,14 @@ pixels and a slice of channels:
    convolution into a plain one.
 2. `pack_patches` copies runs of those rows into panels (columns by ``width``, see `numba_nn.core.gemm`).
 
-A *view* is (rows, columns, taps, stride, dilation): the size of one channel of that scratch, and how output pixels lie in it.
+A *view* is (rows, columns, row, left, taps, stride, dilation): the size of one channel of that scratch, the output pixel whose
+first tap is its corner, and how other output pixels lie in it (`numba_nn.layers.conv.blocks.patch_view`).
 """
 
 from __future__ import annotations
 
-from numba_nn.core.gemm import inner
+from numba_nn.core.gemm import fill
+from numba_nn.core.kernel import inner
 from numba_nn.core.simd import copy_run, vector_lanes
 
 
@@ -43,13 +45,6 @@ def pad_channels(padded, at, x, n, first, last, top, left, rows, columns, insert
 
 
 @inner
-def fill(array, start, stop, value):
-    """array[start:stop] = value."""
-    for i in range(start, stop):
-        array[i] = value
-
-
-@inner
 def pad_row(padded, at, x, source, start, stop, left, insertion):
     """One row of `pad_channels`, between its borders; ``source`` is where it starts in the flat image."""
     run, lanes = stop - start, vector_lanes(padded)
@@ -65,27 +60,18 @@ def pad_row(padded, at, x, source, start, stop, left, insertion):
 
 
 @inner
-def patch_view(first, last, out_width, taps, stride, dilation):
-    """The view under output pixels ``first`` to ``last``."""
-    rows = ((last - 1) // out_width - first // out_width) * stride[0] + (taps[0] - 1) * dilation[0] + 1
-    columns = (out_width - 1) * stride[1] + (taps[1] - 1) * dilation[1] + 1
-    return rows, columns, taps, stride, dilation
-
-
-@inner
-def pack_patches(panels, at, width, padded, padded_at, channels, view, top_row, out_width, first, last):
+def pack_patches(panels, at, width, padded, channels, view, out_width, first, last):
     """Pack output pixels ``first`` to ``last`` into panels of ``width`` columns, a row for every (channel, tap).
 
     panels[at + (p depth + k) width + t] = padded value under tap k of pixel first + p width + t, depth = channels taps;
-    zero beyond the last pixel. top_row: output row to which the top of the padded scratch belongs.
+    zero beyond the last pixel.
     """
-    columns, taps = view[1:3]
-    stride = view[3]
+    rows, columns, top_row, left_column, taps, stride, dilation = view
     depth = channels * taps[0] * taps[1]
     for start in range(first, last, width):
         count, done = min(width, last - start), 0
         left = start % out_width
-        origin = padded_at + (start // out_width - top_row) * stride[0] * columns
+        origin = (start // out_width - top_row) * stride[0] * columns - left_column * stride[1]
         while done < count:
             run = min(out_width - left, count - done)
             pack_run(panels, at + done, width, width - done, padded, origin + left * stride[1], run, channels, view)
@@ -100,7 +86,7 @@ def pack_patches(panels, at, width, padded, padded_at, channels, view, top_row, 
 @inner
 def pack_run(panels, at, width, room, padded, origin, run, channels, view):
     """Neighbouring pixels of one output row, under every (channel, tap); ``room`` is left in each row of the panel."""
-    rows, columns, taps, stride, dilation = view
+    rows, columns, _, _, taps, stride, dilation = view
     lanes = vector_lanes(panels)
     # Whole vectors may write beyond the run, where a later run of the same row will be packed, but not beyond the row.
     vectors = stride[1] == 1 and -(-run // lanes) * lanes <= room

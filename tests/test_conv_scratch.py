@@ -1,0 +1,90 @@
+"""The scratch of `Conv2d` is as large as its kernels need: over random geometries, nothing beyond it is written, and nothing
+that it held before is read."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import numba_nn as nn
+from numba_nn.core.kernel import Kernel
+from tests import reference
+from tests.cases import assert_close
+
+GUARD = 2**15  # elements on either side: most slips stay within
+PER_WORKER = {"padded", "patches", "dy", "panels"}
+GEOMETRIES = 60
+
+
+class Guarded:
+    """An array of NaN between two guards."""
+
+    def __init__(self, shape, dtype):
+        size = math.prod(shape)
+        self.memory = np.arange(size + 2 * GUARD, dtype=dtype)
+        self.array = self.memory[GUARD : GUARD + size].reshape(shape)
+        self.array[...] = np.nan
+
+    def check(self, name):
+        expected = np.arange(self.memory.size, dtype=self.memory.dtype)
+        for side in (slice(GUARD), slice(-GUARD, None)):
+            np.testing.assert_array_equal(self.memory[side], expected[side], f"beyond {name}")
+
+
+def draw(rng):
+    """A layer's arguments and the shape of an input, of which the dilated kernel fits."""
+
+    def one(*choices):
+        return choices[rng.integers(len(choices))]
+
+    groups = one(1, 1, 1, 2, 3)
+    channels, out_channels = (groups * int(rng.integers(1, one(4, 20))) for _ in range(2))
+    kernel = one(1, 2, 3, 4, 5), one(1, 2, 3, 5, 18)
+    dilation = one(1, 1, 2, 7), one(1, 1, 3, 7)
+    same = rng.random() < 0.2
+    stride = (1, 1) if same else (one(1, 1, 2, 3, 40), one(1, 1, 2, 5, 40))
+    padding = "same" if same else (one(0, 1, 3, 9), one(0, 1, 4, 30))
+    border = (0, 0) if same else padding
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    least = [1 if same else max(1, r - 2 * p) for r, p in zip(reach, border, strict=True)]
+    extra = one((0, 0), (1, 2), (7, 16), (2, 299), (16, 17), (0, 260))
+    size = [n + int(rng.integers(e + 1)) if rng.random() < 0.5 else n + e for n, e in zip(least, extra, strict=True)]
+    kwargs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "bias": bool(one(True, False))}
+    return (channels, out_channels, kernel), kwargs, (int(rng.integers(1, 4)), channels, *size)
+
+
+def along(x, weight, dy, args, kwargs):
+    """Sum of dy times the convolution, without its bias."""
+    return np.sum(dy * reference.conv2d(x, {"weight": weight}, *args, **{**kwargs, "bias": False}))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", range(GEOMETRIES))
+def test_scratch_is_neither_too_small_nor_read_before_it_is_written(seed, dtype, monkeypatch):
+    monkeypatch.setattr(Kernel, "for_work", lambda self, work: self.serial)
+    rng = np.random.default_rng(seed)
+    args, kwargs, x_shape = draw(rng)
+    layer = nn.Conv2d(*args, **kwargs, dtype=dtype)
+    call = layer._call(x_shape, np.dtype(dtype))
+    spec = {n: (1, *shape[1:]) if n in PER_WORKER else shape for n, (shape, _) in layer.scratch_spec(x_shape, dtype).items()}
+    guarded = {name: Guarded(shape, dtype) for name, shape in {**spec, "y": call.y_shape, "dx": x_shape}.items()}
+    call.scratch = {name: guarded[name].array for name in spec}
+    x, dy = (rng.standard_normal(shape).astype(dtype) for shape in (x_shape, call.y_shape))
+    parameters = {name: p.value.astype(np.float64) for name, p in layer.named_parameters()}
+
+    y = layer.forward(x, out=guarded["y"].array)
+    for name in spec:
+        guarded[name].array[...] = np.nan
+    dx = layer.backward(dy, out=guarded["dx"].array)
+
+    for name, array in guarded.items():
+        array.check(name)
+    assert_close(y, reference.conv2d(x.astype(np.float64), parameters, *args, **kwargs))
+    for name, got, at in (("x", dx, x), ("weight", layer.weight.grad, layer.weight.value)):
+        direction = {"x": x, "weight": layer.weight.value, name: rng.standard_normal(at.shape)}
+        expected = along(direction["x"].astype(np.float64), direction["weight"].astype(np.float64), dy, args, kwargs)
+        terms = got * direction[name]
+        tolerance = (1e-5 if dtype == np.float32 else 1e-12) * max(1, np.linalg.norm(terms.ravel()), np.abs(terms).sum() / 30)
+        assert abs(terms.sum() - expected) <= tolerance, name
