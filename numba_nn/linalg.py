@@ -72,11 +72,7 @@ def matmul(
 
 def _matrices(name: str, array: Array, count: int, workspace: Workspace) -> Array:
     """(count, elements of a matrix); a strided array by way of a copy."""
-    if not array.flags.c_contiguous:
-        copy = workspace.array(name, array.shape, array.dtype)
-        np.copyto(copy, array)
-        array = copy
-    return array.reshape(count, array.shape[-2] * array.shape[-1])
+    return workspace.contiguous(name, array).reshape(count, array.shape[-2] * array.shape[-1])
 
 
 class _Plan:

@@ -7,17 +7,18 @@ Kernels take flat arrays: p prediction, t target.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Self
 
 import numpy as np
 from numba import prange
 
-from numba_nn.core.checks import check_array, check_destination, check_shape
+from numba_nn.core.checks import check_array, check_destination, check_dtype, check_shape
 from numba_nn.core.errors import ArgumentError, BackwardError
 from numba_nn.core.kernel import In, Out, Scratch, kernel
-from numba_nn.core.layer import Array
+from numba_nn.core.layer import Array, Arrays
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
-from numba_nn.core.workspace import Workspace
+from numba_nn.core.workspace import Shape, Spec, Workspace
 
 
 @kernel
@@ -70,6 +71,33 @@ class Loss:
         self._workspace = Workspace()
         self._kept: tuple[Array, Array] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_kept": None}
+
+    def scratch_spec(self, size: int) -> dict[str, Spec]:
+        """Shape and dtype of every array that forward needs within a call, for so many elements."""
+        return {}
+
+    def reserve(self, shape: Shape, dtype: Any = np.float32) -> Self:
+        """Allocate everything that later calls need, for predictions of up to this shape.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of the largest prediction.
+        dtype : dtype, optional
+            Of the prediction, float32 or float64.
+
+        Returns
+        -------
+        Loss
+            The loss itself.
+        """
+        with self._workspace.in_use(type(self).__name__):
+            self._workspace.array("loss", (1,), check_dtype(type(self).__name__, dtype))
+            self._workspace.carve("scratch", self.scratch_spec(math.prod(shape)))
+        return self
+
     def __call__(self, prediction: Array, target: Array) -> Any:
         """``forward(prediction, target)``."""
         return self.forward(prediction, target)
@@ -93,7 +121,13 @@ class Loss:
         ------
         ShapeError, DTypeError, DestinationError
             If an array does not fit; nothing was written.
+        ConcurrencyError
+            If another thread is inside this loss.
         """
+        with self._workspace.in_use(type(self).__name__):
+            return self._checked_forward(prediction, target, out)
+
+    def _checked_forward(self, prediction: Array, target: Array, out: Array | None) -> Any:
         where = type(self).__name__
         check_array(where, "prediction", prediction, None)
         check_array(where, "target", target, prediction.dtype)
@@ -104,8 +138,11 @@ class Loss:
         elif self.reduction == "none":
             out = np.empty(shape, prediction.dtype)
         loss = self._workspace.array("loss", (1,), prediction.dtype) if out is None else out
-        self._kept = self._contiguous("prediction", prediction), self._contiguous("target", target)
-        self._forward(loss.reshape(-1), *(array.reshape(-1) for array in self._kept))
+        scratch = self._workspace.carve("scratch", self.scratch_spec(prediction.size))
+        prediction = self._workspace.contiguous("prediction", prediction)
+        target = self._workspace.contiguous("target", target)
+        self._kept = prediction, target
+        self._forward(loss.reshape(-1), prediction.reshape(-1), target.reshape(-1), scratch)
         return float(loss[0]) if out is None else out
 
     def backward(self, out: Array | None = None) -> Array:
@@ -127,7 +164,13 @@ class Loss:
             Before any forward.
         ShapeError, DTypeError, DestinationError
             If ``out`` does not fit; nothing was written.
+        ConcurrencyError
+            If another thread is inside this loss.
         """
+        with self._workspace.in_use(type(self).__name__):
+            return self._checked_backward(out)
+
+    def _checked_backward(self, out: Array | None) -> Array:
         where = type(self).__name__
         if self._kept is None:
             raise BackwardError(f"{where}: backward before forward")
@@ -145,14 +188,7 @@ class Loss:
             return 1.0
         return 1.0 / size if size else float("nan")
 
-    def _contiguous(self, name: str, array: Array) -> Array:
-        if array.flags.c_contiguous:
-            return array
-        copy = self._workspace.array(name, array.shape, array.dtype)
-        np.copyto(copy, array)
-        return copy
-
-    def _forward(self, loss: Array, prediction: Array, target: Array) -> None:
+    def _forward(self, loss: Array, prediction: Array, target: Array, scratch: Arrays) -> None:
         raise NotImplementedError
 
     def _backward(self, dx: Array, prediction: Array, target: Array) -> None:
@@ -168,13 +204,16 @@ class MSELoss(Loss):
         What becomes of the squares of single elements: their mean, their sum, or nothing.
     """
 
-    def _forward(self, loss: Array, prediction: Array, target: Array) -> None:
+    def scratch_spec(self, size: int) -> dict[str, Spec]:
+        """Partial sums."""
+        return {} if self.reduction == "none" else {"partial": ((block_count(size),), np.dtype(np.float64))}
+
+    def _forward(self, loss: Array, prediction: Array, target: Array, scratch: Arrays) -> None:
         if self.reduction == "none":
             squared_error_each_forward(loss, prediction, target)
             return
-        partial = self._workspace.array("partial", (block_count(prediction.size),), np.float64)
         run = squared_error_forward.for_work(prediction.size)
-        run(loss, partial, prediction, target, self._scale(prediction.size))
+        run(loss, scratch["partial"], prediction, target, self._scale(prediction.size))
 
     def _backward(self, dx: Array, prediction: Array, target: Array) -> None:
         squared_error_backward(dx, prediction, target, self._scale(prediction.size))

@@ -8,17 +8,18 @@ gradients on their way back and the layers' own scratch are *scratch*; arrays wh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
+from numba_nn.core.container import Container
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Array, Arrays, Call, Layer
-from numba_nn.core.plan import Lifetime, assign_offsets
+from numba_nn.core.plan import Lifetime, Plan
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
 
 
-class Sequential(Layer):
+class Sequential(Container):
     """Layers one after the other.
 
     Parameters
@@ -36,6 +37,10 @@ class Sequential(Layer):
 
     def __init__(self, *layers: Layer) -> None:
         super().__init__()
+        self._take(layers)
+        self._adopt(self._workspace, 0)
+
+    def _take(self, layers: tuple[Layer, ...]) -> None:
         if not layers or not all(isinstance(layer, Layer) for layer in layers):
             raise ArgumentError(f"Sequential takes one or more layers, got {layers!r}")
         self._layers = layers
@@ -43,7 +48,10 @@ class Sequential(Layer):
         if len(dtypes) > 1:
             raise ArgumentError(f"Sequential: layers have different dtypes: {sorted(map(str, dtypes))}")
         self.dtype = dtypes.pop() if dtypes else None
-        self._adopt(self._workspace, self._level)
+        self._plans: dict[tuple[Shape, np.dtype[Any]], Plan] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_plans": {}}
 
     def children(self) -> dict[str, Layer]:
         """The layers, named "0", "1", ..."""
@@ -55,8 +63,21 @@ class Sequential(Layer):
     def __iter__(self) -> Iterator[Layer]:
         return iter(self._layers)
 
-    def __getitem__(self, index: int) -> Layer:
-        return self._layers[index]
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequential: ...
+
+    def __getitem__(self, index: int | slice) -> Layer:
+        """A layer, or for a slice a Sequential of the same layers, which stay part of this model and share its scratch."""
+        if not isinstance(index, slice):
+            return self._layers[index]
+        part = Sequential.__new__(Sequential)
+        Container.__init__(part)
+        part._take(self._layers[index])
+        part._workspace, part._level, part.training = self._workspace, self._level, self.training
+        return part
 
     def shapes(self, x_shape: Shape) -> list[Shape]:
         """Shape of the input, and of every layer's output."""
@@ -102,9 +123,13 @@ class Sequential(Layer):
 
     def _allocate(self, call: Call) -> None:
         specs, lives = self._transient(call)
-        offsets, total = assign_offsets(list(lives.values()))
-        call.scratch = self._workspace.place(f"sequential{self._level}", specs, offsets, total)
+        # The plan of the largest batch serves the smaller ones: one of their own might need more than was reserved.
+        plan = self._plans.get((call.x_shape[1:], call.dtype))
+        if plan is None or not plan.holds(list(lives.values())):
+            plan = Plan(list(lives.values()))
+        call.scratch = self._workspace.place(f"sequential{self._level}", specs, plan.offsets, plan.total)
         call.inference = call.scratch
+        self._plans[call.x_shape[1:], call.dtype] = plan
         self._keep(len(self._free) + len(self._kept))
         for layer, shape in zip(self._layers, self.shapes(call.x_shape), strict=False):
             layer._call(shape, call.dtype)  # a strict workspace refuses before anything is written
@@ -114,30 +139,10 @@ class Sequential(Layer):
         for layer, shape in zip(self._layers, self.shapes(call.x_shape), strict=False):
             layer.reserve(shape, dtype=call.dtype, training=training)
 
-    def _keep(self, calls: int) -> None:
-        super()._keep(calls)
-        for layer, uses in self._places().items():
-            Layer._keep(layer, uses * calls)
-
-    def _forget(self) -> None:
-        super()._forget()
-        self._forget_layers(len(self))
-
-    def _forget_layers(self, count: int) -> None:
-        """Drop the newest forward of the first layers."""
-        for layer in reversed(self._layers[:count]):
-            if layer.training:
-                layer._forget()
-
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         for i, layer in enumerate(self._layers, start=1):
             name = f"y{i}"
-            out = y if i == len(self) else saved[name] if name in saved else call.scratch[name]
-            try:
-                x = layer.forward(x, out=out)
-            except BaseException:
-                self._forget_layers(i - 1)
-                raise
+            x = self._run(layer, x, y if i == len(self) else saved[name] if name in saved else call.scratch[name])
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         for i in range(len(self) - 1, 0, -1):

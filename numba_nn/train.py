@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from numba_nn.core.checks import check_array
+from numba_nn.core.errors import BackwardError, ReserveError, ShapeError
 from numba_nn.core.layer import Array, Layer
 from numba_nn.core.workspace import Shape
 from numba_nn.losses import Loss
@@ -17,7 +19,8 @@ class TrainStep:
     Parameters
     ----------
     model : Layer
-        The model; put into training mode by every step.
+        The model; put into training mode here, once. A step refuses a model in eval mode: after validation, call
+        ``model.train()``.
     loss : Loss
         Compares the model's output with the target.
     optimizer : object
@@ -33,13 +36,14 @@ class TrainStep:
     """
 
     def __init__(self, model: Layer, loss: Loss, optimizer: Any, x_shape: Shape) -> None:
-        self.model = model.reserve(x_shape)
-        self.loss = loss
+        self.model = model.reserve(x_shape).train()
         self.optimizer = optimizer
-        dtype = model.dtype or np.dtype(np.float32)
-        self._output = np.empty(model.output_shape(x_shape), dtype)
+        self._x_shape = tuple(x_shape)
+        self._dtype = model.dtype or np.dtype(np.float32)
+        self._output = np.empty(model.output_shape(self._x_shape), self._dtype)
         self._gradient = np.empty_like(self._output)
-        self._loss = np.empty(1, dtype)
+        self._loss = np.empty(1, self._dtype)
+        self.loss = loss.reserve(self._output.shape, self._dtype)
 
     def __call__(self, x: Array, target: Array) -> float:
         """Train on one batch.
@@ -55,7 +59,18 @@ class TrainStep:
         -------
         float
             The loss before the update.
+
+        Raises
+        ------
+        ReserveError
+            If the batch is larger than the reserved one; nothing was written.
+        ShapeError, DTypeError
+            If an array does not fit; the parameters stay as they were.
+        BackwardError
+            If the model, or a layer inside, is in eval mode.
         """
+        if not self.model.training:
+            raise BackwardError("TrainStep: the model is in eval mode and keeps nothing for backward; call model.train()")
         loss = self.forward(x, target)
         self.optimizer.zero_grad()
         self.model.backward(self.loss.backward(out=self._gradient[: len(x)]), input_gradient=False)
@@ -63,7 +78,12 @@ class TrainStep:
         return loss
 
     def forward(self, x: Array, target: Array) -> float:
-        """The loss of one batch, without an update (but in training mode)."""
-        self.model.train()
+        """The loss of one batch, without an update."""
+        check_array("TrainStep", "x", x, self._dtype)
+        if x.shape[1:] != self._x_shape[1:] or x.ndim != len(self._x_shape):
+            raise ShapeError(f"TrainStep: x must have shape (N, ...) as in {self._x_shape}, got {x.shape}")
+        if len(x) > len(self._output):
+            reserved = f"{len(self._output)} are reserved (x_shape {self._x_shape})"
+            raise ReserveError(f"TrainStep: x has a batch of {len(x)}, {reserved}; make a TrainStep for the larger batch")
         y = self.model.forward(x, out=self._output[: len(x)])
         return float(self.loss.forward(y, target, out=self._loss)[0])

@@ -13,6 +13,7 @@ from numba_nn.core.plan import Lifetime, assign_offsets
 from numba_nn.core.workspace import ALIGNMENT, Workspace
 from tests.allocations import no_array_data, one_box_per_array_argument
 from tests.cases import CASES, ONE_OF_EACH, assert_same, gradients
+from tests.test_contract import strided
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 BATCHED = [c for c in CASES if len(c.x_shape) > 1 and c.x_shape[0] > 1]
@@ -122,6 +123,44 @@ def test_a_strict_reserve_refuses_more_and_stays_usable(case):
     np.testing.assert_array_equal(dx, gradients(case.build(), x, dy)["x"])
     layer.reserve(large.x_shape, strict=True)
     layer.forward(large.x(), out=out)
+
+
+@every_case
+def test_a_strided_array_costs_one_copy_buffer_even_when_strict(case):
+    layer = case.build().reserve(case.x_shape, strict=True)
+    x, dy = case.x(), case.dy(layer)
+    expected = gradients(case.build(), x, dy)
+    x, dy = strided(x), strided(dy)
+    assert_same(gradients(layer, x, dy), expected)
+    layer.eval()(x)
+    layer.train()
+    y, dx = np.empty(dy.shape, np.float32), np.empty(x.shape, np.float32)
+    with no_array_data():
+        layer.forward(x, out=y)
+        layer.backward(dy, out=dx)
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments", "error", "words"),
+    [
+        (
+            lambda: nn.Linear(3, 4),
+            {"dtype": np.float64},
+            nn.DTypeError,
+            "Linear.*dtype must be the layer's, float32, got float64",
+        ),
+        (lambda: nn.Sequential(nn.Linear(3, 4)), {"dtype": np.float64}, nn.DTypeError, "float32, got float64"),
+        (nn.ReLU, {"dtype": np.int32}, nn.DTypeError, "float32 or float64, got int32"),
+        (lambda: nn.Linear(3, 4), {"shape": (-2, 3)}, nn.ShapeError, r"Linear.*none negative, got \(-2, 3\)"),
+        (nn.ReLU, {"shape": (2.5, 3)}, nn.ShapeError, r"tuple of ints.*\(2.5, 3\)"),
+        (nn.ReLU, {"shape": ("2", 3)}, nn.ShapeError, "tuple of ints"),
+        (nn.ReLU, {"shape": 3}, nn.ShapeError, "tuple of ints.*got 3"),
+    ],
+)
+def test_what_no_call_can_have_is_not_reserved(build, arguments, error, words):
+    arguments = {"shape": (2, 3), **arguments}
+    with pytest.raises(error, match=words):
+        build().reserve(arguments.pop("shape"), **arguments)
 
 
 def test_a_refused_reserve_leaves_strictness():
@@ -240,6 +279,11 @@ def test_a_workspace_gives_the_same_memory_again():
     with pytest.raises(nn.ReserveError, match="'a'"):
         workspace.array("a", (100,), np.float32)
     assert workspace.array("a", (10, 3), np.float32).ctypes.data == large.ctypes.data
+    assert workspace.contiguous("a", large) is large
+    turned = np.ones((200, 100))[::-1]
+    copied = workspace.contiguous("copy", turned)  # allowed to the strict, too
+    np.testing.assert_array_equal(copied, turned)
+    assert np.shares_memory(workspace.contiguous("copy", turned[:9, ::2]), copied)
     parts = Workspace().carve("c", {n: ((5,), np.dtype(np.float32)) for n in "xyz"})
     assert not any(np.shares_memory(parts[a], parts[b]) for a, b in ("xy", "yz", "xz"))
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 import numba_nn as nn
 from numba_nn.models import Autoencoder
 from tests.allocations import no_array_data, one_box_per_array_argument
-from tests.cases import assert_close, assert_same, gradients
+from tests.cases import assert_same, gradients
 
 SHAPE = (3, 2, 8, 10)
 
@@ -36,11 +38,6 @@ def by_hand(chain, x, dy):
         dy = layer.backward(dy)
     grads = {f"{i}.{name}": p.grad.copy() for i, layer in enumerate(chain) for name, p in layer.named_parameters()}
     return {"y": y, "x": dy, **grads}
-
-
-def separate(model, build):
-    """A model of the same structure from layers that share nothing, with equal parameters."""
-    return build().load_state_dict(model.state_dict())
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -85,6 +82,30 @@ def test_what_is_no_chain_is_refused(given):
         nn.Sequential(*given)
 
 
+def test_a_slice_is_a_sequential_of_the_same_layers():
+    model = nn.Sequential(*layers()).reserve(SHAPE, strict=True)
+    encoder, x, y = model[:7], numbers(*SHAPE), np.empty((3, 3), np.float32)
+    assert isinstance(encoder, nn.Sequential)
+    assert list(encoder) == list(model)[:7]
+    assert list(model[-2:]) == list(model)[-2:]
+    with pytest.raises(nn.ArgumentError, match="one or more layers"):
+        model[3:3]
+    expected = by_hand(layers()[:7], x, numbers(3, 48))
+    dy, dx = numbers(3, 3), np.empty_like(x)
+    want = by_hand(layers(), x, dy)
+    model.forward(x, out=y)
+    model.backward(dy, out=dx)
+    for _ in range(2):
+        model.zero_grad()
+        assert_same(gradients(encoder.reserve(SHAPE), x, numbers(3, 48)), expected)
+        model.zero_grad()
+        with no_array_data():  # the model's reserve still holds
+            model.forward(x, out=y)
+            model.backward(dy, out=dx)
+        np.testing.assert_array_equal(dx, want["x"])
+    assert_same({name: p.grad for name, p in model.named_parameters()}, {n: g for n, g in want.items() if n not in "xy"})
+
+
 def test_errors_name_the_layer_that_refuses():
     model = nn.Sequential(*layers())
     out = np.full((3, 3), 7, np.float32)
@@ -95,110 +116,18 @@ def test_errors_name_the_layer_that_refuses():
     assert (out == 7).all()
 
 
-# A layer in several places: its parameters' gradients are the sum over its places
-
-
-def shared_flat():
-    a = nn.Linear(5, 5)
-    return nn.Sequential(a, nn.Sigmoid(), a, nn.ReLU(), a)
-
-
-def shared_activation():
-    s = nn.Sigmoid()
-    return nn.Sequential(nn.Linear(5, 5), s, nn.Linear(5, 5), s, s)
-
-
-def shared_between_blocks():
-    a = nn.Linear(5, 5)
-    return nn.Sequential(nn.Sequential(a, nn.Sigmoid()), nn.Sequential(nn.ReLU(), a), a)
-
-
-def shared_block():
-    block = nn.Sequential(nn.Linear(5, 5), nn.Sigmoid(), nn.Linear(5, 5))
-    return nn.Sequential(block, nn.ReLU(), block)
-
-
-def shared_block_at_two_depths():
-    block = nn.Sequential(nn.Linear(5, 5), nn.Sigmoid(), nn.Linear(5, 5), nn.ReLU())
-    return nn.Sequential(nn.Sequential(nn.Linear(5, 5), nn.ReLU(), block, nn.Linear(5, 5)), block, nn.Sigmoid(), block)
-
-
-def unshared(model):
-    """The same chain with a layer of its own in every place."""
-    if isinstance(model, nn.Sequential):
-        return nn.Sequential(*map(unshared, model))
-    copy = nn.Linear(5, 5) if isinstance(model, nn.Linear) else type(model)()
-    return copy.load_state_dict(model.state_dict())
-
-
-SHARED = [shared_flat, shared_activation, shared_between_blocks, shared_block, shared_block_at_two_depths]
-
-
-@pytest.mark.parametrize("build", SHARED)
-def test_a_shared_layer(build):
-    model = build()
-    apart = unshared(model)
-    x, dy = numbers(3, 5), numbers(3, 5, seed=1)
-    for rows in (3, 2, 3):  # buffers of another shape in between
-        got, expected = gradients(model, x[:rows], dy[:rows]), gradients(apart, x[:rows], dy[:rows])
-        np.testing.assert_array_equal(got["y"], expected["y"])
-        assert_close(got["x"], expected["x"])
-        for parameter in model.parameters():
-            places = [name for name, p in model.named_parameters() if p is parameter]
-            assert_close(parameter.grad, sum(expected[name] for name in places))
-    np.testing.assert_array_equal(model.eval()(x), apart.eval()(x))
-
-
-def test_a_layer_shared_by_places_of_different_shape():
-    shared = nn.Conv2d(3, 3, 3, padding=1)
-    model = nn.Sequential(shared, nn.MaxPool2d(2), shared, nn.Upsample(scale_factor=3), shared)
-    apart = [nn.Conv2d(3, 3, 3, padding=1).load_state_dict(shared.state_dict()) for _ in range(3)]
-    chain = [apart[0], nn.MaxPool2d(2), apart[1], nn.Upsample(scale_factor=3), apart[2]]
-    x, dy = numbers(2, 3, 8, 6), numbers(2, 3, 12, 9)
-    got, expected = gradients(model, x, dy), by_hand(chain, x, dy)
-    np.testing.assert_array_equal(got["x"], expected["x"])
-    assert_close(got["0.weight"], sum(expected[f"{i}.weight"] for i in (0, 2, 4)))
-
-
-@pytest.mark.parametrize("build", SHARED)
-def test_siamese_branches(build):
-    model = build().reserve((4, 5), calls=2, strict=True)
-    one = separate(model, build)
-    inputs, dys = [numbers(4, 5, seed=s) for s in (1, 2)], [numbers(4, 5, seed=s) for s in (3, 4)]
-    expected = [gradients(one, x, dy) for x, dy in zip(inputs, dys, strict=True)]
-    for _ in range(2):
-        model.zero_grad()
-        outputs = [model.forward(x) for x in inputs]
-        for y, dy, by_itself in zip(reversed(outputs), reversed(dys), reversed(expected), strict=True):
-            np.testing.assert_array_equal(y, by_itself["y"])
-            np.testing.assert_array_equal(model.backward(dy), by_itself["x"])
-        for name, parameter in model.named_parameters():
-            assert_close(parameter.grad, expected[0][name] + expected[1][name])
-        with pytest.raises(nn.BackwardError):
-            model.backward(dys[0])
-
-
-def test_an_encoder_serves_two_models():
-    def build():
-        nn.manual_seed(1)
-        encoder = nn.Sequential(nn.Linear(6, 5), nn.Sigmoid())
-        return (
-            encoder,
-            nn.Sequential(encoder, nn.Linear(5, 6)),
-            nn.Sequential(encoder, nn.ReLU(), nn.Linear(5, 2), nn.Sigmoid()),
-        )
-
-    x = numbers(4, 6)
-    expected = [gradients(build()[i], x, numbers(4, n)) for i, n in enumerate((5, 6, 2))]
-    parts = build()
-    for part in parts:
-        part.reserve((4, 6))
-    for _ in range(2):
-        for part, want in zip(parts, expected, strict=True):
-            assert_same(gradients(part, x, numbers(*want["y"].shape)), want)
-
-
 # Buffers
+
+
+def test_a_reserve_holds_for_every_smaller_batch():
+    """Sizes are rounded up to the alignment: placed by their own sizes, arrays of a smaller batch may need more."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        widths = rng.integers(1, 40, 9)
+        chain = [nn.Linear(int(a), int(b)) for a, b in itertools.pairwise(widths)]
+        model = nn.Sequential(*chain).reserve((24, int(widths[0])), strict=True)
+        for rows in range(24, 0, -1):
+            model._call((rows, int(widths[0])), np.dtype(np.float32))
 
 
 def test_nothing_is_allocated_after_reserve(monkeypatch):
@@ -325,7 +254,12 @@ def test_the_autoencoders_latent_features():
     x = numbers(2, 3, 8, 8)
     latent = model.encode(x)
     assert latent.shape == (2, 128, 2, 2)
-    assert model.training
+    model[3].eval()
+    model.encode(x)
+    assert [layer.training for layer in model] == [i != 3 for i in range(len(model))]
+    model.train()
     np.testing.assert_array_equal(latent, nn.Sequential(*model[:6]).eval()(x))
     with pytest.raises(nn.BackwardError):
         model.backward(x)
+    model.reserve(x.shape, strict=True)
+    np.testing.assert_array_equal(model.encode(x), latent)

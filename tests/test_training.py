@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import threading
+
 import numpy as np
 import pytest
 from numba import njit
 
 import numba_nn as nn
-from numba_nn.core.gemm import ONE, packed_sizes
+from numba_nn.core.gemm import SINGLE, packed_sizes
 from numba_nn.core.reduce import block_count
 from numba_nn.layers.activation import relu_backward, relu_forward
 from numba_nn.layers.linear import linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward
 from numba_nn.losses import squared_error_backward, squared_error_forward
 from tests import reference
 from tests.allocations import no_array_data, one_box_per_array_argument
-from tests.cases import assert_close, assert_same
+from tests.cases import assert_close
 
 SIZES = [(1,), (3, 5), (4096,), (4097,), (2, 3, 4, 5), (7, 12_345)]
 
@@ -98,6 +102,31 @@ def test_what_does_not_fit_a_loss_is_refused():
     assert out == 7
     np.testing.assert_array_equal(loss.backward(), gradient)  # of the last forward that was not refused
     assert loss(p, t) == value
+
+
+def test_a_loss_is_of_one_thread_and_its_copy_has_seen_nothing(monkeypatch):
+    inside, leave = threading.Event(), threading.Event()
+    loss, p, t = nn.MSELoss(), numbers(5), numbers(5, seed=1)
+    value = loss(p, t)
+    twin = copy.deepcopy(loss)
+    with pytest.raises(nn.BackwardError):
+        twin.backward()
+    assert pickle.loads(pickle.dumps(loss))(p, t) == twin(p, t) == value
+    monkeypatch.setattr(nn.MSELoss, "_forward", lambda *_: (inside.set(), leave.wait(10)))
+    thread = threading.Thread(target=loss.forward, args=(p, t))
+    thread.start()
+    assert inside.wait(10)
+    for call in (lambda: loss(p, t), loss.backward, lambda: loss.reserve((3,))):
+        with pytest.raises(nn.ConcurrencyError, match="MSELoss is in use by another thread"):
+            call()
+    leave.set()
+    thread.join()
+
+
+def test_a_loss_reserves_floats_only():
+    assert nn.MSELoss().reserve((3, 4), np.float64)._workspace.nbytes > 0
+    with pytest.raises(nn.DTypeError, match="float32 or float64"):
+        nn.MSELoss().reserve((3, 4), np.int32)
 
 
 # SGD
@@ -279,35 +308,9 @@ def test_a_line_is_learned():
     assert layer.bias.value == pytest.approx(1, abs=1e-3)
 
 
-def test_a_train_step_is_the_loop_by_hand(monkeypatch):
-    models = [perceptron(64, sizes=(30, 20)) for _ in range(2)]
-    optimizers = [nn.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in models]
-    step, loss = nn.TrainStep(models[0], nn.MSELoss(), optimizers[0], (50, 30)), nn.MSELoss()
-    for rows in (50, 7, 50, 1):
-        x, target = numbers(rows, 30, seed=rows), numbers(rows, 20, seed=(rows, 1))
-        optimizers[1].zero_grad()
-        expected = loss(models[1](x), target)
-        models[1].backward(loss.backward())
-        optimizers[1].step()
-        models[0].eval()
-        assert step.forward(x, target) == expected
-        assert models[0].training
-        assert step(x, target) == expected
-        assert_same(models[0].state_dict(), models[1].state_dict())
-        with no_array_data():
-            step.forward(x, target)
-    with no_array_data():
-        step(x, target)
-    with one_box_per_array_argument(monkeypatch):
-        step(x, target)
-    for wrong in (numbers(51, 30), numbers(50, 31)):
-        with pytest.raises(nn.ShapeError):
-            step(wrong, numbers(51, 20))
-
-
 @njit
-def users_layer(y, left, right, x, weight, bias, one):
-    linear_forward(y, left, right, x, weight, bias, one)
+def users_layer(y, left, right, x, weight, bias, single):
+    linear_forward(y, left, right, x, weight, bias, single)
 
 
 @njit
@@ -318,20 +321,20 @@ def users_update(value, gradient, lr):
 
 
 @njit
-def users_step(loss, x, target, one, partial, left, right, w1, b1, w2, b2, dw1, db1, dw2, db2, h, a, y, dy, da, dh, lr):
+def users_step(loss, x, target, single, partial, left, right, w1, b1, w2, b2, dw1, db1, dw2, db2, h, a, y, dy, da, dh, lr):
     """A step of a user's own: two linear layers, ReLU and the squared error, on our kernels alone."""
-    users_layer(h, left, right, x, w1, b1, one)
+    users_layer(h, left, right, x, w1, b1, single)
     relu_forward(a.reshape(a.size), h.reshape(h.size))
-    users_layer(y, left, right, a, w2, b2, one)
+    users_layer(y, left, right, a, w2, b2, single)
     flat, goal = y.reshape(y.size), target.reshape(target.size)
     squared_error_forward(loss, partial, flat, goal, 1 / y.size)
     squared_error_backward(dy.reshape(dy.size), flat, goal, 1 / y.size)
-    linear_backward_weight(dw2, left, right, a, dy, one, b2.size)
-    linear_backward_bias(db2, dy)
-    linear_backward_input(da, left, right, dy, w2, one, b2.size)
+    linear_backward_weight(dw2, left, right, a, dy, single, b2.size)
+    linear_backward_bias(db2, left, dy)
+    linear_backward_input(da, left, right, dy, w2, single, b2.size)
     relu_backward(dh.reshape(dh.size), h.reshape(h.size), da.reshape(da.size))
-    linear_backward_weight(dw1, left, right, x, dh, one, b1.size)
-    linear_backward_bias(db1, dh)
+    linear_backward_weight(dw1, left, right, x, dh, single, b1.size)
+    linear_backward_bias(db1, left, dh)
     for value, gradient in ((w1.reshape(w1.size), dw1.reshape(dw1.size)), (w2.reshape(w2.size), dw2.reshape(dw2.size))):
         users_update(value, gradient, lr)
     users_update(b1, db1, lr)
@@ -352,7 +355,7 @@ def test_a_step_in_the_users_own_compiled_code():
     gradients = [np.zeros_like(a) for a in params]
     for _ in range(20):
         users_step(
-            loss, x.reshape(1, -1), target, ONE, partial, left, right, *params, *gradients, *between, np.float32(0.1)
+            loss, x.reshape(1, -1), target, SINGLE, partial, left, right, *params, *gradients, *between, np.float32(0.1)
         )  # fmt: skip
         assert loss[0] == pytest.approx(step(x, target), rel=1e-5)
     for name, array in model.state_dict().items():

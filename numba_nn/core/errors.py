@@ -29,6 +29,10 @@ class BackwardError(NumbaNNError, RuntimeError):
     """``backward`` without a forward in training mode to belong to."""
 
 
+class ConcurrencyError(NumbaNNError, RuntimeError):
+    """Two threads called one model, or one loss, at the same time."""
+
+
 class StateDictError(NumbaNNError, KeyError):
     """A state dict does not fit the model; nothing was loaded."""
 

@@ -14,19 +14,21 @@ What a subclass writes:
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_nn.core.checks import check_array, check_destination, check_shape
-from numba_nn.core.errors import ArgumentError, BackwardError
+from numba_nn.core.checks import check_array, check_destination, check_dtype, check_shape
+from numba_nn.core.errors import ArgumentError, BackwardError, DTypeError, ShapeError
 from numba_nn.core.module import Module
 from numba_nn.core.workspace import Shape, Spec, Workspace
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
+
+_forwards = itertools.count()  # every forward that is kept has a number of its own
 
 
 class Call:
@@ -59,16 +61,35 @@ class Call:
 
 
 class Slot:
-    """Room for one forward until its backward: the call, the input (borrowed), and what the layer saved."""
+    """Room for one forward until its backward: the call, the input (borrowed), and what the layer saved.
 
-    __slots__ = ("_views", "arrays", "call", "workspace", "x")
+    Attributes
+    ----------
+    number : int
+        Of the forward that is kept.
+    parts : list of (Layer, int or None)
+        In a container, the layers that ran in this forward and the number of each one's own; None if it kept nothing.
+    """
+
+    __slots__ = ("_views", "arrays", "call", "number", "parts", "workspace", "x")
 
     def __init__(self) -> None:
         self.workspace = Workspace()
         self.call: Call | None = None
         self.x: Array | None = None
         self.arrays: Arrays = {}  # of the forward that is kept: they stay what they are when the buffer is replaced
+        self.number = -1
+        self.parts: list[tuple[Layer, int | None]] = []
         self._views: dict[tuple[Shape, np.dtype[Any]], Arrays] = {}
+
+    def keep(self, call: Call, x: Array | None, arrays: Arrays) -> None:
+        """Hold a new forward, in place of what was held."""
+        self.call, self.x, self.arrays = call, x, arrays
+        self.number, self.parts = next(_forwards), []
+
+    def drop(self) -> None:
+        """Let go of the caller's input, and of buffers since replaced."""
+        self.x, self.arrays, self.parts = None, {}, []
 
     def saved(self, call: Call, layer: Layer) -> Arrays:
         """The arrays of ``saved_spec`` in this slot, for the shape of a call."""
@@ -97,10 +118,13 @@ class Layer(Module):
     def __init__(self) -> None:
         super().__init__()
         self._workspace = Workspace()
-        self._level = 0
         self._calls: dict[tuple[Shape, np.dtype[Any]], Call] = {}
         self._free = [Slot()]
         self._kept: list[Slot] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        slots = [Slot() for _ in self._free + self._kept]
+        return {**vars(self), "_calls": {}, "_free": slots, "_kept": []}  # a copy has buffers and forwards of its own
 
     # ---- what a subclass defines -------------------------------------------------------------------------------------
 
@@ -163,25 +187,31 @@ class Layer(Module):
             If an array does not fit; nothing was written.
         ReserveError
             If the layer was reserved strictly, for less.
+        ConcurrencyError
+            If another thread is inside the model.
         """
-        check_array(repr(self), "x", x, self.dtype)
-        call = self._call(x.shape, x.dtype)
-        y = self._destination(out, "out", call.y_shape, call.dtype, x)
-        if not self.training:
-            self._forward(call, y, self._contiguous("x", x, self._workspace), call.inference)
-            return y
+        with self._workspace.in_use(self):
+            check_array(self, "x", x, self.dtype)
+            call = self._call(x.shape, x.dtype)
+            y = self._destination(out, "out", call.y_shape, call.dtype, x)
+            if self.training:
+                self._forward_kept(call, y, x)
+            else:
+                self._forward(call, y, self._workspace.contiguous("x", x), call.inference)
+        return y
+
+    def _forward_kept(self, call: Call, y: Array, x: Array) -> None:
         slot = self._free[-1] if self._free else self._kept[0]
         saved = slot.saved(call, self)
-        x = self._contiguous("x", x, slot.workspace if self.keeps_input else self._workspace)
+        x = (slot.workspace if self.keeps_input else self._workspace).contiguous("x", x)
         (self._free if self._free else self._kept).remove(slot)
-        slot.call, slot.x, slot.arrays = call, x if self.keeps_input else None, saved
+        slot.keep(call, x if self.keeps_input else None, saved)
         self._kept.append(slot)
         try:
             self._forward(call, y, x, saved)
         except BaseException:
-            Layer._forget(self)
+            self._forget()
             raise
-        return y
 
     def backward(self, dy: Array, out: Array | None = None, *, input_gradient: bool = True) -> Array | None:
         """Propagate a gradient through the newest forward that has not been propagated yet.
@@ -205,31 +235,40 @@ class Layer(Module):
         Raises
         ------
         BackwardError
-            If no forward in training mode is left to belong to.
+            If no forward in training mode is left to belong to, or a layer inside kept another; nothing was written.
         ShapeError, DTypeError, DestinationError
             If an array does not fit; nothing was written.
+        ConcurrencyError
+            If another thread is inside the model.
         """
-        if not self._kept:
-            raise BackwardError(
-                f"{self!r}: backward without a forward in training mode; "
-                f"the last {len(self._free)} forwards are kept (reserve(..., calls=n) keeps more)"
-            )
-        slot = self._kept[-1]
-        call, x = slot.call, slot.x
+        with self._workspace.in_use(self):
+            if not self._kept:
+                raise BackwardError(
+                    f"{self!r}: backward without a forward in training mode (call train() before forward); "
+                    f"the last {len(self._free)} forwards are kept (reserve(..., calls=n) keeps more)"
+                )
+            return self._backward_kept(self._kept[-1], dy, out, input_gradient)
+
+    def _backward_kept(self, slot: Slot, dy: Array, out: Array | None, input_gradient: bool) -> Array | None:
+        call, x, saved = slot.call, slot.x, slot.arrays
         assert call is not None
-        check_array(repr(self), "dy", dy, call.dtype)
-        check_shape(repr(self), "dy", dy.shape, call.y_shape)
+        check_array(self, "dy", dy, call.dtype)
+        check_shape(self, "dy", dy.shape, call.y_shape)
         dx = None
         if input_gradient:
             dx = self._destination(out, "out", call.x_shape, call.dtype, dy, *([] if x is None else [x]))
         elif out is not None:
             raise ArgumentError(f"{self!r}: backward takes either out or input_gradient=False")
+        self._check_parts(slot, {})
         call = self._call(call.x_shape, call.dtype)
-        dy = self._contiguous("dy", dy, self._workspace)
+        dy = self._workspace.contiguous("dy", dy)
         self._free.append(self._kept.pop())
-        saved, slot.x, slot.arrays = slot.arrays, None, {}
+        slot.drop()
         self._backward(call, dx, dy, x, saved)
         return dx
+
+    def _check_parts(self, slot: Slot, taken: dict[Layer, int]) -> None:
+        """A container raises `BackwardError` unless the layers inside still keep what this forward was made of."""
 
     def _call(self, x_shape: Shape, dtype: np.dtype[Any]) -> Call:
         call = self._calls.get((x_shape, dtype))
@@ -252,16 +291,8 @@ class Layer(Module):
     def _destination(self, out: Any, name: str, shape: Shape, dtype: np.dtype[Any], *inputs: Array) -> Array:
         if out is None:
             return np.empty(shape, dtype)
-        check_destination(repr(self), name, out, shape, dtype, *inputs)
+        check_destination(self, name, out, shape, dtype, *inputs)
         return out
-
-    @staticmethod
-    def _contiguous(name: str, array: Array, workspace: Workspace) -> Array:
-        if array.flags.c_contiguous:
-            return array
-        copy = workspace.array(name, array.shape, array.dtype)
-        np.copyto(copy, array)
-        return copy
 
     # ---- buffers -----------------------------------------------------------------------------------------------------
 
@@ -271,7 +302,7 @@ class Layer(Module):
         """Allocate everything that later calls need, for batches up to the given one.
 
         From then on, forward and backward with ``out=`` allocate no array data, for inputs whose leading dimension is not
-        larger and whose other dimensions are equal. (A strided input costs one copy buffer at its first use.)
+        larger and whose other dimensions are equal. (A strided input costs one copy buffer at its first use, strict or not.)
 
         Parameters
         ----------
@@ -290,19 +321,32 @@ class Layer(Module):
         -------
         Layer
             The layer itself.
+
+        Raises
+        ------
+        ShapeError, DTypeError, ArgumentError
+            If the layer cannot take such inputs; nothing changed.
         """
         if len(input_shapes) != 1:
             raise ArgumentError(f"{self!r}: reserve takes one input shape, got {len(input_shapes)}")
         if calls < 1:
             raise ArgumentError(f"{self!r}: calls must be at least 1, got {calls}")
-        x_shape = tuple(int(n) for n in input_shapes[0])
+        wanted = self._dtype_of_input(dtype)
+        x_shape = _as_shape(self, input_shapes[0])
         self.output_shape(x_shape)  # refuses what does not fit, before anything changes
-        self._set_strict(False)
-        call = self._call(x_shape, np.dtype(dtype or self.dtype or np.float32))
-        self._reserve_more(call, training, calls)
-        self._call(call.x_shape, call.dtype)
-        self._set_strict(strict)
+        with self._workspace.in_use(self):
+            self._set_strict(False)
+            call = self._call(x_shape, wanted)
+            self._reserve_more(call, training, calls)
+            self._call(x_shape, wanted)
+            self._set_strict(strict)
         return self
+
+    def _dtype_of_input(self, dtype: Any) -> np.dtype[Any]:
+        wanted = check_dtype(self, dtype or self.dtype or np.float32)
+        if self.dtype is not None and wanted != self.dtype:
+            raise DTypeError(f"{self!r}: reserve: dtype must be the layer's, {self.dtype}, got {wanted}")
+        return wanted
 
     def _reserve_more(self, call: Call, training: bool, calls: int) -> None:
         """Make the slots; a container reserves its layers too."""
@@ -312,11 +356,11 @@ class Layer(Module):
 
     def _forget(self) -> None:
         """Drop the newest forward, whose backward will not come."""
-        slot = self._kept.pop()
-        slot.x, slot.arrays = None, {}
-        self._free.append(slot)
+        self._free.append(self._kept.pop())
+        self._free[-1].drop()
 
     def _keep(self, calls: int) -> None:
+        """Have room for so many forwards; a container's layers too."""
         while len(self._free) + len(self._kept) < calls:
             self._free.insert(0, Slot())
 
@@ -327,22 +371,9 @@ class Layer(Module):
                 slot.workspace.strict = strict
 
     def _adopt(self, workspace: Workspace, level: int) -> None:
-        """Share the scratch of the model that this layer has become part of."""
-        # A layer may have several places: the deepest counts, so that no layer shares buffers with one it lies in.
-        self._level = max(level, self._level) if self._workspace is workspace else level
+        """Share the scratch of the model that this layer has become part of, so many containers deep."""
         self._workspace = workspace
         self._calls.clear()
-        for child in self.children().values():
-            if isinstance(child, Layer):
-                child._adopt(workspace, self._level + 1)
-
-    def _places(self) -> Counter[Layer]:
-        """This layer and all inside it, with the number of forwards of each in one forward of this."""
-        places = Counter([self])
-        for child in self.children().values():
-            if isinstance(child, Layer):
-                places += child._places()
-        return places
 
     def _layers_inside(self) -> list[Layer]:
         return [module for module in self.modules() if isinstance(module, Layer)]
@@ -356,3 +387,10 @@ class Layer(Module):
     def saved_nbytes(self) -> int:
         """Bytes that this layer and its children hold from forward to backward."""
         return sum(slot.workspace.nbytes for layer in self._layers_inside() for slot in layer._free + layer._kept)
+
+
+def _as_shape(where: object, given: Any) -> Shape:
+    """A shape of whole numbers; raises `ShapeError` for anything else."""
+    if not isinstance(given, (tuple, list)) or not all(isinstance(n, (int, np.integer)) and n >= 0 for n in given):
+        raise ShapeError(f"{where}: a shape is a tuple of ints, none negative, got {given!r}")
+    return tuple(int(n) for n in given)

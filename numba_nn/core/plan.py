@@ -43,3 +43,28 @@ def assign_offsets(lifetimes: list[Lifetime]) -> tuple[list[int], int]:
         offsets[index] = offset
         placed.append((offset, wanted))
     return offsets, max((offset + life.nbytes for offset, life in placed), default=0)
+
+
+class Plan:
+    """The offsets of arrays in one buffer.
+
+    Parameters
+    ----------
+    lifetimes : list of Lifetime
+        The arrays.
+
+    Attributes
+    ----------
+    offsets : list of int
+        Byte offset of each array.
+    total : int
+        Bytes that the buffer needs.
+    """
+
+    def __init__(self, lifetimes: list[Lifetime]) -> None:
+        self.offsets, self.total = assign_offsets(lifetimes)
+        self._lifetimes = lifetimes
+
+    def holds(self, lifetimes: list[Lifetime]) -> bool:
+        """Whether it serves these arrays too: as many, of the same times, and none larger."""
+        return all(new.nbytes <= own.nbytes for new, own in zip(lifetimes, self._lifetimes, strict=True))

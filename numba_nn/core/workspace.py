@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_nn.core.errors import ReserveError
+from numba_nn.core.errors import ConcurrencyError, ReserveError
 
 Shape = tuple[int, ...]
 Spec = tuple[Shape, np.dtype[Any]]
@@ -37,20 +39,47 @@ def view(buffer: NDArray[np.uint8], offset: int, spec: Spec) -> NDArray[Any]:
 
 
 class Workspace:
-    """Named buffers that grow when they must and are otherwise handed out again.
+    """Named buffers that grow when they must and are otherwise handed out again, to one thread at a time.
+
+    A copy of a workspace, by ``copy`` or ``pickle``, is an empty one: contents are dead between calls.
 
     Attributes
     ----------
     generation : int
         Grows with every allocation; a view taken in an earlier generation may belong to a buffer since replaced.
     strict : bool
-        Refuse to grow.
+        Refuse to grow, but for copies of strided arrays.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[str, NDArray[np.uint8]] = {}
         self.generation = 0
         self.strict = False
+        self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
+        return Workspace, ()
+
+    @contextmanager
+    def in_use(self, by: object) -> Iterator[None]:
+        """Keep other threads out; calls within calls of one thread may enter.
+
+        Parameters
+        ----------
+        by : object
+            Who uses it, for the message.
+
+        Raises
+        ------
+        ConcurrencyError
+            If another thread is inside.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise ConcurrencyError(f"{by} is in use by another thread; give each thread a model of its own")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @property
     def nbytes(self) -> int:
@@ -71,6 +100,22 @@ class Workspace:
         if self.strict:
             held = 0 if present is None else present.nbytes
             raise ReserveError(f"buffer '{name}' needs {nbytes} bytes, {held} are reserved; reserve the larger shape first")
+        return self._allocate(name, nbytes)
+
+    def contiguous(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """The array itself if it is C-contiguous, else a copy in the named buffer; a strict workspace provides it too."""
+        if array.flags.c_contiguous:
+            return array
+        spec = array.shape, array.dtype
+        nbytes = spec_nbytes(spec)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.nbytes < nbytes:
+            buffer = self._allocate(name, nbytes)
+        copy = view(buffer, 0, spec)
+        np.copyto(copy, array)
+        return copy
+
+    def _allocate(self, name: str, nbytes: int) -> NDArray[np.uint8]:
         self._buffers[name] = _aligned(nbytes)
         self.generation += 1
         return self._buffers[name]

@@ -112,11 +112,15 @@ def _parts(model: Autoencoder, x_shape: tuple[int, ...]) -> dict[str, Callable[[
         for layer, out in zip(model, outputs[:layers], strict=False):
             inputs = layer.forward(inputs, out=out)
 
+    def train() -> None:
+        model.train()
+        step(x, x)
+
     return dict(zip(REFERENCE, (
         lambda: encode(1),
         lambda: encode(model.ENCODER_LAYERS),
         lambda: model.eval().forward(x, out=y),
-        lambda: step(x, x),
+        train,
     ), strict=True))  # fmt: skip
 
 

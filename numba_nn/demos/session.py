@@ -158,6 +158,7 @@ class Session:
         start = time.perf_counter()
         step = len(self.losses)
         self.optimizer.param_groups[0]["lr"] = self.rate(step)
+        self.model.train()
         loss = self._step(x, x)
         if not math.isfinite(loss):
             raise ArgumentError(f"the loss of step {step + 1} is {loss}: choose --lr below {self.settings.lr:g}")

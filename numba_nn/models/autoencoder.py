@@ -64,14 +64,14 @@ class Autoencoder(Sequential):
         ndarray
             (N, 128, H / 4, W / 4).
         """
-        training = self.training
-        self.eval()
+        encoder = self[: self.ENCODER_LAYERS]
+        modes = [(module, module.training) for module in encoder.modules()]
+        encoder.eval()
         try:
-            for layer in self._layers[: self.ENCODER_LAYERS]:
-                x = layer.forward(x)
+            return encoder.forward(x)
         finally:
-            self.train(training)
-        return x
+            for module, training in modes:
+                module.training = training
 
     def _arguments(self) -> str:
         return ""

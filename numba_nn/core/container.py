@@ -1,0 +1,71 @@
+"""`Container`: a layer made of layers.
+
+It shares one scratch with all layers inside, and keeps its forwards and theirs in step: a backward begins only if every layer
+inside still keeps the forward that belongs to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from numba_nn.core.errors import BackwardError
+from numba_nn.core.layer import Array, Layer, Slot
+from numba_nn.core.workspace import Workspace
+
+
+class Container(Layer):
+    """Base of the layers that run other layers: it runs them by `_run`, and calls ``_adopt(self._workspace, 0)`` once made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._level = 0
+
+    def _run(self, layer: Layer, x: Array, out: Array) -> Array:
+        """Forward of a layer inside, in `_forward`."""
+        layer.forward(x, out=out)
+        if self.training:
+            self._kept[-1].parts.append((layer, layer._kept[-1].number if layer.training else None))
+        return out  # only this goes on, whatever else the layer returns
+
+    def _check_parts(self, slot: Slot, taken: dict[Layer, int]) -> None:
+        """Go through the backward to come; ``taken`` counts the forwards of each layer that it has passed."""
+        for layer, number in reversed(slot.parts):
+            if number is None:
+                raise BackwardError(
+                    f"{layer!r} kept nothing for backward: it was in eval mode; call train() on it before forward"
+                )
+            index = taken[layer] = taken.get(layer, 0) + 1
+            if index > len(layer._kept) or layer._kept[-index].number != number:
+                raise BackwardError(
+                    f"{layer!r} has run outside of this forward since; call backward in the reverse order of the forwards "
+                    f"(it keeps the last {len(layer._free) + len(layer._kept)}; reserve(..., calls=n) on it keeps more)"
+                )
+            layer._check_parts(layer._kept[-index], taken)
+
+    def _forget(self) -> None:
+        for layer, number in reversed(self._kept[-1].parts):
+            if number is not None:
+                layer._forget()
+        super()._forget()
+
+    def _keep(self, calls: int) -> None:
+        for layer, uses in self._places().items():
+            Layer._keep(layer, uses * calls)
+
+    def _places(self) -> Counter[Layer]:
+        """This layer and all inside it, with the number of forwards of each in one forward of this."""
+        places = Counter[Layer]([self])
+        for child in self._inner():
+            places += child._places() if isinstance(child, Container) else Counter([child])
+        return places
+
+    def _adopt(self, workspace: Workspace, level: int) -> None:
+        # A layer may have several places: the deepest counts, so that no layer shares buffers with one it lies in.
+        self._level = max(level, self._level) if self._workspace is workspace else level
+        super()._adopt(workspace, self._level)
+        for child in self._inner():
+            child._adopt(workspace, self._level + 1)
+
+    def _inner(self) -> list[Layer]:
+        """The layers directly inside, once for each place."""
+        return [child for child in self.children().values() if isinstance(child, Layer)]
