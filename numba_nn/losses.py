@@ -204,6 +204,9 @@ class MSELoss(Loss):
         What becomes of the squares of single elements: their mean, their sum, or nothing.
     """
 
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+
     def scratch_spec(self, size: int) -> dict[str, Spec]:
         """Partial sums."""
         return {} if self.reduction == "none" else {"partial": ((block_count(size),), np.dtype(np.float64))}

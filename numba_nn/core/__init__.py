@@ -1,0 +1,1 @@
+"""What layers stand on: kernels, buffers, the contract."""

@@ -34,12 +34,15 @@ _forwards = itertools.count()  # every forward that is kept has a number of its 
 class Call:
     """What a layer keeps about one input shape: shapes, its scratch, and whatever it computes from the shape once.
 
-    Attributes
+    Parameters
     ----------
     x_shape, y_shape : tuple of int
         Input and output shape.
     dtype : dtype
         Of both.
+
+    Attributes
+    ----------
     scratch : dict of ndarray
         The arrays of ``scratch_spec``: contents are dead between calls.
     inference : dict of ndarray

@@ -24,6 +24,11 @@ def assign_offsets(lifetimes: list[Lifetime]) -> tuple[list[int], int]:
     The largest are placed first, each at the lowest offset that is free over its lifetime ("greedy by size", Pisarchyk and
     Lee, "Efficient memory management for deep neural net inference", 2020).
 
+    Parameters
+    ----------
+    lifetimes : list of Lifetime
+        The arrays.
+
     Returns
     -------
     offsets : list of int

@@ -89,6 +89,13 @@ class Workspace:
     def buffer(self, name: str, nbytes: int) -> NDArray[np.uint8]:
         """The named buffer, at least this long.
 
+        Parameters
+        ----------
+        name : str
+            Any name.
+        nbytes : int
+            Its least length.
+
         Raises
         ------
         ReserveError

@@ -1,0 +1,1 @@
+"""The layers: one file, or package, for each family."""

@@ -148,6 +148,13 @@ class MaxPool2d(Layer):
     def forward(self, x: Array, out: Array | None = None) -> Any:
         """As `Layer.forward`; with ``return_indices``, the output and the positions of the maxima.
 
+        Parameters
+        ----------
+        x : ndarray
+            (N, C, H, W).
+        out : ndarray, optional
+            Where to write the output, (N, C, H', W').
+
         Returns
         -------
         ndarray or (ndarray, ndarray)
