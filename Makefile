@@ -26,7 +26,7 @@ demo: $(UV) ## train an autoencoder on photographs (ARGS="--data DIR": on CIFAR-
 	$(RUN) --extra demo numba-nn demo autoencoder $(ARGS)
 
 test: $(UV) ## run the tests (those that need PyTorch or CUDA tools: parity, cuda-check)
-	$(RUN) pytest --ignore tests/parity --ignore tests/cuda $(ARGS)
+	$(RUN) --extra demo pytest --ignore tests/parity --ignore tests/cuda $(ARGS)
 
 lint: $(UV) ## check style, types and docstrings
 	$(RUN) ruff check .
