@@ -257,7 +257,8 @@ def parameter_groups(params: Iterable[Any], defaults: dict[str, Any]) -> list[di
         group["params"] = [group["params"]] if isinstance(group["params"], Parameter) else list(group["params"])
         for parameter in group["params"]:
             if not isinstance(parameter, Parameter):
-                raise ArgumentError(f"optimiser: params must be Parameter objects, got {type(parameter).__name__}")
+                got = type(parameter).__name__
+                raise ArgumentError(f"optimiser: params must be Parameter objects (model.parameters()), got {got}")
             if id(parameter) in seen:
                 raise ArgumentError(f"optimiser: {parameter!r} appears twice")
             seen.add(id(parameter))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.checks import check_array
-from numba_nn.core.errors import BackwardError, ReserveError, ShapeError
+from numba_nn.core.errors import ArgumentError, BackwardError, ReserveError, ShapeError
 from numba_nn.core.layer import Array, Layer
 from numba_nn.core.workspace import Shape
 from numba_nn.losses import Loss
@@ -28,6 +28,13 @@ class TrainStep:
     x_shape : tuple of int
         Shape of the largest batch.
 
+    Raises
+    ------
+    ArgumentError
+        If ``model`` is no layer or ``loss`` no loss (a class, not an object of it, for instance).
+    ShapeError
+        If the model cannot take this shape.
+
     Examples
     --------
     >>> step = nn.TrainStep(model, nn.MSELoss(), nn.optim.SGD(model.parameters(), lr=0.1), (32, 10))
@@ -36,6 +43,9 @@ class TrainStep:
     """
 
     def __init__(self, model: Layer, loss: Loss, optimizer: Any, x_shape: Shape) -> None:
+        for name, value, kind in (("model", model, Layer), ("loss", loss, Loss)):
+            if not isinstance(value, kind):
+                raise ArgumentError(f"TrainStep: {name} must be a {kind.__name__} object, got {value!r}")
         self.model = model.reserve(x_shape).train()
         self.optimizer = optimizer
         self._x_shape = tuple(x_shape)

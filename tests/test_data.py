@@ -181,7 +181,7 @@ class TestPhotographPatches:
 
     def test_missing_package_says_what_to_install(self, monkeypatch):
         monkeypatch.setattr(photographs, "find_spec", lambda name: None)
-        with pytest.raises(ImportError, match=r'sklearn.*pip install "numba-nn\[demo\]"'):
+        with pytest.raises(ImportError, match=r"sklearn.*make demo"):
             photograph_patches(1, 1)
 
     def test_missing_or_damaged_photograph_is_named(self, monkeypatch, tmp_path):

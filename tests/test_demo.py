@@ -183,7 +183,7 @@ def test_without_matplotlib_training_goes_on(monkeypatch: pytest.MonkeyPatch, ca
     autoencoder._draw(PlainConsole(), session(), Path("nowhere"))
     text = capsys.readouterr().out
     assert "matplotlib is not installed" in text
-    assert 'pip install "numba-nn[demo]"' in text
+    assert "make demo" in text
 
 
 # Pictures and report

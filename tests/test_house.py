@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE_BY_TOOLS = {"env", "html", "results", "__pycache__"}
-DOORS_TO_CUDA = {"core/kernel.py", "core/ptx.py"}
+DOORS_TO_CUDA = {"core/ptx.py"}
 # What a part of the package may import of the package, besides itself. Parts that are not named stand on all others.
 MAY_IMPORT = {
     "core": set(),

@@ -77,3 +77,12 @@ def test_the_first_step_allocates_nothing(reduction):
     step = make()
     with no_array_data():
         step(x, target)
+
+
+def test_swapped_or_unmade_arguments_are_named():
+    model = nn.Linear(3, 2)
+    optimizer = nn.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(nn.ArgumentError, match="loss must be a Loss object"):
+        nn.TrainStep(model, nn.MSELoss, optimizer, (4, 3))
+    with pytest.raises(nn.ArgumentError, match="model must be a Layer object"):
+        nn.TrainStep(nn.MSELoss(), model, optimizer, (4, 3))

@@ -247,7 +247,7 @@ class Layer(Module):
         with self._workspace.in_use(self):
             if not self._kept:
                 raise BackwardError(
-                    f"{self!r}: backward without a forward in training mode (call train() before forward); "
+                    f"{self!r}: no forward is left for this backward: each allows one, and only in training mode (train()); "
                     f"the last {len(self._free)} forwards are kept (reserve(..., calls=n) keeps more)"
                 )
             return self._backward_kept(self._kept[-1], dy, out, input_gradient)

@@ -109,7 +109,10 @@ def _path(package: str, inside: str) -> Path:
 
 
 def _missing_package(package: str) -> ImportError:
-    return ImportError(f'photograph_patches needs {package}, not installed here: pip install "numba-nn[demo]"', name=package)
+    return ImportError(
+        f'photograph_patches needs {package}, not installed here; in a clone: make demo, elsewhere: pip install ".[demo]"',
+        name=package,
+    )
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

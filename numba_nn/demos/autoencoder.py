@@ -22,7 +22,7 @@ from numba_nn.report import machine
 
 CHECKPOINT = "checkpoint.npz"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
-INSTALL = 'pip install "numba-nn[demo]"'
+INSTALL = "in a clone: make demo; elsewhere: pip install '.[demo]'"
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def open_console() -> PlainConsole:
         return RichConsole()
     except ImportError:
         plain = PlainConsole()
-        plain.line('(for a progress bar: pip install "numba-nn[demo]")')
+        plain.line("(for a progress bar: make demo)")
         return plain
 
 
