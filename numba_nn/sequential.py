@@ -42,7 +42,7 @@ class Sequential(Container):
 
     def _take(self, layers: tuple[Layer, ...]) -> None:
         if not layers or not all(isinstance(layer, Layer) for layer in layers):
-            raise ArgumentError(f"Sequential takes layers, each an argument of its own and already made, got {layers!r}")
+            raise ArgumentError(f"Sequential takes one or more layers, made and each an argument of its own, got {layers!r}")
         self._layers = layers
         dtypes = {layer.dtype for layer in layers if layer.dtype is not None}
         if len(dtypes) > 1:
