@@ -20,11 +20,13 @@ from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import manual_seed
 from numba_nn.layers.activation import ReLU, Sigmoid
-from numba_nn.layers.conv import Conv2d
+from numba_nn.layers.conv import Conv1d, Conv2d
 from numba_nn.layers.linear import Linear
+from numba_nn.layers.pad import ConstantPad1d, ConstantPad2d, ReflectionPad1d, ReflectionPad2d, ZeroPad1d, ZeroPad2d
+from numba_nn.layers.permute import Permute, Transpose
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
-from numba_nn.layers.shape import Flatten
+from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueeze
 from numba_nn.linalg import matmul
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.sequential import Sequential
@@ -37,6 +39,9 @@ __all__ = [
     "BackwardError",
     "CheckpointError",
     "ConcurrencyError",
+    "ConstantPad1d",
+    "ConstantPad2d",
+    "Conv1d",
     "Conv2d",
     "DTypeError",
     "DataError",
@@ -50,15 +55,25 @@ __all__ = [
     "MissingTwinError",
     "NumbaNNError",
     "Parameter",
+    "Permute",
     "ReLU",
+    "ReflectionPad1d",
+    "ReflectionPad2d",
     "ReserveError",
+    "Reshape",
     "Sequential",
     "ShapeError",
     "Sigmoid",
+    "Squeeze",
     "StateDictError",
     "TrainStep",
+    "Transpose",
     "TwinMismatchError",
+    "Unflatten",
+    "Unsqueeze",
     "Upsample",
+    "ZeroPad1d",
+    "ZeroPad2d",
     "data",
     "io",
     "manual_seed",
