@@ -13,14 +13,17 @@ from __future__ import annotations
 import numbers
 from typing import Any, ClassVar
 
+import numpy as np
 from numba import prange
 
 from numba_nn.core.checks import check_batch, is_whole
 from numba_nn.core.errors import ArgumentError, ShapeError
+from numba_nn.core.gemm import fill
 from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.layer import Array, Arrays, Call, Layer
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.image import planes
+from numba_nn.layers.shape import copy_part
 
 
 @inner
@@ -45,20 +48,17 @@ def mirror_images(i, before, length):
 @kernel
 def constant_pad2d_forward(y: Out, x: In, top: int, left: int, value: float):
     """y = x, moved by (top, left); value elsewhere. x: (P, H, W), y: (P, H', W'), P planes."""
-    constant, height = y.dtype.type(value), y.shape[1]
-    start, stop = inside(left, x.shape[2], y.shape[2])
+    constant, height, width = y.dtype.type(value), y.shape[1], y.shape[2]
+    start, stop = inside(left, x.shape[2], width)
+    to, origin = y.reshape(y.size), x.reshape(x.size)
     for r in prange(y.shape[0] * height):
-        p, h = r // height, r % height
-        if h < top or h >= top + x.shape[1]:
-            for w in range(y.shape[2]):
-                y[p, h, w] = constant
+        p, h = r // height, r % height - top
+        if h < 0 or h >= x.shape[1]:
+            fill(to, r * width, (r + 1) * width, constant)
         else:
-            for w in range(start):
-                y[p, h, w] = constant
-            for w in range(start, stop):
-                y[p, h, w] = x[p, h - top, w - left]
-            for w in range(stop, y.shape[2]):
-                y[p, h, w] = constant
+            fill(to, r * width, r * width + start, constant)
+            copy_part(to, r * width + start, origin, (p * x.shape[1] + h) * x.shape[2] + start - left, stop - start)
+            fill(to, r * width + stop, (r + 1) * width, constant)
 
 
 @kernel
@@ -66,34 +66,39 @@ def reflection_pad2d_forward(y: Out, x: In, top: int, left: int):
     """y = x and its mirror images; x: (P, H, W), y: (P, H', W'), P planes."""
     height, width = y.shape[1], x.shape[2]
     start, stop = inside(left, width, y.shape[2])
+    to, origin = y.reshape(y.size), x.reshape(x.size)
     for r in prange(y.shape[0] * height):
         p, h = r // height, r % height
-        row = x[p, mirrored(h - top, x.shape[1])]
+        at, source = r * y.shape[2], (p * x.shape[1] + mirrored(h - top, x.shape[1])) * width
         for w in range(start):
-            y[p, h, w] = row[mirrored(w - left, width)]
-        for w in range(start, stop):
-            y[p, h, w] = row[w - left]
+            to[at + w] = origin[source + mirrored(w - left, width)]
+        copy_part(to, at + start, origin, source + start - left, stop - start)
         for w in range(stop, y.shape[2]):
-            y[p, h, w] = row[mirrored(w - left, width)]
+            to[at + w] = origin[source + mirrored(w - left, width)]
 
 
 @kernel
 def reflection_pad2d_backward(dx: Out, dy: In, top: int, left: int):
     """dx = sum of dy over the mirror images; dx: (P, H, W), dy: (P, H', W'). Every row of dx is summed by one task."""
-    height, width, zero = dx.shape[1], dx.shape[2], dx.dtype.type(0)
-    start, stop = inside(left, width, dy.shape[2])
+    height, width = dx.shape[1], dx.shape[2]
+    flat, gradient = dx.reshape(dx.size), dy.reshape(dy.size)
     for r in prange(dx.shape[0] * height):
-        p, row = r // height, dx[r // height, r % height]
-        for w in range(width):
-            row[w] = zero
+        fill(flat, r * width, (r + 1) * width, dx.dtype.type(0))
         for h in mirror_images(r % height, top, height):
             if h >= 0 and h < dy.shape[1]:
-                for w in range(start):
-                    row[mirrored(w - left, width)] += dy[p, h, w]
-                for w in range(start, stop):
-                    row[w - left] += dy[p, h, w]
-                for w in range(stop, dy.shape[2]):
-                    row[mirrored(w - left, width)] += dy[p, h, w]
+                add_mirrored(flat, r * width, width, gradient, (r // height * dy.shape[1] + h) * dy.shape[2], dy.shape[2], left)
+
+
+@inner
+def add_mirrored(dx, at, width, dy, origin, padded, left):
+    """Add a padded row of gradients to the row of ``width`` elements that it shows."""
+    start, stop = inside(left, width, padded)
+    for w in range(start):
+        dx[at + mirrored(w - left, width)] += dy[origin + w]
+    for w in range(start, stop):
+        dx[np.uintp(at + w - left)] += dy[np.uintp(origin + w)]
+    for w in range(stop, padded):
+        dx[at + mirrored(w - left, width)] += dy[origin + w]
 
 
 class Padding(Layer):

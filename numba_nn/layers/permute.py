@@ -22,7 +22,7 @@ from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.layer import Array, Arrays, Call, Layer
 from numba_nn.core.simd import transpose_lanes, vector_lanes
 from numba_nn.core.workspace import Shape
-from numba_nn.layers.shape import check_dim, dimension, unpacked
+from numba_nn.layers.shape import check_dim, copy_part, dimension, unpacked
 
 TILE = 64  # rows and columns of a matrix that a task transposes: 2 x 16 KB of float32 fit into a 48 KB L1
 RUN = 4096  # elements of a row that a task copies
@@ -50,9 +50,9 @@ def copy_rows(y: Out, x: In, outer: In, size: tuple[int, int, int], strides: tup
     for t in prange(matrices * row_blocks * blocks):
         to, origin = matrix_start(t // (row_blocks * blocks), outer)
         row, column = t // blocks % row_blocks * TILE, t % blocks * RUN
+        run = min(RUN, columns - column)
         for r in range(row, min(rows, row + TILE)):
-            for c in range(column, min(columns, column + RUN)):
-                y[to + r * strides[0] + c] = x[origin + r * strides[1] + c]
+            copy_part(y, to + r * strides[0] + column, x, origin + r * strides[1] + column, run)
 
 
 @kernel
@@ -80,9 +80,13 @@ def transpose_tile(y, at, y_stride, x, origin, x_stride, rows, columns):
     for r in range(0, whole_rows, lanes):
         for c in range(0, whole_columns, lanes):
             transpose_lanes(y, at + r * y_stride + c, y_stride, x, origin + r + c * x_stride, x_stride, 0, lanes)
-    for r in range(rows):
-        for c in range(whole_columns if r < whole_rows else 0, columns):
-            y[at + r * y_stride + c] = x[origin + r + c * x_stride]
+    for row in range(0, rows, lanes):
+        for c in range(whole_columns, columns):
+            for r in range(row, min(rows, row + lanes)):
+                y[np.uintp(at + r * y_stride + c)] = x[np.uintp(origin + r + c * x_stride)]
+    for r in range(whole_rows, rows):
+        for c in range(whole_columns):
+            y[np.uintp(at + r * y_stride + c)] = x[np.uintp(origin + r + c * x_stride)]
 
 
 def permutation(x_shape: Shape, dims: tuple[int, ...]) -> tuple[Any, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from numba import prange
 
 from numba_nn.core.checks import is_whole
 from numba_nn.core.errors import ArgumentError, ShapeError
-from numba_nn.core.kernel import In, Out, kernel
+from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.layer import Array, Arrays, Call, Layer
 from numba_nn.core.workspace import Shape
 
@@ -19,6 +20,13 @@ def copy_forward(y: Out, x: In):
     """y = x."""
     for i in prange(x.size):
         y[i] = x[i]
+
+
+@inner
+def copy_part(y, at, x, origin, length):
+    """y[at : at + length] = x[origin : origin + length]."""
+    for i in range(length):
+        y[np.uintp(at + i)] = x[np.uintp(origin + i)]  # unsigned: no test for negative indices, so the loop vectorises
 
 
 def check_dim(where: object, name: str, value: Any) -> int:
