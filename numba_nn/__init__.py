@@ -20,6 +20,7 @@ from numba_nn.core.errors import (
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import manual_seed
+from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv2d
 from numba_nn.layers.embedding import Embedding
@@ -68,9 +69,12 @@ __all__ = [
     "TwinMismatchError",
     "Upsample",
     "data",
+    "get_num_threads",
     "io",
     "manual_seed",
     "matmul",
     "models",
     "optim",
+    "set_num_threads",
+    "threading_layer",
 ]

@@ -24,6 +24,7 @@ import numpy as np
 from numba_nn.core.layer import Layer
 from numba_nn.core.peak import measure_peak
 from numba_nn.core.simd import register_file, tile_shape
+from numba_nn.core.threads import get_num_threads, threading_layer
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
 from numba_nn.instruments import STEP, Counts, Key, counted_step, timed_step
 from numba_nn.losses import Loss, MSELoss
@@ -170,15 +171,14 @@ def median_ms(call: Callable[[], Any], rounds: int = 15, warm_up: int = 2) -> fl
 
 def machine() -> dict[str, Any]:
     """What figures depend on: CPU, instructions and tile, threads, versions, date."""
-    threads = numba.get_num_threads()  # starts the threading layer, so that it has a name
     rows, columns = tile_shape(np.float32)
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "vector bytes": register_file()[0],
         "float32 tile": f"{rows} x {columns}",
-        "threads": threads,
-        "threading layer": numba.threading_layer(),
+        "threads": get_num_threads(),
+        "threading layer": threading_layer(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "numpy": np.__version__,

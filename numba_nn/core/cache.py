@@ -55,10 +55,13 @@ def _digest(*parts: bytes) -> str:
 def _sources(module: str) -> list[Path]:
     """The files that decide what the kernels of a module do.
 
-    Of numba_nn: ``core``, ``layers`` and the module itself, since imports run one way; of another package: all of it too.
+    Of numba_nn: ``core``, ``layers`` and the module itself with its package, since imports run one way; of another package:
+    all of it too.
     """
-    house = Path(__file__).parents[1]
-    sources = [*house.glob("core/**/*.py"), *house.glob("layers/**/*.py"), _module_file(module)]
+    house, own = Path(__file__).parents[1], _module_file(module)
+    sources = [*house.glob("core/**/*.py"), *house.glob("layers/**/*.py"), own]
+    if house in own.parent.parents:
+        sources += own.parent.glob("*.py")
     top = module.partition(".")[0]
     if top != PACKAGE and _module_file(top).name == "__init__.py":
         sources += _module_file(top).parent.rglob("*.py")
