@@ -1,6 +1,7 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
 from numba_nn import data, io, models, optim
+from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
     BackwardError,
@@ -33,6 +34,7 @@ from numba_nn.linalg import matmul
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.sequential import Sequential
 from numba_nn.train import TrainStep
+from numba_nn.warmup import warmup
 
 __version__ = "0.1.0"
 
@@ -76,5 +78,7 @@ __all__ = [
     "models",
     "optim",
     "set_num_threads",
+    "show_config",
     "threading_layer",
+    "warmup",
 ]

@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ VERSIONS = (sys.version, np.__version__, numba.__version__, llvmlite.__version__
 
 # Sources changed after this moment may differ from what the process imported.
 _STARTED = time.time()
+
+
+lookups = Counter(found=0, compiled=0)
+"""Overloads that this process loaded from disk, and those that it had to compile."""
 
 
 def _digest(*parts: bytes) -> str:
@@ -184,6 +189,11 @@ class KernelCache:
 
     def load_overload(self, signature: Any, target_context: Any) -> CompileResult | None:
         """The compiled overload, or None if it is not on disk (or what is there cannot be read)."""
+        result = self._load(signature, target_context)
+        lookups["compiled" if result is None else "found"] += 1
+        return result
+
+    def _load(self, signature: Any, target_context: Any) -> CompileResult | None:
         target_context.refresh()
         file = self._file(signature, target_context.codegen())
         if file is None:
