@@ -1,6 +1,7 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
 from numba_nn import data, io, models, optim
+from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
     BackwardError,
@@ -11,6 +12,7 @@ from numba_nn.core.errors import (
     DTypeError,
     MissingTwinError,
     NumbaNNError,
+    RangeError,
     ReserveError,
     ShapeError,
     StateDictError,
@@ -19,9 +21,12 @@ from numba_nn.core.errors import (
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import manual_seed
+from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv1d, Conv2d
+from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.linear import Linear
+from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.pad import ConstantPad1d, ConstantPad2d, ReflectionPad1d, ReflectionPad2d, ZeroPad1d, ZeroPad2d
 from numba_nn.layers.permute import Permute, Transpose
 from numba_nn.layers.pooling import MaxPool2d
@@ -31,13 +36,16 @@ from numba_nn.linalg import matmul
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.sequential import Sequential
 from numba_nn.train import TrainStep
+from numba_nn.warmup import warmup
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Add",
     "ArgumentError",
     "BackwardError",
     "CheckpointError",
+    "Concatenate",
     "ConcurrencyError",
     "ConstantPad1d",
     "ConstantPad2d",
@@ -46,6 +54,7 @@ __all__ = [
     "DTypeError",
     "DataError",
     "DestinationError",
+    "Embedding",
     "Flatten",
     "Layer",
     "Linear",
@@ -53,9 +62,11 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "MissingTwinError",
+    "Multiply",
     "NumbaNNError",
     "Parameter",
     "Permute",
+    "RangeError",
     "ReLU",
     "ReflectionPad1d",
     "ReflectionPad2d",
@@ -75,9 +86,14 @@ __all__ = [
     "ZeroPad1d",
     "ZeroPad2d",
     "data",
+    "get_num_threads",
     "io",
     "manual_seed",
     "matmul",
     "models",
     "optim",
+    "set_num_threads",
+    "show_config",
+    "threading_layer",
+    "warmup",
 ]

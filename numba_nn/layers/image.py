@@ -1,6 +1,6 @@
 """Views of image batches (N C H W), for kernels that treat every plane alike. A signal (N C L) is an image of height 1."""
 
-from numba_nn.core.layer import Array
+from numba_nn.core.call import Array
 from numba_nn.core.workspace import Shape
 
 

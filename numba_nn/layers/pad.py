@@ -16,11 +16,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numba import prange
 
+from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_batch, is_whole
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.gemm import fill
 from numba_nn.core.kernel import In, Out, inner, kernel
-from numba_nn.core.layer import Array, Arrays, Call, Layer
+from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.image import planes
 from numba_nn.layers.shape import copy_part

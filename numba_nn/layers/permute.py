@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, inner, kernel
-from numba_nn.core.layer import Array, Arrays, Call, Layer
+from numba_nn.core.layer import Layer
 from numba_nn.core.simd import transpose_lanes, vector_lanes
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.shape import check_dim, copy_part, dimension, unpacked
