@@ -225,6 +225,7 @@ CASES = [
     permute((1, 3, 1), 2, 0, 1),
     permute((5, 1, 1, 4), 0, 2, 3, 1),
     permute((2, 3, 1, 2, 2, 3), 5, 0, 4, 2, 1, 3),
+    transpose((2, 3, 4), 0, 1),
     transpose((2, 3, 4), 1, 2),
     transpose((3, 5), 0, 1),
     transpose((3, 1, 1), 0, -1),
