@@ -1,6 +1,6 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
-from numba_nn import data, io, models, optim
+from numba_nn import data, io, models, ops, optim
 from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
@@ -76,6 +76,7 @@ __all__ = [
     "manual_seed",
     "matmul",
     "models",
+    "ops",
     "optim",
     "set_num_threads",
     "show_config",
