@@ -1,6 +1,6 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
-from numba_nn import data, io, models, optim
+from numba_nn import data, io, models, optim, schedules
 from numba_nn.core.errors import (
     ArgumentError,
     BackwardError,
@@ -10,6 +10,7 @@ from numba_nn.core.errors import (
     DestinationError,
     DTypeError,
     MissingTwinError,
+    NonFiniteError,
     NumbaNNError,
     ReserveError,
     ShapeError,
@@ -48,6 +49,7 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "MissingTwinError",
+    "NonFiniteError",
     "NumbaNNError",
     "Parameter",
     "ReLU",
@@ -65,4 +67,5 @@ __all__ = [
     "matmul",
     "models",
     "optim",
+    "schedules",
 ]
