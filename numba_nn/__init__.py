@@ -1,6 +1,8 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
 from numba_nn import data, io, models, optim, schedules
+from numba_nn import data, io, models, optim
+from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
     BackwardError,
@@ -12,6 +14,7 @@ from numba_nn.core.errors import (
     MissingTwinError,
     NonFiniteError,
     NumbaNNError,
+    RangeError,
     ReserveError,
     ShapeError,
     StateDictError,
@@ -20,9 +23,12 @@ from numba_nn.core.errors import (
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import manual_seed
+from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv2d
+from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.linear import Linear
+from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten
@@ -30,18 +36,22 @@ from numba_nn.linalg import matmul
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.sequential import Sequential
 from numba_nn.train import TrainStep
+from numba_nn.warmup import warmup
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Add",
     "ArgumentError",
     "BackwardError",
     "CheckpointError",
+    "Concatenate",
     "ConcurrencyError",
     "Conv2d",
     "DTypeError",
     "DataError",
     "DestinationError",
+    "Embedding",
     "Flatten",
     "Layer",
     "Linear",
@@ -50,8 +60,10 @@ __all__ = [
     "MaxPool2d",
     "MissingTwinError",
     "NonFiniteError",
+    "Multiply",
     "NumbaNNError",
     "Parameter",
+    "RangeError",
     "ReLU",
     "ReserveError",
     "Sequential",
@@ -62,10 +74,15 @@ __all__ = [
     "TwinMismatchError",
     "Upsample",
     "data",
+    "get_num_threads",
     "io",
     "manual_seed",
     "matmul",
     "models",
     "optim",
     "schedules",
+    "set_num_threads",
+    "show_config",
+    "threading_layer",
+    "warmup",
 ]
