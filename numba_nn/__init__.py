@@ -1,6 +1,6 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
-from numba_nn import data, io, models, optim
+from numba_nn import data, io, models, ops, optim, schedules
 from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
@@ -11,6 +11,7 @@ from numba_nn.core.errors import (
     DestinationError,
     DTypeError,
     MissingTwinError,
+    NonFiniteError,
     NumbaNNError,
     RangeError,
     ReserveError,
@@ -63,6 +64,7 @@ __all__ = [
     "MaxPool2d",
     "MissingTwinError",
     "Multiply",
+    "NonFiniteError",
     "NumbaNNError",
     "Parameter",
     "Permute",
@@ -91,7 +93,9 @@ __all__ = [
     "manual_seed",
     "matmul",
     "models",
+    "ops",
     "optim",
+    "schedules",
     "set_num_threads",
     "show_config",
     "threading_layer",
