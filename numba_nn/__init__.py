@@ -21,6 +21,7 @@ from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import manual_seed
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv2d
+from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
 from numba_nn.layers.linear import Linear
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
@@ -41,6 +42,9 @@ __all__ = [
     "DTypeError",
     "DataError",
     "DestinationError",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
     "Flatten",
     "Layer",
     "Linear",
