@@ -23,6 +23,7 @@ from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv2d
 from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
 from numba_nn.layers.linear import Linear
+from numba_nn.layers.norm import BatchNorm1d, BatchNorm2d
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten
@@ -36,6 +37,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentError",
     "BackwardError",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "CheckpointError",
     "ConcurrencyError",
     "Conv2d",

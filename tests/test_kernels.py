@@ -129,15 +129,16 @@ DIGEST = """
         return rng.standard_normal(shape).astype(np.float32)
     nn.manual_seed(1)
     model = nn.Sequential(
-        nn.Conv2d(3, 40, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(40, 30, 3, padding=1, stride=2), nn.Sigmoid(),
-        nn.Upsample(scale_factor=2), nn.Flatten(), nn.Linear(30 * 16 * 16, 70),
+        nn.Conv2d(3, 40, 3, padding=1), nn.BatchNorm2d(40), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.2),
+        nn.Conv2d(40, 30, 3, padding=1, stride=2), nn.Sigmoid(), nn.Upsample(scale_factor=2), nn.Flatten(), nn.Dropout(0.3),
+        nn.BatchNorm1d(30 * 16 * 16), nn.Linear(30 * 16 * 16, 70),
     )
     optimizer = nn.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     step = nn.TrainStep(model, nn.MSELoss(), optimizer, (5, 3, 32, 32))
     for _ in range(3):
         add(np.float64(step(draw(5, 3, 32, 32), draw(5, 70))))
-    for parameter in model.parameters():
-        add(parameter.value)
+    for array in model.state_dict().values():
+        add(array)
     for reduction in ("mean", "sum", "none"):
         loss = nn.MSELoss(reduction)
         add(np.float64(loss(draw(300, 333), draw(300, 333))))
