@@ -183,7 +183,7 @@ CASES = [
     sigmoid((7, 31, 257)),
     # batch normalisation, in training mode; tiles are 64 rows, or 4,096 values of a run
     batch_norm1d((7, 5), 5),
-    batch_norm1d((3, 1), 1, eps=0.1),
+    batch_norm1d((5, 1), 1, eps=0.1),
     batch_norm1d((65, 130), 130, momentum=None),
     batch_norm1d((200, 3, 1), 3, affine=False),
     batch_norm1d((4, 3, 6), 3, track_running_stats=False),

@@ -47,10 +47,15 @@ def check_both(force, compute):
         assert_close(parallel[name], serial[name])
 
 
+def both_modes(case):
+    """Output and gradients in training mode, and then the output in eval mode."""
+    layer = case.build()
+    return {**gradients(layer, case.x(), case.dy(layer)), "inference": layer.eval()(case.x())}
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_variants_of_a_layers_kernels_agree(case, force):
-    layer = case.build()
-    check_both(force, lambda: gradients(layer, case.x(), case.dy(layer)))
+    check_both(force, lambda: both_modes(case))
 
 
 def every_loss(p, t):
@@ -88,10 +93,9 @@ def test_every_kernel_of_the_package_is_compared(monkeypatch, force):
     """A kernel counts if the tests above reach it, or a kernel that they reach calls it."""
     ran = set()
     for case in ONE_OF_EACH:
-        layer = case.build()
         with monkeypatch.context() as patch:
             patch.setattr(Kernel, "for_work", lambda self, work: ran.add(self.__name__) or self.serial)
-            gradients(layer, case.x(), case.dy(layer))
+            both_modes(case)
             every_loss(np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32))
             every_other_kernel()
     kernels = package_kernels()
