@@ -1,6 +1,7 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
 from numba_nn import data, io, models, optim
+from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
     BackwardError,
@@ -11,6 +12,7 @@ from numba_nn.core.errors import (
     DTypeError,
     MissingTwinError,
     NumbaNNError,
+    RangeError,
     ReserveError,
     ShapeError,
     StateDictError,
@@ -19,11 +21,15 @@ from numba_nn.core.errors import (
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import manual_seed
+from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv2d
 from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
 from numba_nn.layers.linear import Linear
 from numba_nn.layers.norm import BatchNorm1d, BatchNorm2d
+from numba_nn.layers.embedding import Embedding
+from numba_nn.layers.linear import Linear
+from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten
@@ -31,15 +37,18 @@ from numba_nn.linalg import matmul
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.sequential import Sequential
 from numba_nn.train import TrainStep
+from numba_nn.warmup import warmup
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Add",
     "ArgumentError",
     "BackwardError",
     "BatchNorm1d",
     "BatchNorm2d",
     "CheckpointError",
+    "Concatenate",
     "ConcurrencyError",
     "Conv2d",
     "DTypeError",
@@ -48,6 +57,7 @@ __all__ = [
     "Dropout",
     "Dropout1d",
     "Dropout2d",
+    "Embedding",
     "Flatten",
     "Layer",
     "Linear",
@@ -55,8 +65,10 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "MissingTwinError",
+    "Multiply",
     "NumbaNNError",
     "Parameter",
+    "RangeError",
     "ReLU",
     "ReserveError",
     "Sequential",
@@ -67,9 +79,14 @@ __all__ = [
     "TwinMismatchError",
     "Upsample",
     "data",
+    "get_num_threads",
     "io",
     "manual_seed",
     "matmul",
     "models",
     "optim",
+    "set_num_threads",
+    "show_config",
+    "threading_layer",
+    "warmup",
 ]
