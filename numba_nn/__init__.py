@@ -25,11 +25,10 @@ from numba_nn.core.threads import get_num_threads, set_num_threads, threading_la
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv2d
 from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
-from numba_nn.layers.linear import Linear
-from numba_nn.layers.norm import BatchNorm1d, BatchNorm2d
 from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.linear import Linear
 from numba_nn.layers.merge import Add, Concatenate, Multiply
+from numba_nn.layers.norm import BatchNorm1d, BatchNorm2d
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten

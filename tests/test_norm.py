@@ -119,13 +119,15 @@ def test_copies_have_statistics_of_their_own_and_shares_have_not():
 def test_one_value_per_channel_does_not_train(shape):
     layer = build(shape)
     state, out = layer.state_dict(), np.full(shape, 7, np.float32)
-    with pytest.raises(nn.ShapeError, match=r"BatchNorm.*more than one value per channel, got x of shape \(1, 5"):
+    with pytest.raises(nn.ShapeError, match=r"BatchNorm.*two values per channel on, got x of shape \(1, 5"):
         layer.forward(numbers(shape), out=out)
     assert (out == 7).all()
     assert_same(layer.state_dict(), state)
     with pytest.raises(nn.BackwardError):
         layer.backward(out)
     assert_close(layer.eval()(numbers(shape)), numbers(shape) / np.float32(np.sqrt(1 + 1e-5)))
+    with pytest.raises(nn.ShapeError):
+        build(shape, track_running_stats=False).eval()(numbers(shape))
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 5, 0), (0, 5, 4, 6)])

@@ -135,8 +135,8 @@ class _BatchNorm(Layer):
         """Statistics of a batch; running statistics move on in training mode."""
         tiles, variance = call.scratch["tiles"], call.scratch["variance"]
         count = x.size // mean.size
-        if self.training and count == 1:
-            raise ShapeError(f"{self!r}: training takes more than one value per channel, got x of shape {call.x_shape}")
+        if count == 1:
+            raise ShapeError(f"{self!r}: a batch has statistics from two values per channel on, got x of shape {call.x_shape}")
         call.geometry.layout.moments.for_work(2 * x.size)(tiles, x)
         batch_statistics.for_work(tiles.size)(mean, inv_std, variance, tiles, self.eps)
         if self.training and self.running_mean is not None and self.num_batches_tracked is not None:
@@ -201,7 +201,7 @@ class BatchNorm1d(_BatchNorm):
     ArgumentError
         If an argument is out of range.
     ShapeError
-        In training mode, if a channel has one value only.
+        In ``forward``, if the batch's statistics are needed and a channel has one value only.
     """
 
     letters = ("N, C", "N, C, L")
