@@ -20,8 +20,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.checks import check_count, check_dtype, check_probability
-from numba_nn.core.errors import ArgumentError, ShapeError
+from numba_nn.core.checks import check_count, check_dtype, check_number
+from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import Kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
@@ -72,10 +72,8 @@ class _BatchNorm(Layer):
         name = type(self).__name__
         self.num_features = check_count(name, "num_features", num_features)
         self.dtype = check_dtype(name, dtype)
-        if not isinstance(eps, (int, float)) or not 0 <= eps < math.inf:
-            raise ArgumentError(f"{name}: eps must be a number of at least 0, got {eps!r}")
-        self.eps = float(eps)
-        self.momentum = None if momentum is None else check_probability(name, "momentum", momentum)
+        self.eps = check_number(name, "eps", eps, 0)
+        self.momentum = None if momentum is None else check_number(name, "momentum", momentum, 0, 1)
         ones, zeros = np.ones(num_features, self.dtype), np.zeros(num_features, self.dtype)
         self.weight = Parameter(ones, "weight") if affine else None
         self.bias = Parameter(zeros, "bias") if affine else None
