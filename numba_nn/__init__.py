@@ -30,6 +30,12 @@ from numba_nn.layers.linear import Linear
 from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.pad import ConstantPad1d, ConstantPad2d, ReflectionPad1d, ReflectionPad2d, ZeroPad1d, ZeroPad2d
 from numba_nn.layers.permute import Permute, Transpose
+from numba_nn.layers.conv import Conv2d
+from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
+from numba_nn.layers.embedding import Embedding
+from numba_nn.layers.linear import Linear
+from numba_nn.layers.merge import Add, Concatenate, Multiply
+from numba_nn.layers.norm import BatchNorm1d, BatchNorm2d
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueeze
@@ -45,6 +51,8 @@ __all__ = [
     "Add",
     "ArgumentError",
     "BackwardError",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "CheckpointError",
     "Concatenate",
     "ConcurrencyError",
@@ -55,6 +63,9 @@ __all__ = [
     "DTypeError",
     "DataError",
     "DestinationError",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
     "Embedding",
     "Flatten",
     "Layer",

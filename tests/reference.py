@@ -136,6 +136,50 @@ def zero_pad(x, parameters, padding):
 
 def reflection_pad(x, parameters, padding):
     return pad(x, padding, mode="reflect")
+def per_channel(values, x):
+    """One value for each channel, to broadcast over x: (N, C, ...)."""
+    return values.reshape(1, -1, *[1] * (x.ndim - 2))
+
+
+def normalize(x, mean, variance, eps, weight=1.0, bias=0.0):
+    mean, variance, weight, bias = (per_channel(np.asarray(a), x) for a in (mean, variance, weight, bias))
+    return (x - mean) / np.sqrt(variance + eps) * weight + bias
+
+
+def batch_moments(x):
+    """Mean and biased variance of every channel."""
+    axes = (0, *range(2, x.ndim))
+    return x.mean(axes), x.var(axes)
+
+
+def batch_norm(x, parameters, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True):
+    """In training mode."""
+    return normalize(x, *batch_moments(x), eps, **parameters)
+
+
+def philox(size, seed, stream):
+    """The first 32-bit words of a random stream: Salmon et al. 2011, Philox4x32-10."""
+    low, shift = np.uint64(2**32 - 1), np.uint64(32)
+    block = np.arange(-(-size // 4), dtype=np.uint64)
+    c0, c1, c2, c3 = block & low, block >> shift, np.uint64(stream % 2**32), np.uint64(stream >> 32)
+    k0, k1 = seed % 2**32, seed >> 32 & 2**32 - 1
+    for _ in range(10):
+        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = p1 >> shift ^ c1 ^ np.uint64(k0), p1 & low, p0 >> shift ^ c3 ^ np.uint64(k1), p0 & low
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return np.stack([c0, c1, c2, c3], 1).reshape(-1)[:size]
+
+
+def dropout(x, parameters, p=0.5):
+    """For p = 0, where nothing is random."""
+    assert p == 0
+    return x
+
+
+def dropout_factors(shape, p, seed, stream):
+    """What the elements of a flat array are multiplied by."""
+    words = philox(math.prod(shape), seed, stream).reshape(shape)
+    return np.where(words >= p * 2**32, 1 / (1 - p), 0)
 
 
 def mse_loss(prediction, target, reduction="mean"):
