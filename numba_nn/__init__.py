@@ -25,6 +25,7 @@ from numba_nn.layers.linear import Linear
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten
+from numba_nn.layers.softmax import LogSoftmax, Softmax
 from numba_nn.linalg import matmul
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.sequential import Sequential
@@ -44,6 +45,7 @@ __all__ = [
     "Flatten",
     "Layer",
     "Linear",
+    "LogSoftmax",
     "Loss",
     "MSELoss",
     "MaxPool2d",
@@ -55,6 +57,7 @@ __all__ = [
     "Sequential",
     "ShapeError",
     "Sigmoid",
+    "Softmax",
     "StateDictError",
     "TrainStep",
     "TwinMismatchError",

@@ -77,6 +77,15 @@ def sigmoid(x, parameters):
     return np.exp(-np.logaddexp(0, -x))
 
 
+def log_softmax(x, parameters, dim):
+    z = x - np.max(x, dim, keepdims=True)
+    return z - np.log(np.sum(np.exp(z), dim, keepdims=True))
+
+
+def softmax(x, parameters, dim):
+    return np.exp(log_softmax(x, parameters, dim))
+
+
 def flatten(x, parameters, start_dim=1, end_dim=-1):
     end = end_dim % x.ndim + 1
     return x.reshape(*x.shape[:start_dim], math.prod(x.shape[start_dim:end]), *x.shape[end:])

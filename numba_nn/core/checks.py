@@ -76,3 +76,10 @@ def check_dtype(where: object, dtype: Any) -> np.dtype[Any]:
     if np.dtype(dtype) not in FLOATS:
         raise DTypeError(f"{where}: dtype must be float32 or float64, got {np.dtype(dtype)}")
     return np.dtype(dtype)
+
+
+def as_shape(where: object, given: Any) -> Shape:
+    """A shape of whole numbers; raises `ShapeError` for anything else."""
+    if not isinstance(given, (tuple, list)) or not all(isinstance(n, (int, np.integer)) and n >= 0 for n in given):
+        raise ShapeError(f"{where}: a shape is a tuple of ints, none negative, got {given!r}")
+    return tuple(int(n) for n in given)

@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_nn.core.checks import check_array, check_destination, check_dtype, check_shape
+from numba_nn.core.checks import as_shape, check_array, check_destination, check_dtype, check_shape
 from numba_nn.core.errors import ArgumentError, BackwardError, DTypeError, ShapeError
 from numba_nn.core.module import Module
 from numba_nn.core.workspace import Shape, Spec, Workspace
@@ -335,7 +335,7 @@ class Layer(Module):
         if calls < 1:
             raise ArgumentError(f"{self!r}: calls must be at least 1, got {calls}")
         wanted = self._dtype_of_input(dtype)
-        x_shape = _as_shape(self, input_shapes[0])
+        x_shape = as_shape(self, input_shapes[0])
         self.output_shape(x_shape)  # refuses what does not fit, before anything changes
         with self._workspace.in_use(self):
             self._set_strict(False)
@@ -390,10 +390,3 @@ class Layer(Module):
     def saved_nbytes(self) -> int:
         """Bytes that this layer and its children hold from forward to backward."""
         return sum(slot.workspace.nbytes for layer in self._layers_inside() for slot in layer._free + layer._kept)
-
-
-def _as_shape(where: object, given: Any) -> Shape:
-    """A shape of whole numbers; raises `ShapeError` for anything else."""
-    if not isinstance(given, (tuple, list)) or not all(isinstance(n, (int, np.integer)) and n >= 0 for n in given):
-        raise ShapeError(f"{where}: a shape is a tuple of ints, none negative, got {given!r}")
-    return tuple(int(n) for n in given)
