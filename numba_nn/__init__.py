@@ -27,7 +27,7 @@ from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten
 from numba_nn.layers.softmax import LogSoftmax, Softmax
 from numba_nn.linalg import matmul
-from numba_nn.losses import Loss, MSELoss
+from numba_nn.losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, Loss, MSELoss, NLLLoss
 from numba_nn.sequential import Sequential
 from numba_nn.train import TrainStep
 
@@ -35,14 +35,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "BCELoss",
+    "BCEWithLogitsLoss",
     "BackwardError",
     "CheckpointError",
     "ConcurrencyError",
     "Conv2d",
+    "CrossEntropyLoss",
     "DTypeError",
     "DataError",
     "DestinationError",
     "Flatten",
+    "L1Loss",
     "Layer",
     "Linear",
     "LogSoftmax",
@@ -50,6 +54,7 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "MissingTwinError",
+    "NLLLoss",
     "NumbaNNError",
     "Parameter",
     "ReLU",

@@ -15,7 +15,7 @@ from numba_nn.core.gemm import SINGLE, packed_sizes
 from numba_nn.core.reduce import block_count
 from numba_nn.layers.activation import relu_backward, relu_forward
 from numba_nn.layers.linear import linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward
-from numba_nn.losses import squared_error_backward, squared_error_forward
+from numba_nn.losses.elementwise import squared_error_backward, squared_error_forward
 from tests import reference
 from tests.allocations import no_array_data, one_box_per_array_argument
 from tests.cases import assert_close

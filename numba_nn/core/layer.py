@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_nn.core.checks import as_shape, check_array, check_destination, check_dtype, check_shape
-from numba_nn.core.errors import ArgumentError, BackwardError, DTypeError, ShapeError
+from numba_nn.core.errors import ArgumentError, BackwardError, DTypeError
 from numba_nn.core.module import Module
 from numba_nn.core.workspace import Shape, Spec, Workspace
 

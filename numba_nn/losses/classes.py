@@ -1,0 +1,414 @@
+"""Losses of scores of classes. With w the classes' weights and t the target:
+
+    NLLLoss             l = -w_t x_t                            x log-probabilities
+    CrossEntropyLoss    l = -sum_k q_k log p_k                  x logits, p = softmax(x)
+
+    q_k = w_k ((1 - a) [k = t] + a / K)     for a class t and label smoothing a
+    q_k = w_k ((1 - a) t_k + a / K)         for probabilities t
+    dx_k = p_k sum_l q_l - q_k
+
+An ignored target has l = 0 and dx = 0. The mean over targets that are classes divides by the sum of their w_t.
+
+Kernels take the prediction as (O, K, I), as those of `numba_nn.layers.softmax` do, and class targets as (O, I).
+Forward keeps the exponentials of the softmax and their sums, so backward needs no exp.
+"""
+
+from __future__ import annotations
+
+import math
+from math import log
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from numba_nn.core.checks import check_shape
+from numba_nn.core.errors import ArgumentError, DTypeError, ShapeError
+from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
+from numba_nn.core.layer import Array, Arrays
+from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
+from numba_nn.core.workspace import Shape, Spec
+from numba_nn.layers.softmax import EXP_WORK, exponentials, row, task_bounds, task_count
+from numba_nn.losses.base import Loss, own_weight
+
+INDICES = (np.dtype(np.int64), np.dtype(np.int32))
+
+
+@kernel
+def class_check(wrong: Out, target: In, classes: int, ignore_index: int):
+    """wrong[0] = how many targets are neither a class nor ignored."""
+    count = 0
+    for i in range(target.size):
+        count += ((target[i] < 0) | (target[i] >= classes)) & (target[i] != ignore_index)
+    wrong[0] = count
+
+
+@kernel
+def class_loss_sum(loss: Out, partial: Scratch, each: In, scale: float):
+    """loss[0] = scale sum each; partial: float64, (2, blocks)."""
+    for block in prange(partial.shape[1]):
+        start, stop = block_bounds(block, each.size)
+        total = 0.0
+        for i in range(start, stop):
+            total += each[i]
+        partial[0, block] = total
+    loss[0] = ordered_sum(partial[0]) * scale
+
+
+@kernel
+def class_loss_mean(loss: Out, scale: Saved, partial: Scratch, each: In, mass: In):
+    """loss[0] = sum each / sum mass, and scale[0] = 1 / sum mass; partial: float64, (2, blocks)."""
+    for block in prange(partial.shape[1]):
+        start, stop = block_bounds(block, each.size)
+        total, weight = 0.0, 0.0
+        for i in range(start, stop):
+            total += each[i]
+            weight += mass[i]
+        partial[0, block], partial[1, block] = total, weight
+    weight = ordered_sum(partial[1])
+    loss[0] = ordered_sum(partial[0]) / weight
+    scale[0] = 1 / weight
+
+
+@kernel
+def nll_forward(each: Out, mass: Saved, x: In, target: In, weight: In, ignore_index: int):
+    """each = -w_t x_t and mass = w_t; both 0 where the target is ignored."""
+    zero = x.dtype.type(0)
+    for task in prange(task_count(x)):
+        o, start, stop = task_bounds(task, x)
+        for i in range(start, stop):
+            mass[o, i] = each[o, i] = zero
+            if target[o, i] != ignore_index:
+                mass[o, i] = weight[target[o, i]]
+                each[o, i] = -mass[o, i] * x[o, target[o, i], i]
+
+
+@kernel
+def nll_backward(dx: Out, mass: Saved, scale: Saved, target: In, ignore_index: int):
+    """dx = -scale w_t at the target, 0 elsewhere."""
+    factor, zero = dx.dtype.type(scale[0]), dx.dtype.type(0)
+    for task in prange(task_count(dx)):
+        o, start, stop = task_bounds(task, dx)
+        for k in range(dx.shape[1]):
+            for i in range(start, stop):
+                dx[o, k, i] = zero
+        for i in range(start, stop):
+            if target[o, i] != ignore_index:
+                dx[o, target[o, i], i] = -factor * mass[o, i]
+
+
+@inner
+def expected_scores(mass, score, largest, x, t, weight, share, floor, o, start, stop):
+    """With q = w (share t + floor): mass = sum_k q and score = sum_k q (x - largest), over a task."""
+    zero = x.dtype.type(0)
+    if x.shape[2] == 1:
+        x_row, t_row, top = row(x, o), row(t, o), largest[o, 0]
+        whole, part = zero, zero
+        for k in range(x_row.size):
+            q = weight[k] * (share * t_row[k] + floor)
+            whole += q
+            part += q * (x_row[k] - top)
+        mass[o, 0], score[o, 0] = whole, part
+        return
+    for i in range(start, stop):
+        mass[o, i] = score[o, i] = zero
+    for k in range(x.shape[1]):
+        for i in range(start, stop):
+            q = weight[k] * (share * t[o, k, i] + floor)
+            mass[o, i] += q
+            score[o, i] += q * (x[o, k, i] - largest[o, i])
+
+
+@inner
+def score_gradients(dx, e, total, mass, scale, t, weight, share, floor, o, start, stop):
+    """dx = scale (mass p - w (share t + floor)), over a task."""
+    if dx.shape[2] == 1:
+        dx_row, e_row, t_row = row(dx, o), row(e, o), row(t, o)
+        factor = scale * mass[o, 0] / total[o, 0]
+        for k in range(dx_row.size):
+            dx_row[k] = factor * e_row[k] - scale * weight[k] * (share * t_row[k] + floor)
+        return
+    for k in range(dx.shape[1]):
+        for i in range(start, stop):
+            p = e[o, k, i] / total[o, i]
+            dx[o, k, i] = scale * (mass[o, i] * p - weight[k] * (share * t[o, k, i] + floor))
+
+
+@kernel
+def cross_entropy_forward(
+    each: Out, e: Saved, total: Saved, mass: Saved, largest: Scratch, counted: Scratch, x: In, target: In, weight: In,
+    ignore_index: int, smoothing: float,
+):  # fmt: skip
+    """each = -sum_k q log p for classes; e = exp(x - largest), total its sum, mass = sum_k q, counted = w_t."""
+    zero, share = x.dtype.type(0), x.dtype.type(1 - smoothing)
+    floor = x.dtype.type(smoothing / x.shape[1])
+    for task in prange(task_count(x)):
+        o, start, stop = task_bounds(task, x)
+        exponentials(e, largest, total, x, o, start, stop)
+        if smoothing > 0:
+            expected_scores(mass, each, largest, x, e, weight, zero, floor, o, start, stop)
+        for i in range(start, stop):
+            k = target[o, i]
+            if k == ignore_index:
+                each[o, i] = mass[o, i] = counted[o, i] = zero
+                continue
+            counted[o, i] = weight[k]
+            score = share * weight[k] * (x[o, k, i] - largest[o, i])
+            if smoothing > 0:
+                mass[o, i] += share * weight[k]
+                score += each[o, i]
+            else:
+                mass[o, i] = weight[k]
+            each[o, i] = mass[o, i] * log(total[o, i]) - score
+
+
+@kernel
+def cross_entropy_backward(
+    dx: Out, e: Saved, total: Saved, mass: Saved, scale: Saved, target: In, weight: In, ignore_index: int, smoothing: float
+):  # fmt: skip
+    """dx = scale (p sum_k q - q), for classes."""
+    zero, factor = dx.dtype.type(0), dx.dtype.type(scale[0])
+    share, floor = dx.dtype.type(1 - smoothing), dx.dtype.type(smoothing / dx.shape[1])
+    for task in prange(task_count(dx)):
+        o, start, stop = task_bounds(task, dx)
+        score_gradients(dx, e, total, mass, factor, e, weight, zero, floor, o, start, stop)
+        for i in range(start, stop):
+            k = target[o, i]
+            if k != ignore_index:
+                dx[o, k, i] -= factor * share * weight[k]
+            else:
+                for j in range(dx.shape[1]):
+                    dx[o, j, i] = zero
+
+
+@kernel
+def soft_cross_entropy_forward(
+    each: Out, e: Saved, total: Saved, mass: Saved, largest: Scratch, x: In, target: In, weight: In, smoothing: float
+):  # fmt: skip
+    """each = -sum_k q log p for probabilities; e = exp(x - largest), total its sum, mass = sum_k q."""
+    share, floor = x.dtype.type(1 - smoothing), x.dtype.type(smoothing / x.shape[1])
+    for task in prange(task_count(x)):
+        o, start, stop = task_bounds(task, x)
+        exponentials(e, largest, total, x, o, start, stop)
+        expected_scores(mass, each, largest, x, target, weight, share, floor, o, start, stop)
+        for i in range(start, stop):
+            each[o, i] = mass[o, i] * log(total[o, i]) - each[o, i]
+
+
+@kernel
+def soft_cross_entropy_backward(
+    dx: Out, e: Saved, total: Saved, mass: Saved, scale: Saved, target: In, weight: In, smoothing: float
+):  # fmt: skip
+    """dx = scale (p sum_k q - q), for probabilities."""
+    factor = dx.dtype.type(scale[0])
+    share, floor = dx.dtype.type(1 - smoothing), dx.dtype.type(smoothing / dx.shape[1])
+    for task in prange(task_count(dx)):
+        o, start, stop = task_bounds(task, dx)
+        score_gradients(dx, e, total, mass, factor, target, weight, share, floor, o, start, stop)
+
+
+def _cube(shape: Shape) -> tuple[int, int, int]:
+    """(O, K, I) of a prediction (K), (N, K) or (N, K, d1, ...)."""
+    return (shape[0], shape[1], math.prod(shape[2:])) if len(shape) > 1 else (1, shape[0], 1)
+
+
+class _ClassLoss(Loss):
+    """A loss of scores (K), (N, K) or (N, K, d1, ...), one for each of K classes.
+
+    Parameters
+    ----------
+    weight : ndarray, optional
+        (K): a factor for each class. Copied.
+    ignore_index : int, optional
+        A target that counts nothing, whether it is a class or not.
+    reduction : {"mean", "sum", "none"}, optional
+        What becomes of the single losses.
+    """
+
+    _targets = "classes, int64 or int32"
+
+    def __init__(self, weight: Array | None, ignore_index: int, reduction: str) -> None:
+        super().__init__(reduction)
+        self.weight = own_weight(self, "weight", weight)
+        if self.weight is not None and self.weight.ndim != 1:
+            raise ShapeError(f"{type(self).__name__}: weight must have shape (classes,), got {self.weight.shape}")
+        if not isinstance(ignore_index, (int, np.integer)) or isinstance(ignore_index, bool):
+            raise ArgumentError(f"{type(self).__name__}: ignore_index must be an int, got {ignore_index!r}")
+        self.ignore_index = int(ignore_index)
+        self._wrong = np.zeros(1, np.int64)
+
+    def loss_shape(self, shape: Shape) -> Shape:
+        """Shape of the single losses: the prediction's, without the classes.
+
+        Raises
+        ------
+        ShapeError
+            If the prediction has no classes, or their number is not that of the weights.
+        """
+        if not shape or _cube(shape)[1] < 1:
+            raise ShapeError(
+                f"{self!r}: prediction must have shape (K), (N, K) or (N, K, d1, ...) with K at least 1, got {shape}"
+            )
+        if self.weight is not None and self.weight.size != _cube(shape)[1]:
+            raise ShapeError(f"{self!r}: prediction must have {self.weight.size} classes as weight has, got shape {shape}")
+        return (*shape[:1], *shape[2:]) if len(shape) > 1 else ()
+
+    def saved_spec(self, shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """Weights of classes and of rows, and the factor of the sum."""
+        outer, classes, inside = _cube(shape)
+        return {"weight": ((classes,), dtype), "mass": ((outer, inside), dtype), "scale": ((1,), np.dtype(np.float64))}
+
+    def scratch_spec(self, shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """Single losses, and partial sums."""
+        outer, _, inside = _cube(shape)
+        blocks = (2, block_count(outer * inside)), np.dtype(np.float64)
+        return {"each": ((outer, inside), dtype), "partial": blocks}
+
+    def _fill(self, arrays: Arrays) -> None:
+        np.copyto(arrays["weight"], 1 if self.weight is None else self.weight, casting="same_kind")
+
+    def _check(self, prediction: Array, target: Any) -> None:
+        if not isinstance(target, np.ndarray) or target.dtype not in INDICES:
+            got = target.dtype if isinstance(target, np.ndarray) else type(target).__name__
+            raise DTypeError(f"{self!r}: target must be an array of {self._targets}, got {got}")
+        check_shape(self, "target", target.shape, self.loss_shape(prediction.shape))
+        classes = _cube(prediction.shape)[1]
+        class_check(self._wrong, self._workspace.contiguous("checked", target).reshape(-1), classes, self.ignore_index)
+        if self._wrong[0]:
+            wrong = ((target < 0) | (target >= classes)) & (target != self.ignore_index)
+            at = tuple(np.argwhere(wrong)[0].tolist())
+            raise ArgumentError(
+                f"{self!r}: target must hold classes 0 .. {classes - 1} or {self.ignore_index} (ignored), "
+                f"got {target[at]} at {at}; {self._wrong[0]} of {target.size} do not fit"
+            )
+
+    def _each(self, loss: Array, arrays: Arrays) -> Array:
+        """Where the single losses go, (O, I): into the loss itself if nothing becomes of them."""
+        return loss.reshape(arrays["each"].shape) if self.reduction == "none" else arrays["each"]
+
+    def _reduce(self, loss: Array, arrays: Arrays, counted: Array | None) -> None:
+        """The mean or sum of ``each``, and the factor that backward needs; the mean divides by the sum of ``counted``."""
+        each = arrays["each"].reshape(-1)
+        arrays["scale"][0] = scale = self._scale(each.size)
+        if self.reduction == "mean" and counted is not None:
+            class_loss_mean.for_work(each.size)(loss, arrays["scale"], arrays["partial"], each, counted.reshape(-1))
+        elif self.reduction != "none":
+            class_loss_sum.for_work(each.size)(loss, arrays["partial"], each, scale)
+
+    def _arguments(self) -> str:
+        weight = None if self.weight is None else f"({self.weight.size} classes)"
+        return f"weight={weight}, ignore_index={self.ignore_index}, reduction={self.reduction!r}"
+
+
+class NLLLoss(_ClassLoss):
+    """Negative log-likelihood: -w_t x_t, for log-probabilities x and target classes t.
+
+    The prediction has the shape (K), (N, K) or (N, K, d1, ...); the target, int64 or int32, has it without the K.
+
+    Parameters
+    ----------
+    weight : ndarray, optional
+        (K): a factor w for each class. Copied.
+    ignore_index : int, optional
+        A target that counts nothing, whether it is a class or not.
+    reduction : {"mean", "sum", "none"}, optional
+        What becomes of the single losses: their sum divided by the sum of the targets' weights, their sum, or nothing.
+
+    Raises
+    ------
+    ArgumentError, ShapeError, DTypeError
+        If an argument is out of range or ``weight`` no array (K) of floats.
+    """
+
+    def __init__(self, weight: Array | None = None, ignore_index: int = -100, reduction: str = "mean") -> None:
+        super().__init__(weight, ignore_index, reduction)
+
+    def _forward(self, loss: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
+        each, x = self._each(loss, arrays), prediction.reshape(_cube(prediction.shape))
+        nll_forward(each, arrays["mass"], x, target.reshape(each.shape), arrays["weight"], self.ignore_index)
+        self._reduce(loss, arrays, arrays["mass"])
+
+    def _backward(self, dx: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
+        mass, cube = arrays["mass"], dx.reshape(_cube(dx.shape))
+        nll_backward(cube, mass, arrays["scale"], target.reshape(mass.shape), self.ignore_index)
+
+
+class CrossEntropyLoss(_ClassLoss):
+    """Cross-entropy between logits and classes, or probabilities of classes: -sum_k q_k log softmax(x)_k.
+
+    The prediction has the shape (K), (N, K) or (N, K, d1, ...). The target is either a class for each row, int64 or int32, of
+    this shape without the K: then q_k = w_k ((1 - a) [k = t] + a / K). Or it is a probability for each class, of the
+    prediction's shape and dtype: then q_k = w_k ((1 - a) t_k + a / K). Formula: PyTorch's CrossEntropyLoss; label smoothing is
+    from Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (2016).
+
+    Parameters
+    ----------
+    weight : ndarray, optional
+        (K): a factor w for each class. Copied.
+    ignore_index : int, optional
+        A target that counts nothing, whether it is a class or not; negative where the target is probabilities.
+    reduction : {"mean", "sum", "none"}, optional
+        What becomes of the single losses: their mean, their sum, or nothing. The mean divides by the sum of the targets'
+        weights, or by the number of rows where the target is probabilities.
+    label_smoothing : float, optional
+        The share a of the target, from 0 to 1, that is spread evenly over all classes.
+
+    Raises
+    ------
+    ArgumentError, ShapeError, DTypeError
+        If an argument is out of range or ``weight`` no array (K) of floats.
+    """
+
+    _targets = "classes (int64 or int32), or of probabilities of the prediction's shape and dtype"
+
+    def __init__(
+        self, weight: Array | None = None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
+    ) -> None:  # fmt: skip
+        super().__init__(weight, ignore_index, reduction)
+        if not 0 <= label_smoothing <= 1:
+            raise ArgumentError(f"CrossEntropyLoss: label_smoothing must lie in 0 .. 1, got {label_smoothing!r}")
+        self.label_smoothing = float(label_smoothing)
+
+    def saved_spec(self, shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """As for every loss of classes, and the softmax: exponentials and their sums."""
+        outer, classes, inside = _cube(shape)
+        softmax = {"e": ((outer, classes, inside), dtype), "total": ((outer, inside), dtype)}
+        return {**super().saved_spec(shape, dtype), **softmax}
+
+    def scratch_spec(self, shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """As for every loss of classes, and two numbers for each row."""
+        outer, _, inside = _cube(shape)
+        rows = (outer, inside), dtype
+        return {**super().scratch_spec(shape, dtype), "largest": rows, "counted": rows}
+
+    def _check(self, prediction: Array, target: Any) -> None:
+        if not isinstance(target, np.ndarray) or target.dtype != prediction.dtype:
+            super()._check(prediction, target)
+            return
+        check_shape(self, "target", target.shape, prediction.shape)
+        if self.ignore_index >= 0:
+            raise ArgumentError(f"{self!r}: ignore_index must be negative where target is probabilities; nothing is ignored")
+
+    def _forward(self, loss: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
+        each, cube = self._each(loss, arrays), _cube(prediction.shape)
+        kept = each, arrays["e"], arrays["total"], arrays["mass"], arrays["largest"]
+        x, weight, work = prediction.reshape(cube), arrays["weight"], prediction.size * EXP_WORK
+        if target.dtype in INDICES:
+            run, classes = cross_entropy_forward.for_work(work), target.reshape(each.shape)
+            run(*kept, arrays["counted"], x, classes, weight, self.ignore_index, self.label_smoothing)
+            self._reduce(loss, arrays, arrays["counted"])
+        else:
+            run = soft_cross_entropy_forward.for_work(work)
+            run(*kept, x, target.reshape(cube), weight, self.label_smoothing)
+            self._reduce(loss, arrays, None)
+
+    def _backward(self, dx: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
+        kept = dx.reshape(arrays["e"].shape), arrays["e"], arrays["total"], arrays["mass"], arrays["scale"]
+        if target.dtype in INDICES:
+            classes = target.reshape(arrays["mass"].shape)
+            cross_entropy_backward(*kept, classes, arrays["weight"], self.ignore_index, self.label_smoothing)
+        else:
+            soft_cross_entropy_backward(*kept, target.reshape(kept[0].shape), arrays["weight"], self.label_smoothing)
+
+    def _arguments(self) -> str:
+        return f"{super()._arguments()}, label_smoothing={self.label_smoothing}"
