@@ -229,7 +229,7 @@ class _ClassLoss(Loss):
 
     def __init__(self, weight: Array | None, ignore_index: int, reduction: str) -> None:
         super().__init__(reduction)
-        self.weight = own_weight(self, "weight", weight)
+        self.weight = own_weight(type(self).__name__, "weight", weight)
         if self.weight is not None and self.weight.ndim != 1:
             raise ShapeError(f"{type(self).__name__}: weight must have shape (classes,), got {self.weight.shape}")
         if not isinstance(ignore_index, (int, np.integer)) or isinstance(ignore_index, bool):

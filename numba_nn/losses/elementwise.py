@@ -299,7 +299,7 @@ class BCELoss(_ElementwiseLoss):
 
     def __init__(self, weight: Array | None = None, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        self.weight = own_weight(self, "weight", weight)
+        self.weight = own_weight(type(self).__name__, "weight", weight)
         self._wrong = np.zeros(1, np.int64)
 
     def _check(self, prediction: Array, target: Any) -> None:
@@ -338,5 +338,5 @@ class BCEWithLogitsLoss(_ElementwiseLoss):
         self, weight: Array | None = None, reduction: str = "mean", pos_weight: Array | None = None
     ) -> None:  # fmt: skip
         super().__init__(reduction)
-        self.weight = own_weight(self, "weight", weight)
-        self.pos_weight = own_weight(self, "pos_weight", pos_weight)
+        self.weight = own_weight(type(self).__name__, "weight", weight)
+        self.pos_weight = own_weight(type(self).__name__, "pos_weight", pos_weight)
