@@ -21,7 +21,7 @@ def strided(array):
     """The same numbers, every other element of a larger array."""
     if array.ndim == 0:
         return array
-    large = np.full((*array.shape[:-1], 2 * array.shape[-1]), np.nan, array.dtype)
+    large = np.full((*array.shape[:-1], 2 * array.shape[-1]), np.nan if array.dtype.kind == "f" else -1, array.dtype)
     large[..., ::2] = array
     return large[..., ::2]
 

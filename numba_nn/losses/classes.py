@@ -1,22 +1,15 @@
-"""Losses of scores of classes. With w the classes' weights and t the target:
+"""Losses of scores of classes: what they share, and the one that takes log-probabilities x and classes t.
 
-    NLLLoss             l = -w_t x_t                            x log-probabilities
-    CrossEntropyLoss    l = -sum_k q_k log p_k                  x logits, p = softmax(x)
+    NLLLoss    l = -w_t x_t      dx_t = -w_t
 
-    q_k = w_k ((1 - a) [k = t] + a / K)     for a class t and label smoothing a
-    q_k = w_k ((1 - a) t_k + a / K)         for probabilities t
-    dx_k = p_k sum_l q_l - q_k
+w are the classes' weights. An ignored target has l = 0 and dx = 0. The mean divides by the sum of the targets' w_t.
 
-An ignored target has l = 0 and dx = 0. The mean over targets that are classes divides by the sum of their w_t.
-
-Kernels take the prediction as (O, K, I), as those of `numba_nn.layers.softmax` do, and class targets as (O, I).
-Forward keeps the exponentials of the softmax and their sums, so backward needs no exp.
+Kernels take the prediction as (O, K, I), as those of `numba_nn.layers.softmax` do, and targets as (O, I).
 """
 
 from __future__ import annotations
 
 import math
-from math import log
 from typing import Any
 
 import numpy as np
@@ -24,11 +17,11 @@ from numba import prange
 
 from numba_nn.core.checks import check_shape
 from numba_nn.core.errors import ArgumentError, DTypeError, ShapeError
-from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
+from numba_nn.core.kernel import In, Out, Saved, Scratch, kernel
 from numba_nn.core.layer import Array, Arrays
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.softmax import EXP_WORK, exponentials, row, task_bounds, task_count
+from numba_nn.layers.softmax import task_bounds, task_count
 from numba_nn.losses.base import Loss, own_weight
 
 INDICES = (np.dtype(np.int64), np.dtype(np.int32))
@@ -97,122 +90,12 @@ def nll_backward(dx: Out, mass: Saved, scale: Saved, target: In, ignore_index: i
                 dx[o, target[o, i], i] = -factor * mass[o, i]
 
 
-@inner
-def expected_scores(mass, score, largest, x, t, weight, share, floor, o, start, stop):
-    """With q = w (share t + floor): mass = sum_k q and score = sum_k q (x - largest), over a task."""
-    zero = x.dtype.type(0)
-    if x.shape[2] == 1:
-        x_row, t_row, top = row(x, o), row(t, o), largest[o, 0]
-        whole, part = zero, zero
-        for k in range(x_row.size):
-            q = weight[k] * (share * t_row[k] + floor)
-            whole += q
-            part += q * (x_row[k] - top)
-        mass[o, 0], score[o, 0] = whole, part
-        return
-    for i in range(start, stop):
-        mass[o, i] = score[o, i] = zero
-    for k in range(x.shape[1]):
-        for i in range(start, stop):
-            q = weight[k] * (share * t[o, k, i] + floor)
-            mass[o, i] += q
-            score[o, i] += q * (x[o, k, i] - largest[o, i])
-
-
-@inner
-def score_gradients(dx, e, total, mass, scale, t, weight, share, floor, o, start, stop):
-    """dx = scale (mass p - w (share t + floor)), over a task."""
-    if dx.shape[2] == 1:
-        dx_row, e_row, t_row = row(dx, o), row(e, o), row(t, o)
-        factor = scale * mass[o, 0] / total[o, 0]
-        for k in range(dx_row.size):
-            dx_row[k] = factor * e_row[k] - scale * weight[k] * (share * t_row[k] + floor)
-        return
-    for k in range(dx.shape[1]):
-        for i in range(start, stop):
-            p = e[o, k, i] / total[o, i]
-            dx[o, k, i] = scale * (mass[o, i] * p - weight[k] * (share * t[o, k, i] + floor))
-
-
-@kernel
-def cross_entropy_forward(
-    each: Out, e: Saved, total: Saved, mass: Saved, largest: Scratch, counted: Scratch, x: In, target: In, weight: In,
-    ignore_index: int, smoothing: float,
-):  # fmt: skip
-    """each = -sum_k q log p for classes; e = exp(x - largest), total its sum, mass = sum_k q, counted = w_t."""
-    zero, share = x.dtype.type(0), x.dtype.type(1 - smoothing)
-    floor = x.dtype.type(smoothing / x.shape[1])
-    for task in prange(task_count(x)):
-        o, start, stop = task_bounds(task, x)
-        exponentials(e, largest, total, x, o, start, stop)
-        if smoothing > 0:
-            expected_scores(mass, each, largest, x, e, weight, zero, floor, o, start, stop)
-        for i in range(start, stop):
-            k = target[o, i]
-            if k == ignore_index:
-                each[o, i] = mass[o, i] = counted[o, i] = zero
-                continue
-            counted[o, i] = weight[k]
-            score = share * weight[k] * (x[o, k, i] - largest[o, i])
-            if smoothing > 0:
-                mass[o, i] += share * weight[k]
-                score += each[o, i]
-            else:
-                mass[o, i] = weight[k]
-            each[o, i] = mass[o, i] * log(total[o, i]) - score
-
-
-@kernel
-def cross_entropy_backward(
-    dx: Out, e: Saved, total: Saved, mass: Saved, scale: Saved, target: In, weight: In, ignore_index: int, smoothing: float
-):  # fmt: skip
-    """dx = scale (p sum_k q - q), for classes."""
-    zero, factor = dx.dtype.type(0), dx.dtype.type(scale[0])
-    share, floor = dx.dtype.type(1 - smoothing), dx.dtype.type(smoothing / dx.shape[1])
-    for task in prange(task_count(dx)):
-        o, start, stop = task_bounds(task, dx)
-        score_gradients(dx, e, total, mass, factor, e, weight, zero, floor, o, start, stop)
-        for i in range(start, stop):
-            k = target[o, i]
-            if k != ignore_index:
-                dx[o, k, i] -= factor * share * weight[k]
-            else:
-                for j in range(dx.shape[1]):
-                    dx[o, j, i] = zero
-
-
-@kernel
-def soft_cross_entropy_forward(
-    each: Out, e: Saved, total: Saved, mass: Saved, largest: Scratch, x: In, target: In, weight: In, smoothing: float
-):  # fmt: skip
-    """each = -sum_k q log p for probabilities; e = exp(x - largest), total its sum, mass = sum_k q."""
-    share, floor = x.dtype.type(1 - smoothing), x.dtype.type(smoothing / x.shape[1])
-    for task in prange(task_count(x)):
-        o, start, stop = task_bounds(task, x)
-        exponentials(e, largest, total, x, o, start, stop)
-        expected_scores(mass, each, largest, x, target, weight, share, floor, o, start, stop)
-        for i in range(start, stop):
-            each[o, i] = mass[o, i] * log(total[o, i]) - each[o, i]
-
-
-@kernel
-def soft_cross_entropy_backward(
-    dx: Out, e: Saved, total: Saved, mass: Saved, scale: Saved, target: In, weight: In, smoothing: float
-):  # fmt: skip
-    """dx = scale (p sum_k q - q), for probabilities."""
-    factor = dx.dtype.type(scale[0])
-    share, floor = dx.dtype.type(1 - smoothing), dx.dtype.type(smoothing / dx.shape[1])
-    for task in prange(task_count(dx)):
-        o, start, stop = task_bounds(task, dx)
-        score_gradients(dx, e, total, mass, factor, target, weight, share, floor, o, start, stop)
-
-
-def _cube(shape: Shape) -> tuple[int, int, int]:
+def score_cube(shape: Shape) -> tuple[int, int, int]:
     """(O, K, I) of a prediction (K), (N, K) or (N, K, d1, ...)."""
     return (shape[0], shape[1], math.prod(shape[2:])) if len(shape) > 1 else (1, shape[0], 1)
 
 
-class _ClassLoss(Loss):
+class ClassLoss(Loss):
     """A loss of scores (K), (N, K) or (N, K, d1, ...), one for each of K classes.
 
     Parameters
@@ -245,22 +128,22 @@ class _ClassLoss(Loss):
         ShapeError
             If the prediction has no classes, or their number is not that of the weights.
         """
-        if not shape or _cube(shape)[1] < 1:
+        if not shape or score_cube(shape)[1] < 1:
             raise ShapeError(
                 f"{self!r}: prediction must have shape (K), (N, K) or (N, K, d1, ...) with K at least 1, got {shape}"
             )
-        if self.weight is not None and self.weight.size != _cube(shape)[1]:
+        if self.weight is not None and self.weight.size != score_cube(shape)[1]:
             raise ShapeError(f"{self!r}: prediction must have {self.weight.size} classes as weight has, got shape {shape}")
         return (*shape[:1], *shape[2:]) if len(shape) > 1 else ()
 
     def saved_spec(self, shape: Shape, dtype: Any) -> dict[str, Spec]:
         """Weights of classes and of rows, and the factor of the sum."""
-        outer, classes, inside = _cube(shape)
+        outer, classes, inside = score_cube(shape)
         return {"weight": ((classes,), dtype), "mass": ((outer, inside), dtype), "scale": ((1,), np.dtype(np.float64))}
 
     def scratch_spec(self, shape: Shape, dtype: Any) -> dict[str, Spec]:
         """Single losses, and partial sums."""
-        outer, _, inside = _cube(shape)
+        outer, _, inside = score_cube(shape)
         blocks = (2, block_count(outer * inside)), np.dtype(np.float64)
         return {"each": ((outer, inside), dtype), "partial": blocks}
 
@@ -272,7 +155,7 @@ class _ClassLoss(Loss):
             got = target.dtype if isinstance(target, np.ndarray) else type(target).__name__
             raise DTypeError(f"{self!r}: target must be an array of {self._targets}, got {got}")
         check_shape(self, "target", target.shape, self.loss_shape(prediction.shape))
-        classes = _cube(prediction.shape)[1]
+        classes = score_cube(prediction.shape)[1]
         class_check(self._wrong, self._workspace.contiguous("checked", target).reshape(-1), classes, self.ignore_index)
         if self._wrong[0]:
             wrong = ((target < 0) | (target >= classes)) & (target != self.ignore_index)
@@ -300,7 +183,7 @@ class _ClassLoss(Loss):
         return f"weight={weight}, ignore_index={self.ignore_index}, reduction={self.reduction!r}"
 
 
-class NLLLoss(_ClassLoss):
+class NLLLoss(ClassLoss):
     """Negative log-likelihood: -w_t x_t, for log-probabilities x and target classes t.
 
     The prediction has the shape (K), (N, K) or (N, K, d1, ...); the target, int64 or int32, has it without the K.
@@ -324,91 +207,10 @@ class NLLLoss(_ClassLoss):
         super().__init__(weight, ignore_index, reduction)
 
     def _forward(self, loss: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
-        each, x = self._each(loss, arrays), prediction.reshape(_cube(prediction.shape))
+        each, x = self._each(loss, arrays), prediction.reshape(score_cube(prediction.shape))
         nll_forward(each, arrays["mass"], x, target.reshape(each.shape), arrays["weight"], self.ignore_index)
         self._reduce(loss, arrays, arrays["mass"])
 
     def _backward(self, dx: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
-        mass, cube = arrays["mass"], dx.reshape(_cube(dx.shape))
+        mass, cube = arrays["mass"], dx.reshape(score_cube(dx.shape))
         nll_backward(cube, mass, arrays["scale"], target.reshape(mass.shape), self.ignore_index)
-
-
-class CrossEntropyLoss(_ClassLoss):
-    """Cross-entropy between logits and classes, or probabilities of classes: -sum_k q_k log softmax(x)_k.
-
-    The prediction has the shape (K), (N, K) or (N, K, d1, ...). The target is either a class for each row, int64 or int32, of
-    this shape without the K: then q_k = w_k ((1 - a) [k = t] + a / K). Or it is a probability for each class, of the
-    prediction's shape and dtype: then q_k = w_k ((1 - a) t_k + a / K). Formula: PyTorch's CrossEntropyLoss; label smoothing is
-    from Szegedy et al., "Rethinking the Inception Architecture for Computer Vision" (2016).
-
-    Parameters
-    ----------
-    weight : ndarray, optional
-        (K): a factor w for each class. Copied.
-    ignore_index : int, optional
-        A target that counts nothing, whether it is a class or not; negative where the target is probabilities.
-    reduction : {"mean", "sum", "none"}, optional
-        What becomes of the single losses: their mean, their sum, or nothing. The mean divides by the sum of the targets'
-        weights, or by the number of rows where the target is probabilities.
-    label_smoothing : float, optional
-        The share a of the target, from 0 to 1, that is spread evenly over all classes.
-
-    Raises
-    ------
-    ArgumentError, ShapeError, DTypeError
-        If an argument is out of range or ``weight`` no array (K) of floats.
-    """
-
-    _targets = "classes (int64 or int32), or of probabilities of the prediction's shape and dtype"
-
-    def __init__(
-        self, weight: Array | None = None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
-    ) -> None:  # fmt: skip
-        super().__init__(weight, ignore_index, reduction)
-        if not 0 <= label_smoothing <= 1:
-            raise ArgumentError(f"CrossEntropyLoss: label_smoothing must lie in 0 .. 1, got {label_smoothing!r}")
-        self.label_smoothing = float(label_smoothing)
-
-    def saved_spec(self, shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """As for every loss of classes, and the softmax: exponentials and their sums."""
-        outer, classes, inside = _cube(shape)
-        softmax = {"e": ((outer, classes, inside), dtype), "total": ((outer, inside), dtype)}
-        return {**super().saved_spec(shape, dtype), **softmax}
-
-    def scratch_spec(self, shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """As for every loss of classes, and two numbers for each row."""
-        outer, _, inside = _cube(shape)
-        rows = (outer, inside), dtype
-        return {**super().scratch_spec(shape, dtype), "largest": rows, "counted": rows}
-
-    def _check(self, prediction: Array, target: Any) -> None:
-        if not isinstance(target, np.ndarray) or target.dtype != prediction.dtype:
-            super()._check(prediction, target)
-            return
-        check_shape(self, "target", target.shape, prediction.shape)
-        if self.ignore_index >= 0:
-            raise ArgumentError(f"{self!r}: ignore_index must be negative where target is probabilities; nothing is ignored")
-
-    def _forward(self, loss: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
-        each, cube = self._each(loss, arrays), _cube(prediction.shape)
-        kept = each, arrays["e"], arrays["total"], arrays["mass"], arrays["largest"]
-        x, weight, work = prediction.reshape(cube), arrays["weight"], prediction.size * EXP_WORK
-        if target.dtype in INDICES:
-            run, classes = cross_entropy_forward.for_work(work), target.reshape(each.shape)
-            run(*kept, arrays["counted"], x, classes, weight, self.ignore_index, self.label_smoothing)
-            self._reduce(loss, arrays, arrays["counted"])
-        else:
-            run = soft_cross_entropy_forward.for_work(work)
-            run(*kept, x, target.reshape(cube), weight, self.label_smoothing)
-            self._reduce(loss, arrays, None)
-
-    def _backward(self, dx: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
-        kept = dx.reshape(arrays["e"].shape), arrays["e"], arrays["total"], arrays["mass"], arrays["scale"]
-        if target.dtype in INDICES:
-            classes = target.reshape(arrays["mass"].shape)
-            cross_entropy_backward(*kept, classes, arrays["weight"], self.ignore_index, self.label_smoothing)
-        else:
-            soft_cross_entropy_backward(*kept, target.reshape(kept[0].shape), arrays["weight"], self.label_smoothing)
-
-    def _arguments(self) -> str:
-        return f"{super()._arguments()}, label_smoothing={self.label_smoothing}"
