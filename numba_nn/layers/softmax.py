@@ -14,7 +14,6 @@ inner loops run along i.
 from __future__ import annotations
 
 import math
-from math import exp, log
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +24,7 @@ from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inner, kernel
 from numba_nn.core.layer import Array, Arrays, Call, Layer
 from numba_nn.core.reduce import BLOCK, block_bounds
 from numba_nn.core.simd import maximum
+from numba_nn.core.vmath import exp, log
 from numba_nn.core.workspace import Shape, Spec
 
 LANES = 256  # neighbouring rows of a task: 1 KB of float32
@@ -53,33 +53,49 @@ def row(x, o):
 
 @inner
 def exponentials(e, largest, total, x, o, start, stop):
-    """largest = max_k x, e = exp(x - largest) and total = sum_k e, over a task; a NaN in x spreads over its row."""
-    floor, zero = x.dtype.type(-np.inf), x.dtype.type(0)
+    """largest = max_k x, e = exp(x - largest) and total = sum_k e, over a task; a NaN in x spreads over its row.
+
+    Loops run over whole slices: over a part of an array, from an index that might be negative, LLVM makes no vectors.
+    """
     if x.shape[2] == 1:
         x_row, e_row = row(x, o), row(e, o)
-        top, mass = floor, 0.0
-        for k in range(x_row.size):
-            top = maximum(top, x_row[k])
+        largest[o, 0], mass = row_maximum(x_row), 0.0
         for block in range(-(-x_row.size // BLOCK)):
             first, last = block_bounds(block, x_row.size)
-            part = zero
-            for k in range(first, last):
-                e_row[k] = exp(x_row[k] - top)
-                part += e_row[k]
-            mass += part
-        largest[o, 0] = top
+            mass += row_exponentials(e_row[first:last], x_row[first:last], largest[o, 0])
         total[o, 0] = mass
-        return
-    for i in range(start, stop):
-        largest[o, i] = floor
-        total[o, i] = zero
-    for k in range(x.shape[1]):
-        for i in range(start, stop):
-            largest[o, i] = maximum(largest[o, i], x[o, k, i])
-    for k in range(x.shape[1]):
-        for i in range(start, stop):
-            e[o, k, i] = exp(x[o, k, i] - largest[o, i])
-            total[o, i] += e[o, k, i]
+    else:
+        tops, masses = largest[o, start:stop], total[o, start:stop]
+        for i in range(tops.size):
+            tops[i], masses[i] = -np.inf, 0
+        for k in range(x.shape[1]):
+            x_line = x[o, k, start:stop]
+            for i in range(tops.size):
+                tops[i] = maximum(tops[i], x_line[i])
+        for k in range(x.shape[1]):
+            x_line, e_line = x[o, k, start:stop], e[o, k, start:stop]
+            for i in range(tops.size):
+                e_line[i] = exp(x_line[i] - tops[i])
+                masses[i] += e_line[i]
+
+
+@inner
+def row_maximum(x):
+    """The largest of an array; minus infinity of an empty one."""
+    top = x.dtype.type(-np.inf)
+    for k in range(x.size):
+        top = maximum(top, x[k])
+    return top
+
+
+@inner
+def row_exponentials(e, x, top):
+    """e = exp(x - top); returns their sum."""
+    mass = x.dtype.type(0)
+    for k in range(x.size):
+        e[k] = exp(x[k] - top)
+        mass += e[k]
+    return mass
 
 
 @kernel
@@ -90,14 +106,16 @@ def softmax_forward(y: Out, saved_p: Saved, largest: Scratch, total: Scratch, x:
         exponentials(y, largest, total, x, o, start, stop)
         if x.shape[2] == 1:
             y_row, p_row, mass = row(y, o), row(saved_p, o), total[o, 0]
-            for k in range(x.shape[1]):
+            for k in range(y_row.size):
                 y_row[k] = y_row[k] / mass
                 p_row[k] = y_row[k]
         else:
+            masses = total[o, start:stop]
             for k in range(x.shape[1]):
-                for i in range(start, stop):
-                    y[o, k, i] = y[o, k, i] / total[o, i]
-                    saved_p[o, k, i] = y[o, k, i]
+                y_line, p_line = y[o, k, start:stop], saved_p[o, k, start:stop]
+                for i in range(masses.size):
+                    y_line[i] = y_line[i] / masses[i]
+                    p_line[i] = y_line[i]
 
 
 @kernel
@@ -107,21 +125,23 @@ def softmax_backward(dx: Out, saved_p: Saved, total: Scratch, dy: In):
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
-            dx_row, p_row, dy_row = row(dx, o), row(saved_p, o), row(dy, o)
-            mean = zero
-            for k in range(dx.shape[1]):
+            dx_row, p_row, dy_row, mean = row(dx, o), row(saved_p, o), row(dy, o), zero
+            for k in range(dx_row.size):
                 mean += dy_row[k] * p_row[k]
-            for k in range(dx.shape[1]):
+            for k in range(dx_row.size):
                 dx_row[k] = p_row[k] * (dy_row[k] - mean)
         else:
-            for i in range(start, stop):
-                total[o, i] = zero
+            means = total[o, start:stop]
+            for i in range(means.size):
+                means[i] = zero
             for k in range(dx.shape[1]):
-                for i in range(start, stop):
-                    total[o, i] += dy[o, k, i] * saved_p[o, k, i]
+                p_line, dy_line = saved_p[o, k, start:stop], dy[o, k, start:stop]
+                for i in range(means.size):
+                    means[i] += dy_line[i] * p_line[i]
             for k in range(dx.shape[1]):
-                for i in range(start, stop):
-                    dx[o, k, i] = saved_p[o, k, i] * (dy[o, k, i] - total[o, i])
+                dx_line, p_line, dy_line = dx[o, k, start:stop], saved_p[o, k, start:stop], dy[o, k, start:stop]
+                for i in range(means.size):
+                    dx_line[i] = p_line[i] * (dy_line[i] - means[i])
 
 
 @kernel
@@ -130,21 +150,24 @@ def log_softmax_forward(y: Out, saved_p: Saved, largest: Scratch, total: Scratch
     for task in prange(task_count(x)):
         o, start, stop = task_bounds(task, x)
         exponentials(saved_p, largest, total, x, o, start, stop)
+        tops, masses = largest[o, start:stop], total[o, start:stop]
         if x.shape[2] == 1:
             y_row, p_row, x_row = row(y, o), row(saved_p, o), row(x, o)
-            top, mass, depth = largest[o, 0], total[o, 0], log(total[o, 0])
-            for k in range(x.shape[1]):
+            top, mass, depth = tops[0], masses[0], log(masses[0])
+            for k in range(y_row.size):
                 p_row[k] = p_row[k] / mass
                 y_row[k] = (x_row[k] - top) - depth
         else:
             for k in range(x.shape[1]):
-                for i in range(start, stop):
-                    saved_p[o, k, i] = saved_p[o, k, i] / total[o, i]
-            for i in range(start, stop):
-                total[o, i] = log(total[o, i])
+                p_line = saved_p[o, k, start:stop]
+                for i in range(masses.size):
+                    p_line[i] = p_line[i] / masses[i]
+            for i in range(masses.size):
+                masses[i] = log(masses[i])
             for k in range(x.shape[1]):
-                for i in range(start, stop):
-                    y[o, k, i] = (x[o, k, i] - largest[o, i]) - total[o, i]
+                y_line, x_line = y[o, k, start:stop], x[o, k, start:stop]
+                for i in range(masses.size):
+                    y_line[i] = (x_line[i] - tops[i]) - masses[i]
 
 
 @kernel
@@ -154,21 +177,23 @@ def log_softmax_backward(dx: Out, saved_p: Saved, total: Scratch, dy: In):
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
-            dx_row, p_row, dy_row = row(dx, o), row(saved_p, o), row(dy, o)
-            mass = zero
-            for k in range(dx.shape[1]):
+            dx_row, p_row, dy_row, mass = row(dx, o), row(saved_p, o), row(dy, o), zero
+            for k in range(dx_row.size):
                 mass += dy_row[k]
-            for k in range(dx.shape[1]):
+            for k in range(dx_row.size):
                 dx_row[k] = dy_row[k] - p_row[k] * mass
         else:
-            for i in range(start, stop):
-                total[o, i] = zero
+            masses = total[o, start:stop]
+            for i in range(masses.size):
+                masses[i] = zero
             for k in range(dx.shape[1]):
-                for i in range(start, stop):
-                    total[o, i] += dy[o, k, i]
+                dy_line = dy[o, k, start:stop]
+                for i in range(masses.size):
+                    masses[i] += dy_line[i]
             for k in range(dx.shape[1]):
-                for i in range(start, stop):
-                    dx[o, k, i] = dy[o, k, i] - saved_p[o, k, i] * total[o, i]
+                dx_line, p_line, dy_line = dx[o, k, start:stop], saved_p[o, k, start:stop], dy[o, k, start:stop]
+                for i in range(masses.size):
+                    dx_line[i] = dy_line[i] - p_line[i] * masses[i]
 
 
 class _OverRows(Layer):

@@ -21,7 +21,7 @@ from numba_nn.core.kernel import In, Out, Saved, Scratch, kernel
 from numba_nn.core.layer import Array, Arrays
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.softmax import task_bounds, task_count
+from numba_nn.layers.softmax import row, task_bounds, task_count
 from numba_nn.losses.base import Loss, own_weight
 
 INDICES = (np.dtype(np.int64), np.dtype(np.int32))
@@ -41,9 +41,9 @@ def class_loss_sum(loss: Out, partial: Scratch, each: In, scale: float):
     """loss[0] = scale sum each; partial: float64, (2, blocks)."""
     for block in prange(partial.shape[1]):
         start, stop = block_bounds(block, each.size)
-        total = 0.0
-        for i in range(start, stop):
-            total += each[i]
+        losses, total = each[start:stop], 0.0
+        for i in range(losses.size):
+            total += losses[i]
         partial[0, block] = total
     loss[0] = ordered_sum(partial[0]) * scale
 
@@ -53,10 +53,10 @@ def class_loss_mean(loss: Out, scale: Saved, partial: Scratch, each: In, mass: I
     """loss[0] = sum each / sum mass, and scale[0] = 1 / sum mass; partial: float64, (2, blocks)."""
     for block in prange(partial.shape[1]):
         start, stop = block_bounds(block, each.size)
-        total, weight = 0.0, 0.0
-        for i in range(start, stop):
-            total += each[i]
-            weight += mass[i]
+        losses, masses, total, weight = each[start:stop], mass[start:stop], 0.0, 0.0
+        for i in range(losses.size):
+            total += losses[i]
+            weight += masses[i]
         partial[0, block], partial[1, block] = total, weight
     weight = ordered_sum(partial[1])
     loss[0] = ordered_sum(partial[0]) / weight
@@ -82,9 +82,15 @@ def nll_backward(dx: Out, mass: Saved, scale: Saved, target: In, ignore_index: i
     factor, zero = dx.dtype.type(scale[0]), dx.dtype.type(0)
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
-        for k in range(dx.shape[1]):
-            for i in range(start, stop):
-                dx[o, k, i] = zero
+        if dx.shape[2] == 1:
+            dx_row = row(dx, o)
+            for k in range(dx_row.size):
+                dx_row[k] = zero
+        else:
+            for k in range(dx.shape[1]):
+                dx_line = dx[o, k, start:stop]
+                for i in range(dx_line.size):
+                    dx_line[i] = zero
         for i in range(start, stop):
             if target[o, i] != ignore_index:
                 dx[o, target[o, i], i] = -factor * mass[o, i]

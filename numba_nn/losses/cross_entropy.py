@@ -12,7 +12,6 @@ Kernels take logits, and targets that are probabilities, as (O, K, I), as those 
 
 from __future__ import annotations
 
-from math import log
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from numba_nn.core.checks import check_shape
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
 from numba_nn.core.layer import Array, Arrays
+from numba_nn.core.vmath import log
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.softmax import EXP_WORK, exponentials, row, task_bounds, task_count
 from numba_nn.losses.classes import INDICES, ClassLoss, score_cube
@@ -30,38 +30,40 @@ from numba_nn.losses.classes import INDICES, ClassLoss, score_cube
 @inner
 def expected_scores(mass, score, largest, x, t, weight, share, floor, o, start, stop):
     """With q = w (share t + floor): mass = sum_k q and score = sum_k q (x - largest), over a task."""
-    zero = x.dtype.type(0)
+    tops, masses, scores = largest[o, start:stop], mass[o, start:stop], score[o, start:stop]
+    for i in range(tops.size):
+        masses[i] = scores[i] = 0
     if x.shape[2] == 1:
-        x_row, t_row, top = row(x, o), row(t, o), largest[o, 0]
-        whole, part = zero, zero
+        x_row, t_row, top = row(x, o), row(t, o), tops[0]
+        whole = part = masses[0]
         for k in range(x_row.size):
             q = weight[k] * (share * t_row[k] + floor)
             whole += q
             part += q * (x_row[k] - top)
-        mass[o, 0], score[o, 0] = whole, part
-        return
-    for i in range(start, stop):
-        mass[o, i] = score[o, i] = zero
-    for k in range(x.shape[1]):
-        for i in range(start, stop):
-            q = weight[k] * (share * t[o, k, i] + floor)
-            mass[o, i] += q
-            score[o, i] += q * (x[o, k, i] - largest[o, i])
+        masses[0], scores[0] = whole, part
+    else:
+        for k in range(x.shape[1]):
+            x_line, t_line, w = x[o, k, start:stop], t[o, k, start:stop], weight[k]
+            for i in range(tops.size):
+                q = w * (share * t_line[i] + floor)
+                masses[i] += q
+                scores[i] += q * (x_line[i] - tops[i])
 
 
 @inner
 def score_gradients(dx, e, total, mass, scale, t, weight, share, floor, o, start, stop):
     """dx = scale (mass p - w (share t + floor)), over a task."""
+    totals, masses = total[o, start:stop], mass[o, start:stop]
     if dx.shape[2] == 1:
         dx_row, e_row, t_row = row(dx, o), row(e, o), row(t, o)
-        factor = scale * mass[o, 0] / total[o, 0]
+        factor = scale * masses[0] / totals[0]
         for k in range(dx_row.size):
             dx_row[k] = factor * e_row[k] - scale * weight[k] * (share * t_row[k] + floor)
-        return
-    for k in range(dx.shape[1]):
-        for i in range(start, stop):
-            p = e[o, k, i] / total[o, i]
-            dx[o, k, i] = scale * (mass[o, i] * p - weight[k] * (share * t[o, k, i] + floor))
+    else:
+        for k in range(dx.shape[1]):
+            dx_line, e_line, t_line, w = dx[o, k, start:stop], e[o, k, start:stop], t[o, k, start:stop], scale * weight[k]
+            for i in range(totals.size):
+                dx_line[i] = scale * masses[i] / totals[i] * e_line[i] - w * (share * t_line[i] + floor)
 
 
 @kernel

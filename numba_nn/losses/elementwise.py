@@ -11,7 +11,7 @@ single loss, and the gradient. Those with exponentials and logarithms run over f
 
 from __future__ import annotations
 
-from math import exp, log, log1p
+from math import log1p
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,12 +22,15 @@ from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Scratch, inner, kernel
 from numba_nn.core.layer import Array, Arrays
 from numba_nn.core.reduce import BLOCK, block_bounds, block_count, ordered_sum
+from numba_nn.core.vmath import exp, log, polynomial, sigmoid
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.softmax import EXP_WORK
 from numba_nn.losses.base import Loss, own_weight
 
 LEAST_LOG = -100.0  # PyTorch's bound on the logarithms of BCELoss
 LEAST_VARIANCE = 1e-12  # and on p (1 - p) in its gradient
+ARTANH_SINGLE = tuple(2 / (2 * k + 1) for k in range(8))  # of 2 artanh(s) / s, in s^2 <= 1/9: the rest is below rounding
+ARTANH_DOUBLE = tuple(2 / (2 * k + 1) for k in range(17))
 
 
 @kernel
@@ -35,10 +38,9 @@ def squared_error_forward(loss: Out, partial: Scratch, prediction: In, target: I
     """loss[0] = scale sum (p - t)^2; partial: float64, one element for each block."""
     for block in prange(partial.size):
         start, stop = block_bounds(block, prediction.size)
-        total = prediction.dtype.type(0)
-        for i in range(start, stop):
-            difference = prediction[i] - target[i]
-            total += difference * difference
+        p, t, total = prediction[start:stop], target[start:stop], prediction.dtype.type(0)
+        for i in range(p.size):
+            total += (p[i] - t[i]) * (p[i] - t[i])
         partial[block] = total
     loss[0] = ordered_sum(partial) * scale
 
@@ -64,9 +66,9 @@ def absolute_error_forward(loss: Out, partial: Scratch, prediction: In, target: 
     """loss[0] = scale sum |p - t|; partial: float64, one element for each block."""
     for block in prange(partial.size):
         start, stop = block_bounds(block, prediction.size)
-        total = prediction.dtype.type(0)
-        for i in range(start, stop):
-            total += abs(prediction[i] - target[i])
+        p, t, total = prediction[start:stop], target[start:stop], prediction.dtype.type(0)
+        for i in range(p.size):
+            total += abs(p[i] - t[i])
         partial[block] = total
     loss[0] = ordered_sum(partial) * scale
 
@@ -103,9 +105,9 @@ def likelihood_error_forward(loss: Out, partial: Scratch, prediction: In, target
     one, least = prediction.dtype.type(1), prediction.dtype.type(LEAST_LOG)
     for block in prange(partial.size):
         start, stop = block_bounds(block, prediction.size)
-        total = prediction.dtype.type(0)
-        for i in range(start, stop):
-            total += likelihood_error(prediction[i], target[i], weight[i], one, least)
+        p, t, w, total = prediction[start:stop], target[start:stop], weight[start:stop], prediction.dtype.type(0)
+        for i in range(p.size):
+            total += likelihood_error(p[i], t[i], w[i], one, least)
         partial[block] = total
     loss[0] = ordered_sum(partial) * scale
 
@@ -116,8 +118,9 @@ def likelihood_error_each_forward(loss: Out, prediction: In, target: In, weight:
     one, least = prediction.dtype.type(1), prediction.dtype.type(LEAST_LOG)
     for block in prange(-(-prediction.size // BLOCK)):
         start, stop = block_bounds(block, prediction.size)
-        for i in range(start, stop):
-            loss[i] = likelihood_error(prediction[i], target[i], weight[i], one, least)
+        single, p, t, w = loss[start:stop], prediction[start:stop], target[start:stop], weight[start:stop]
+        for i in range(p.size):
+            single[i] = likelihood_error(p[i], t[i], w[i], one, least)
 
 
 @kernel
@@ -132,12 +135,18 @@ def likelihood_error_backward(dx: Out, prediction: In, target: In, weight: In, s
 
 
 @inner
+def log_one_plus(e, one):
+    """log(1 + e) for 0 <= e <= 1, with all its digits where e is small: 2 artanh(e / (2 + e)), by its series."""
+    s = e / (one + one + e)
+    return s * polynomial(s * s, ARTANH_SINGLE, ARTANH_DOUBLE)
+
+
+@inner
 def logistic_error(p, t, w, v, one):
     """w (v t log(1 + exp(-p)) + (1 - t) log(1 + exp(p))); exp never overflows, and small losses keep their digits."""
-    zero = one - one
     positive, negative = v * t, one - t
-    slack = log1p(exp(-abs(p)))
-    return w * ((positive + negative) * slack + (negative * p if p > zero else -positive * p))
+    slack = log_one_plus(exp(-abs(p)), one)
+    return w * ((positive + negative) * slack + (negative * p if p > 0 else -positive * p))
 
 
 @kernel
@@ -148,9 +157,10 @@ def logistic_error_forward(
     one = prediction.dtype.type(1)
     for block in prange(partial.size):
         start, stop = block_bounds(block, prediction.size)
+        p, t, w, v = prediction[start:stop], target[start:stop], weight[start:stop], pos_weight[start:stop]
         total = prediction.dtype.type(0)
-        for i in range(start, stop):
-            total += logistic_error(prediction[i], target[i], weight[i], pos_weight[i], one)
+        for i in range(p.size):
+            total += logistic_error(p[i], t[i], w[i], v[i], one)
         partial[block] = total
     loss[0] = ordered_sum(partial) * scale
 
@@ -161,8 +171,10 @@ def logistic_error_each_forward(loss: Out, prediction: In, target: In, weight: I
     one = prediction.dtype.type(1)
     for block in prange(-(-prediction.size // BLOCK)):
         start, stop = block_bounds(block, prediction.size)
-        for i in range(start, stop):
-            loss[i] = logistic_error(prediction[i], target[i], weight[i], pos_weight[i], one)
+        p, t, w, v = prediction[start:stop], target[start:stop], weight[start:stop], pos_weight[start:stop]
+        single = loss[start:stop]
+        for i in range(p.size):
+            single[i] = logistic_error(p[i], t[i], w[i], v[i], one)
 
 
 @kernel
@@ -171,12 +183,11 @@ def logistic_error_backward(dx: Out, prediction: In, target: In, weight: In, pos
     factor, one = prediction.dtype.type(scale), prediction.dtype.type(1)
     for block in prange(-(-prediction.size // BLOCK)):
         start, stop = block_bounds(block, prediction.size)
-        for i in range(start, stop):
-            e = exp(-abs(prediction[i]))
-            larger = one / (one + e)
-            sigmoid = e * larger if prediction[i] < 0 else larger
-            positive = pos_weight[i] * target[i]
-            dx[i] = factor * weight[i] * ((positive + one - target[i]) * sigmoid - positive)
+        p, t, w, v = prediction[start:stop], target[start:stop], weight[start:stop], pos_weight[start:stop]
+        dp = dx[start:stop]
+        for i in range(p.size):
+            positive = v[i] * t[i]
+            dp[i] = factor * w[i] * ((positive + one - t[i]) * sigmoid(p[i]) - positive)
 
 
 @kernel
