@@ -75,7 +75,9 @@ class Workspace:
             If another thread is inside.
         """
         if not self._lock.acquire(blocking=False):
-            raise ConcurrencyError(f"{by} is in use by another thread; give each thread a model of its own")
+            raise ConcurrencyError(
+                f"{by} is in use by another thread; each thread needs one of its own (a model gives more by share())"
+            )
         try:
             yield
         finally:
@@ -144,3 +146,12 @@ class Workspace:
         """Several arrays at given byte offsets of the named buffer, which is ``total`` bytes long."""
         buffer = self.buffer(name, total)
         return {key: view(buffer, offset, spec) for (key, spec), offset in zip(specs.items(), offsets, strict=True)}
+
+
+_of_thread = threading.local()
+
+
+def thread_workspace() -> Workspace:
+    """Memory for functions that belong to no model: one workspace for every Python thread."""
+    workspace: Workspace = _of_thread.__dict__.setdefault("workspace", Workspace())
+    return workspace

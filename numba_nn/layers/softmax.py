@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numba import prange
 
+from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.layer import Array, Arrays, Call, Layer
+from numba_nn.core.layer import Layer
 from numba_nn.core.reduce import BLOCK, block_bounds
 from numba_nn.core.simd import maximum
 from numba_nn.core.vmath import exp, log

@@ -16,9 +16,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import as_shape, check_array, check_destination, check_dtype
 from numba_nn.core.errors import ArgumentError, BackwardError
-from numba_nn.core.layer import Array, Arrays
 from numba_nn.core.workspace import Shape, Spec, Workspace
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -121,8 +121,8 @@ class Loss:
 
         Raises
         ------
-        ShapeError, DTypeError, ArgumentError, DestinationError
-            If an array, or a value of the target, does not fit; nothing was written.
+        ShapeError, DTypeError, RangeError, DestinationError
+            If an array, or a value of it, does not fit; nothing was written.
         ConcurrencyError
             If another thread is inside this loss.
         """

@@ -15,25 +15,15 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.checks import check_shape
-from numba_nn.core.errors import ArgumentError, DTypeError, ShapeError
+from numba_nn.core.call import Array, Arrays
+from numba_nn.core.checks import check_indices, check_shape
+from numba_nn.core.errors import ArgumentError, ShapeError
+from numba_nn.core.indices import check_range
 from numba_nn.core.kernel import In, Out, Saved, Scratch, kernel
-from numba_nn.core.layer import Array, Arrays
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.softmax import row, task_bounds, task_count
 from numba_nn.losses.base import Loss, own_weight
-
-INDICES = (np.dtype(np.int64), np.dtype(np.int32))
-
-
-@kernel
-def class_check(wrong: Out, target: In, classes: int, ignore_index: int):
-    """wrong[0] = how many targets are neither a class nor ignored."""
-    count = 0
-    for i in range(target.size):
-        count += ((target[i] < 0) | (target[i] >= classes)) & (target[i] != ignore_index)
-    wrong[0] = count
 
 
 @kernel
@@ -114,8 +104,6 @@ class ClassLoss(Loss):
         What becomes of the single losses.
     """
 
-    _targets = "classes, int64 or int32"
-
     def __init__(self, weight: Array | None, ignore_index: int, reduction: str) -> None:
         super().__init__(reduction)
         self.weight = own_weight(type(self).__name__, "weight", weight)
@@ -124,7 +112,6 @@ class ClassLoss(Loss):
         if not isinstance(ignore_index, (int, np.integer)) or isinstance(ignore_index, bool):
             raise ArgumentError(f"{type(self).__name__}: ignore_index must be an int, got {ignore_index!r}")
         self.ignore_index = int(ignore_index)
-        self._wrong = np.zeros(1, np.int64)
 
     def loss_shape(self, shape: Shape) -> Shape:
         """Shape of the single losses: the prediction's, without the classes.
@@ -157,19 +144,10 @@ class ClassLoss(Loss):
         np.copyto(arrays["weight"], 1 if self.weight is None else self.weight, casting="same_kind")
 
     def _check(self, prediction: Array, target: Any) -> None:
-        if not isinstance(target, np.ndarray) or target.dtype not in INDICES:
-            got = target.dtype if isinstance(target, np.ndarray) else type(target).__name__
-            raise DTypeError(f"{self!r}: target must be an array of {self._targets}, got {got}")
+        check_indices(self, "target", target)
         check_shape(self, "target", target.shape, self.loss_shape(prediction.shape))
-        classes = score_cube(prediction.shape)[1]
-        class_check(self._wrong, self._workspace.contiguous("checked", target).reshape(-1), classes, self.ignore_index)
-        if self._wrong[0]:
-            wrong = ((target < 0) | (target >= classes)) & (target != self.ignore_index)
-            at = tuple(np.argwhere(wrong)[0].tolist())
-            raise ArgumentError(
-                f"{self!r}: target must hold classes 0 .. {classes - 1} or {self.ignore_index} (ignored), "
-                f"got {target[at]} at {at}; {self._wrong[0]} of {target.size} do not fit"
-            )
+        flat = self._workspace.contiguous("checked", target)
+        check_range(self, "target", flat, score_cube(prediction.shape)[1], ignored=self.ignore_index)
 
     def _each(self, loss: Array, arrays: Arrays) -> Array:
         """Where the single losses go, (O, I): into the loss itself if nothing becomes of them."""

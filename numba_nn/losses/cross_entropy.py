@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.checks import check_shape
+from numba_nn.core.call import Array, Arrays
+from numba_nn.core.checks import INDICES, check_array, check_number, check_shape
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.layer import Array, Arrays
 from numba_nn.core.vmath import log
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.softmax import EXP_WORK, exponentials, row, task_bounds, task_count
-from numba_nn.losses.classes import INDICES, ClassLoss, score_cube
+from numba_nn.losses.classes import ClassLoss, score_cube
 
 
 @inner
@@ -165,15 +165,11 @@ class CrossEntropyLoss(ClassLoss):
         If an argument is out of range or ``weight`` no array (K) of floats.
     """
 
-    _targets = "classes (int64 or int32), or of probabilities of the prediction's shape and dtype"
-
     def __init__(
         self, weight: Array | None = None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
     ) -> None:  # fmt: skip
         super().__init__(weight, ignore_index, reduction)
-        if not 0 <= label_smoothing <= 1:
-            raise ArgumentError(f"CrossEntropyLoss: label_smoothing must lie in 0 .. 1, got {label_smoothing!r}")
-        self.label_smoothing = float(label_smoothing)
+        self.label_smoothing = check_number("CrossEntropyLoss", "label_smoothing", label_smoothing, 0, 1)
 
     def saved_spec(self, shape: Shape, dtype: Any) -> dict[str, Spec]:
         """As for every loss of classes, and the softmax: exponentials and their sums."""
@@ -188,9 +184,10 @@ class CrossEntropyLoss(ClassLoss):
         return {**super().scratch_spec(shape, dtype), "largest": rows, "counted": rows}
 
     def _check(self, prediction: Array, target: Any) -> None:
-        if not isinstance(target, np.ndarray) or target.dtype != prediction.dtype:
+        if not isinstance(target, np.ndarray) or target.dtype.kind != "f":
             super()._check(prediction, target)
             return
+        check_array(self, "target", target, prediction.dtype)
         check_shape(self, "target", target.shape, prediction.shape)
         if self.ignore_index >= 0:
             raise ArgumentError(f"{self!r}: ignore_index must be negative where target is probabilities; nothing is ignored")

@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numba import prange
 
+from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import check_array, check_shape
-from numba_nn.core.errors import ArgumentError, ShapeError
+from numba_nn.core.errors import RangeError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Scratch, inner, kernel
-from numba_nn.core.layer import Array, Arrays
 from numba_nn.core.reduce import BLOCK, block_bounds, block_count, ordered_sum
 from numba_nn.core.vmath import exp, log, polynomial, sigmoid
 from numba_nn.core.workspace import Shape, Spec
@@ -317,9 +317,9 @@ class BCELoss(_ElementwiseLoss):
         super()._check(prediction, target)
         probability_check(self._wrong, self._workspace.contiguous("checked", prediction).reshape(-1))
         if self._wrong[0]:
-            at = tuple(np.argwhere((prediction < 0) | (prediction > 1))[0].tolist())
-            raise ArgumentError(
-                f"{self!r}: prediction must lie in 0 .. 1, got {prediction[at]} at {at}; BCEWithLogitsLoss takes any numbers"
+            at = np.argwhere((prediction < 0) | (prediction > 1))[0].tolist()
+            raise RangeError(
+                f"{self!r}: prediction must lie in 0 .. 1, got {prediction[tuple(at)]} at {at}; for logits: BCEWithLogitsLoss"
             )
 
 
