@@ -39,8 +39,10 @@ from numba_nn.layers.norm import BatchNorm1d, BatchNorm2d
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueeze
+from numba_nn.layers.shape import Flatten
+from numba_nn.layers.softmax import LogSoftmax, Softmax
 from numba_nn.linalg import matmul
-from numba_nn.losses import Loss, MSELoss
+from numba_nn.losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, Loss, MSELoss, NLLLoss
 from numba_nn.sequential import Sequential
 from numba_nn.train import TrainStep
 from numba_nn.warmup import warmup
@@ -50,6 +52,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Add",
     "ArgumentError",
+    "BCELoss",
+    "BCEWithLogitsLoss",
     "BackwardError",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -60,6 +64,7 @@ __all__ = [
     "ConstantPad2d",
     "Conv1d",
     "Conv2d",
+    "CrossEntropyLoss",
     "DTypeError",
     "DataError",
     "DestinationError",
@@ -68,13 +73,16 @@ __all__ = [
     "Dropout2d",
     "Embedding",
     "Flatten",
+    "L1Loss",
     "Layer",
     "Linear",
+    "LogSoftmax",
     "Loss",
     "MSELoss",
     "MaxPool2d",
     "MissingTwinError",
     "Multiply",
+    "NLLLoss",
     "NonFiniteError",
     "NumbaNNError",
     "Parameter",
@@ -89,6 +97,7 @@ __all__ = [
     "ShapeError",
     "Sigmoid",
     "Squeeze",
+    "Softmax",
     "StateDictError",
     "TrainStep",
     "Transpose",

@@ -91,6 +91,8 @@ batch_norm2d = functools.partial(case, nn.BatchNorm2d, reference.batch_norm)
 dropout = functools.partial(case, nn.Dropout, reference.dropout)
 dropout1d = functools.partial(case, nn.Dropout1d, reference.dropout)
 dropout2d = functools.partial(case, nn.Dropout2d, reference.dropout)
+softmax = functools.partial(case, nn.Softmax, reference.softmax)
+log_softmax = functools.partial(case, nn.LogSoftmax, reference.log_softmax)
 flatten = functools.partial(case, nn.Flatten, reference.flatten)
 unflatten = functools.partial(case, nn.Unflatten, reference.unflatten)
 reshape = functools.partial(case, nn.Reshape, reference.reshape)
@@ -223,6 +225,25 @@ CASES = [
     dropout2d((2, 3, 4, 5), p=0),
     dropout2d((7, 3, 65, 64), p=0),
     dropout2d((1, 1, 1, 1), p=0),
+    # along rows: the last dimension, and others, where a task is 256 rows; sums go by blocks of 4096
+    *(
+        each(shape, dim)
+        for each in (softmax, log_softmax)
+        for shape, dim in [
+            ((3, 5), 1),
+            ((), 0),
+            ((1,), -1),
+            ((2, 3, 4), 0),
+            ((2, 3, 5), -2),
+            ((3, 1), 1),
+            ((2, 4099), 1),
+            ((4, 3, 1, 1), 1),
+            ((2, 7, 17, 31), 1),
+            ((1, 3, 257), 1),
+            ((5, 256), 0),
+        ]
+    ),
+    softmax((400, 129), 1),
     # shape
     flatten((2, 3, 4, 5)),
     flatten((2, 3, 4), start_dim=0),
@@ -299,6 +320,9 @@ REFUSED = [
     upsample((3, 4, 5), scale_factor=2),
     upsample((2, 3, 1, 5), scale_factor=0.5),
     upsample((2, 3, 0, 5), size=4),
+    softmax((3, 5), 2),
+    softmax((), 1),
+    log_softmax((3,), -2),
     flatten((3,)),
     conv1d((5, 7), 3, 4, 3),
     conv1d((2, 3, 5, 7), 3, 4, 3),
