@@ -25,7 +25,20 @@ from numba_nn.layers.conv import Conv2d
 from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.linear import Linear
 from numba_nn.layers.merge import Add, Concatenate, Multiply
-from numba_nn.layers.pooling import MaxPool2d
+from numba_nn.layers.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    GlobalAvgPool1d,
+    GlobalAvgPool2d,
+    GlobalMaxPool1d,
+    GlobalMaxPool2d,
+    MaxPool1d,
+    MaxPool2d,
+)
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten
 from numba_nn.linalg import matmul
@@ -36,8 +49,14 @@ from numba_nn.train import TrainStep
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
     "Add",
     "ArgumentError",
+    "AvgPool1d",
+    "AvgPool2d",
     "BackwardError",
     "CheckpointError",
     "Concatenate",
@@ -48,10 +67,15 @@ __all__ = [
     "DestinationError",
     "Embedding",
     "Flatten",
+    "GlobalAvgPool1d",
+    "GlobalAvgPool2d",
+    "GlobalMaxPool1d",
+    "GlobalMaxPool2d",
     "Layer",
     "Linear",
     "Loss",
     "MSELoss",
+    "MaxPool1d",
     "MaxPool2d",
     "MissingTwinError",
     "Multiply",

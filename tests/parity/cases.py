@@ -7,13 +7,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch lives in an environment of its own: make parity")
 
-OTHERWISE: dict = {}
+OTHERWISE: dict = {
+    nn.GlobalAvgPool1d: lambda: torch.nn.Sequential(torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten()),
+    nn.GlobalAvgPool2d: lambda: torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
+    nn.GlobalMaxPool1d: lambda: torch.nn.Sequential(torch.nn.AdaptiveMaxPool1d(1), torch.nn.Flatten()),
+    nn.GlobalMaxPool2d: lambda: torch.nn.Sequential(torch.nn.AdaptiveMaxPool2d(1), torch.nn.Flatten()),
+}
 """Class of ours to a function of its arguments, where PyTorch's name or arguments differ."""
 
 
 def peer(case, dtype):
     """PyTorch's layer for a case."""
-    build = OTHERWISE.get(case.layer, getattr(torch.nn, case.layer.__name__))
+    build = OTHERWISE.get(case.layer) or getattr(torch.nn, case.layer.__name__)
     layer = build(*case.args, **case.kwargs)
     return layer.to(tensor(np.empty(0, dtype)).dtype)
 
