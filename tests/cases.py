@@ -163,7 +163,7 @@ CASES = [
     pool((1, 2, 5, 5), 3, stride=2, padding=1, ceil_mode=True),
     pool((1, 1, 3, 300), (1, 4), stride=1),
     pool((3, 13, 33, 34), 2),
-    pool((1, 2, 3, 9), 2, padding=2, dilation=4),
+    pool((1, 2, 3, 9), 2, padding=1, dilation=(2, 4)),
     pool1d((2, 3, 8), 2),
     pool1d((1, 1, 1), 1),
     pool1d((2, 3, 9), 3, stride=2, padding=1),

@@ -5,13 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import numba_nn as nn
+
 torch = pytest.importorskip("torch", reason="PyTorch lives in an environment of its own: make parity")
 
+
+def whole_plane(adaptive):
+    """A function that builds PyTorch's global pooling, (N, C) as ours gives it."""
+    return lambda: torch.nn.Sequential(adaptive(1), torch.nn.Flatten())
+
+
 OTHERWISE: dict = {
-    nn.GlobalAvgPool1d: lambda: torch.nn.Sequential(torch.nn.AdaptiveAvgPool1d(1), torch.nn.Flatten()),
-    nn.GlobalAvgPool2d: lambda: torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
-    nn.GlobalMaxPool1d: lambda: torch.nn.Sequential(torch.nn.AdaptiveMaxPool1d(1), torch.nn.Flatten()),
-    nn.GlobalMaxPool2d: lambda: torch.nn.Sequential(torch.nn.AdaptiveMaxPool2d(1), torch.nn.Flatten()),
+    nn.GlobalAvgPool1d: whole_plane(torch.nn.AdaptiveAvgPool1d),
+    nn.GlobalAvgPool2d: whole_plane(torch.nn.AdaptiveAvgPool2d),
+    nn.GlobalMaxPool1d: whole_plane(torch.nn.AdaptiveMaxPool1d),
+    nn.GlobalMaxPool2d: whole_plane(torch.nn.AdaptiveMaxPool2d),
 }
 """Class of ours to a function of its arguments, where PyTorch's name or arguments differ."""
 

@@ -76,9 +76,8 @@ class Sliding(Pooling):
         self.padding = per_axis(name, "padding", padding, 0, axes)
         self.dilation = per_axis(name, "dilation", dilation, 1, axes)
         self.ceil_mode = ceil_mode
-        spans = tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
-        if any(2 * p > span for p, span in zip(self.padding, spans, strict=True)):
-            raise ArgumentError(f"{name}: padding must be at most half of the window, which spans {spans}, got {self.padding}")
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
+            raise ArgumentError(f"{name}: padding must be at most half of kernel_size {self.kernel_size}, got {self.padding}")
 
     def _count(self, axis: int, length: int) -> int:
         stride, padding = self.stride[axis], self.padding[axis]
