@@ -19,7 +19,6 @@ from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import is_whole
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.reduce import BLOCK
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import flat_planes, planes
 from numba_nn.layers.pooling.windows import WORK, Adaptive, Global, Pooling, Sliding, scratch_rows
@@ -75,14 +74,11 @@ def avg_pool2d_backward(dx: Out, spread: Scratch, dy: In, rows: In, columns: In)
 
 @kernel
 def plane_mean_forward(y: Out, x: In):
-    """y = mean of a plane; x: (P, H W), y: (P,). Blocks are summed in their own precision, and added in float64."""
+    """y = mean of a plane; x: (P, H W), y: (P,)."""
     for p in prange(y.size):
         total = 0.0
-        for start in range(0, x.shape[1], BLOCK):
-            part = x.dtype.type(0)
-            for i in range(start, min(start + BLOCK, x.shape[1])):
-                part += x[p, i]
-            total += part
+        for i in range(x.shape[1]):
+            total += x[p, i]
         y[p] = total / x.shape[1]
 
 
