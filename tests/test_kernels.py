@@ -21,7 +21,7 @@ def package_kernels():
     """Every kernel of the package that computes, by name."""
     found = {}
     for module in pkgutil.walk_packages(nn.__path__, "numba_nn."):
-        if module.name.split(".")[1] in ("core", "layers", "linalg", "losses", "optim"):
+        if module.name.split(".")[1] in ("core", "layers", "linalg", "losses", "ops", "optim"):
             values = vars(importlib.import_module(module.name)).values()
             found.update({k.__name__: k for k in values if isinstance(k, Kernel) and k.__name__ not in MEASURES})
     return found
@@ -67,12 +67,50 @@ def every_other_kernel():
     a, b = rng.standard_normal((3, 100, 70)).astype(np.float32), rng.standard_normal((70, 33)).astype(np.float32)
     nn.manual_seed(0)
     drawn = {"normal": nn.core.random.normal((1001,), 1.0), "uniform": nn.core.random.uniform((1001,), 0.0, 1.0)}
-    parameter = nn.Parameter(b)
-    parameter.grad[...] = 1
-    optimizer = nn.optim.SGD([parameter], lr=0.1, momentum=0.9)
-    for _ in range(3):
-        optimizer.step()
-    return {"product": nn.matmul(a, b), "parameter": parameter.value, **drawn}
+    return {"product": nn.matmul(a, b), **drawn, **every_operation(a), **every_merge(a)}
+
+
+def every_operation(a):
+    x, rows = abs(a) + 1, np.array([2, 0, 2])
+    unary = {
+        name: getattr(nn.ops, name)(x) for name in ("absolute", "exp", "log", "negative", "sigmoid", "sqrt", "square", "tanh")
+    }
+    binary = {name: getattr(nn.ops, name)(x, a) for name in ("subtract", "divide", "maximum", "minimum")}
+    reductions = ("sum", "max", "min", "argmax", "argmin")
+    reduced = {f"{name} {i}": np.float32(getattr(nn.ops, name)(x, i)) for name in reductions for i in (1, 2)}
+    columns = nn.ops.im2col(x[None], 3)
+    moved = {"im2col": columns, "col2im": nn.ops.col2im(columns, x.shape[1:], 3)}
+    return {
+        **unary,
+        **binary,
+        **reduced,
+        **moved,
+        "take": nn.ops.take(x, rows),
+        "scatter": nn.ops.scatter_add(x.copy(), rows, a),
+    }
+
+
+def every_merge(a):
+    results = {}
+    for layer in (nn.Concatenate(), nn.Add(), nn.Multiply()):
+        y = layer(a, 2 * a)
+        results |= {f"{layer}": y, **{f"{layer} {i}": dx for i, dx in enumerate(layer.backward(y))}}
+    return results
+
+
+def every_update():
+    numbers = np.random.default_rng(0).standard_normal((2, 70, 333)).astype(np.float32)
+    results = {}
+    for make in (nn.optim.SGD, nn.optim.AdamW):
+        parameter = nn.Parameter(numbers[0])
+        parameter.grad[...] = numbers[1]
+        optimizer = make([parameter], lr=0.1)
+        nn.optim.clip_grad_value_(parameter, 1.0)
+        results[f"{make.__name__} norm"] = np.float32(nn.optim.clip_grad_norm_(parameter, 1.0))
+        for _ in range(3):
+            optimizer.step()
+        results |= {make.__name__: parameter.value, f"{make.__name__} gradient": parameter.grad}
+    return results
 
 
 def test_variants_of_the_losses_agree(force):
@@ -82,6 +120,10 @@ def test_variants_of_the_losses_agree(force):
 
 def test_variants_of_the_other_kernels_agree(force):
     check_both(force, every_other_kernel)
+
+
+def test_variants_of_the_optimisers_agree(force):
+    check_both(force, every_update)
 
 
 def test_every_kernel_of_the_package_is_compared(monkeypatch, force):
@@ -94,6 +136,7 @@ def test_every_kernel_of_the_package_is_compared(monkeypatch, force):
             gradients(layer, case.x(), case.dy(layer))
             every_loss(np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32))
             every_other_kernel()
+            every_update()
     kernels = package_kernels()
     assert {"linear_forward", "pack_matrices", "sgd_update", "uniform_fill", "squared_error_backward"} <= kernels.keys()
     for _ in kernels:  # as deep as they may call one another
@@ -138,6 +181,14 @@ DIGEST = """
         add(np.float64(step(draw(5, 3, 32, 32), draw(5, 70))))
     for parameter in model.parameters():
         add(parameter.value)
+        parameter.grad[...] = draw(*parameter.grad.shape)
+    for order in (2.0, 1.0, 2.5, np.inf):
+        add(np.float64(nn.optim.ClipNorm(model.parameters(), 1.0, order)()))
+    nn.optim.clip_grad_value_(model.parameters(), 0.001)
+    nn.optim.AdamW(model.parameters()).step()
+    for parameter in model.parameters():
+        add(parameter.value)
+        add(parameter.grad)
     for reduction in ("mean", "sum", "none"):
         loss = nn.MSELoss(reduction)
         add(np.float64(loss(draw(300, 333), draw(300, 333))))
