@@ -25,21 +25,29 @@ from numba_nn.core.random import manual_seed
 from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv1d, Conv2d
-from numba_nn.layers.embedding import Embedding
-from numba_nn.layers.linear import Linear
-from numba_nn.layers.merge import Add, Concatenate, Multiply
-from numba_nn.layers.pad import ConstantPad1d, ConstantPad2d, ReflectionPad1d, ReflectionPad2d, ZeroPad1d, ZeroPad2d
-from numba_nn.layers.permute import Permute, Transpose
-from numba_nn.layers.conv import Conv2d
 from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
 from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.linear import Linear
 from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.norm import BatchNorm1d, BatchNorm2d
-from numba_nn.layers.pooling import MaxPool2d
+from numba_nn.layers.pad import ConstantPad1d, ConstantPad2d, ReflectionPad1d, ReflectionPad2d, ZeroPad1d, ZeroPad2d
+from numba_nn.layers.permute import Permute, Transpose
+from numba_nn.layers.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    GlobalAvgPool1d,
+    GlobalAvgPool2d,
+    GlobalMaxPool1d,
+    GlobalMaxPool2d,
+    MaxPool1d,
+    MaxPool2d,
+)
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueeze
-from numba_nn.layers.shape import Flatten
 from numba_nn.layers.softmax import LogSoftmax, Softmax
 from numba_nn.linalg import matmul
 from numba_nn.losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, Loss, MSELoss, NLLLoss
@@ -50,8 +58,14 @@ from numba_nn.warmup import warmup
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
     "Add",
     "ArgumentError",
+    "AvgPool1d",
+    "AvgPool2d",
     "BCELoss",
     "BCEWithLogitsLoss",
     "BackwardError",
@@ -73,12 +87,17 @@ __all__ = [
     "Dropout2d",
     "Embedding",
     "Flatten",
+    "GlobalAvgPool1d",
+    "GlobalAvgPool2d",
+    "GlobalMaxPool1d",
+    "GlobalMaxPool2d",
     "L1Loss",
     "Layer",
     "Linear",
     "LogSoftmax",
     "Loss",
     "MSELoss",
+    "MaxPool1d",
     "MaxPool2d",
     "MissingTwinError",
     "Multiply",
@@ -96,8 +115,8 @@ __all__ = [
     "Sequential",
     "ShapeError",
     "Sigmoid",
-    "Squeeze",
     "Softmax",
+    "Squeeze",
     "StateDictError",
     "TrainStep",
     "Transpose",

@@ -23,12 +23,21 @@ def squeeze(dim=None):
     return Function(lambda x: torch.squeeze(x, tuple(range(1, x.ndim)) if dim is None else dim))
 
 
+def whole_plane(adaptive):
+    """A function that builds PyTorch's global pooling, (N, C) as ours gives it."""
+    return lambda: torch.nn.Sequential(adaptive(1), torch.nn.Flatten())
+
+
 OTHERWISE: dict = {
     nn.Permute: lambda *dims: Function(lambda x: x.permute(*dims)),
     nn.Reshape: lambda *shape: Function(lambda x: x.reshape(x.shape[0], *(shape[0] if isinstance(shape[0], tuple) else shape))),
     nn.Squeeze: squeeze,
     nn.Transpose: lambda *dims: Function(lambda x: x.transpose(*dims)),
     nn.Unsqueeze: lambda dim: Function(lambda x: x.unsqueeze(dim)),
+    nn.GlobalAvgPool1d: whole_plane(torch.nn.AdaptiveAvgPool1d),
+    nn.GlobalAvgPool2d: whole_plane(torch.nn.AdaptiveAvgPool2d),
+    nn.GlobalMaxPool1d: whole_plane(torch.nn.AdaptiveMaxPool1d),
+    nn.GlobalMaxPool2d: whole_plane(torch.nn.AdaptiveMaxPool2d),
 }
 """Class of ours to a function of its arguments, where PyTorch's name or arguments differ."""
 
