@@ -1,6 +1,6 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
-from numba_nn import data, io, models, optim
+from numba_nn import data, io, metrics, models, optim
 from numba_nn.core.errors import (
     ArgumentError,
     BackwardError,
@@ -14,6 +14,7 @@ from numba_nn.core.errors import (
     ReserveError,
     ShapeError,
     StateDictError,
+    TrainingError,
     TwinMismatchError,
 )
 from numba_nn.core.layer import Layer
@@ -28,7 +29,7 @@ from numba_nn.layers.shape import Flatten
 from numba_nn.linalg import matmul
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.sequential import Sequential
-from numba_nn.train import TrainStep
+from numba_nn.train import EarlyStopping, TrainStep, evaluate, fit, predict
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "DTypeError",
     "DataError",
     "DestinationError",
+    "EarlyStopping",
     "Flatten",
     "Layer",
     "Linear",
@@ -57,12 +59,17 @@ __all__ = [
     "Sigmoid",
     "StateDictError",
     "TrainStep",
+    "TrainingError",
     "TwinMismatchError",
     "Upsample",
     "data",
+    "evaluate",
+    "fit",
     "io",
     "manual_seed",
     "matmul",
+    "metrics",
     "models",
     "optim",
+    "predict",
 ]
