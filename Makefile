@@ -46,7 +46,7 @@ format: $(UV) ## rewrite the sources in the common style
 	touch $@
 
 parity: .parity/stamp ## compare with PyTorch
-	.parity/bin/python -m pytest tests/parity $(ARGS)
+	.parity/bin/python -m pytest tests/parity tests/test_threads.py $(ARGS)
 
 cuda-check: $(UV) ## compile the CUDA twins and read their machine code; no GPU needed
 	NUMBA_NN_CUDA_TOOLS=required UV_PROJECT_ENVIRONMENT=.cuda $(RUN) --no-default-groups --group cuda-check --group test pytest tests/cuda $(ARGS)

@@ -1,6 +1,8 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
 from numba_nn import data, io, metrics, models, optim
+from numba_nn import data, io, models, optim
+from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
     BackwardError,
@@ -11,6 +13,7 @@ from numba_nn.core.errors import (
     DTypeError,
     MissingTwinError,
     NumbaNNError,
+    RangeError,
     ReserveError,
     ShapeError,
     StateDictError,
@@ -20,9 +23,12 @@ from numba_nn.core.errors import (
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import manual_seed
+from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv2d
+from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.linear import Linear
+from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten
@@ -30,19 +36,24 @@ from numba_nn.linalg import matmul
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.sequential import Sequential
 from numba_nn.train import EarlyStopping, TrainStep, evaluate, fit, predict
+from numba_nn.train import TrainStep
+from numba_nn.warmup import warmup
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Add",
     "ArgumentError",
     "BackwardError",
     "CheckpointError",
+    "Concatenate",
     "ConcurrencyError",
     "Conv2d",
     "DTypeError",
     "DataError",
     "DestinationError",
     "EarlyStopping",
+    "Embedding",
     "Flatten",
     "Layer",
     "Linear",
@@ -50,8 +61,10 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "MissingTwinError",
+    "Multiply",
     "NumbaNNError",
     "Parameter",
+    "RangeError",
     "ReLU",
     "ReserveError",
     "Sequential",
@@ -65,6 +78,7 @@ __all__ = [
     "data",
     "evaluate",
     "fit",
+    "get_num_threads",
     "io",
     "manual_seed",
     "matmul",
@@ -72,4 +86,8 @@ __all__ = [
     "models",
     "optim",
     "predict",
+    "set_num_threads",
+    "show_config",
+    "threading_layer",
+    "warmup",
 ]

@@ -97,7 +97,7 @@ class TestCifar10:
             load_cifar10(cifar, limit=1)
 
     def test_wrong_directories(self, cifar, tmp_path):
-        with pytest.raises(DataError, match=r"expected a directory, but .*nowhere does not exist"):
+        with pytest.raises(DataError, match=r"expected a directory or an archive \(\.tar\.gz\), but .*nowhere does not exist"):
             load_cifar10(tmp_path / "nowhere")
         with pytest.raises(DataError, match=r"test_batch\.bin is a file"):
             load_cifar10(cifar / "test_batch.bin")
