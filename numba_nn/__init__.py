@@ -1,7 +1,6 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
 from numba_nn import data, io, metrics, models, optim
-from numba_nn import data, io, models, optim
 from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
@@ -36,7 +35,6 @@ from numba_nn.linalg import matmul
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.sequential import Sequential
 from numba_nn.train import EarlyStopping, TrainStep, evaluate, fit, predict
-from numba_nn.train import TrainStep
 from numba_nn.warmup import warmup
 
 __version__ = "0.1.0"
