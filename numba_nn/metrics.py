@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_count
-from numba_nn.core.errors import ArgumentError, DTypeError, ShapeError
+from numba_nn.core.errors import ArgumentError, DTypeError, RangeError, ShapeError
 
 
 class Metric:
@@ -130,7 +130,7 @@ class ConfusionMatrix(Metric):
         for name, labels in (("target", target), ("prediction", predicted)):
             wrong = labels[(labels < 0) | (labels >= self.classes)]
             if wrong.size:
-                raise ArgumentError(f"{self!r}: {name} must hold classes 0 to {self.classes - 1}, got {wrong.flat[0]}")
+                raise RangeError(f"{self!r}: {name} must hold classes 0 to {self.classes - 1}, got {wrong.flat[0]}")
         pairs = target.ravel().astype(np.int64) * self.classes + predicted.ravel().astype(np.int64)
         self._counts += np.bincount(pairs, minlength=self.classes**2).reshape(self.classes, self.classes)
 
