@@ -31,7 +31,8 @@ def test_warmup_leaves_nothing_to_compile_and_a_second_process_finds_it(run_pyth
     assert kernels.split()[0] == str(first["compiled"] + 2)  # and the two that draw initial weights
     second, unchanged, _ = run_python(LOOKUPS, **environment)
     assert unchanged == [True, True]
-    assert {**second, "seconds": 0} == {"seconds": 0, "compiled": 0, "found": first["compiled"]}
+    assert second["compiled"] == 0
+    assert 5 < second["found"] <= first["compiled"]  # a kernel made of others brings their code along
 
 
 @pytest.mark.parametrize("training", [True, False])
