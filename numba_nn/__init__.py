@@ -1,6 +1,6 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
-from numba_nn import data, io, metrics, models, optim
+from numba_nn import data, io, metrics, models, optim, schedules
 from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
@@ -11,6 +11,7 @@ from numba_nn.core.errors import (
     DestinationError,
     DTypeError,
     MissingTwinError,
+    NonFiniteError,
     NumbaNNError,
     RangeError,
     ReserveError,
@@ -60,6 +61,7 @@ __all__ = [
     "MaxPool2d",
     "MissingTwinError",
     "Multiply",
+    "NonFiniteError",
     "NumbaNNError",
     "Parameter",
     "RangeError",
@@ -84,6 +86,7 @@ __all__ = [
     "models",
     "optim",
     "predict",
+    "schedules",
     "set_num_threads",
     "show_config",
     "threading_layer",

@@ -211,19 +211,43 @@ def test_the_bar_shows_what_the_lines_show(capsys, monkeypatch):
     assert "epoch 2/2" in capsys.readouterr().out
 
 
-def test_schedules_change_the_rate_after_every_epoch():
-    class Halve:
-        def __init__(self, optimizer):
-            self.optimizer = optimizer
+def test_schedules_set_the_rate_of_the_next_epoch():
+    def rates(make, **options):
+        model, optimizer = model_and_optimizer(lr=0.08)
+        data, schedule = (X, TARGET), make(optimizer)
+        return nn.fit(model, nn.MSELoss(), optimizer, data, epochs=4, progress=False, schedule=schedule, **options)["lr"]
 
-        def step(self):
-            self.optimizer.param_groups[0]["lr"] /= 2
+    assert rates(lambda o: nn.schedules.StepLR(o, 2, gamma=0.5)) == [0.08, 0.08, 0.04, 0.04]
+    stuck = (X, X[:, :2] * 0 + np.float32(1e6))  # far from all that four epochs reach: no improvement
+    plateau = rates(lambda o: nn.schedules.ReduceLROnPlateau(o, factor=0.5, patience=0, threshold=0.5), validation=stuck)
+    assert plateau == [0.08, 0.08, 0.04, 0.02]
+    _, other = model_and_optimizer()
+    with pytest.raises(nn.ArgumentError, match="schedule must be made for this optimizer"):
+        rates(lambda o: nn.schedules.StepLR(other, 2))
+    with pytest.raises(nn.ArgumentError, match="mode must be 'min'"):
+        rates(lambda o: nn.schedules.ReduceLROnPlateau(o, mode="max"))
 
-    model, optimizer = model_and_optimizer(lr=0.08)
-    history = nn.fit(
-        model, nn.MSELoss(), optimizer, (X, TARGET), epochs=3, progress=False, schedule=Halve(optimizer)
-    )  # fmt: skip
-    assert history["lr"] == [0.08, 0.04, 0.02]
+
+def test_gradients_are_clipped():
+    by_hand, optimizer = model_and_optimizer()
+    clip = nn.optim.ClipNorm(by_hand.parameters(), 0.01)
+    step = nn.TrainStep(by_hand, nn.MSELoss(), optimizer, (5, 4), clip)
+    for batch in nn.data.Batches(X, TARGET, batch_size=5).epoch(0):
+        step(*batch)
+    model, _ = fit(epochs=1, clip_norm=0.01)
+    assert_same(model.state_dict(), by_hand.state_dict())
+    assert np.any(model.state_dict()["0.weight"] != fit(epochs=1)[0].state_dict()["0.weight"])
+
+
+def test_gradients_that_are_not_finite_stop_before_the_update():
+    model = nn.Linear(4, 2)
+    model.weight.value[...] = 0  # the loss is finite, the gradient of the weight is not
+    before = model.state_dict()
+    optimizer = nn.optim.SGD(model.parameters(), lr=0.1)
+    data = (np.full((5, 4), 3e38, np.float32), np.ones((5, 2), np.float32))
+    with pytest.raises(nn.TrainingError, match="in epoch 1, ClipNorm: .*norm of order 2 is inf.*; lower the learning rate"):
+        nn.fit(model, nn.MSELoss("sum"), optimizer, data, epochs=1, progress=False, clip_norm=1.0)
+    assert_same(model.state_dict(), before)
 
 
 @pytest.mark.parametrize(("options", "error", "words"), [

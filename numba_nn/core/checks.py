@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,14 @@ def check_count(where: object, name: str, value: Any) -> int:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ArgumentError(f"{where}: {name} must be a whole number of at least 1, got {value!r}")
     return int(value)
+
+
+def check_number(where: object, name: str, value: Any, low: float, high: float = math.inf) -> float:
+    """A number from ``low`` to ``high``, both included; raises `ArgumentError` for anything else, NaN too."""
+    if not isinstance(value, (int, float, np.integer, np.floating)) or not low <= value <= high:
+        wanted = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise ArgumentError(f"{where}: {name} must be a number {wanted}, got {value!r}")
+    return float(value)
 
 
 def check_dtype(where: object, dtype: Any) -> np.dtype[Any]:

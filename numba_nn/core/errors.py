@@ -46,6 +46,10 @@ class StateDictError(NumbaNNError, KeyError):
         return str(self.args[0])
 
 
+class NonFiniteError(NumbaNNError, RuntimeError):
+    """A number that must be finite is NaN or infinite."""
+
+
 class CheckpointError(NumbaNNError, ValueError):
     """A checkpoint is damaged, of another kind, or of a newer version."""
 
@@ -54,8 +58,8 @@ class DataError(NumbaNNError, ValueError):
     """A data set cannot be given as asked: a file is damaged, missing or of another kind, or an epoch was superseded."""
 
 
-class TrainingError(NumbaNNError, ArithmeticError):
-    """The loss is no longer finite.
+class TrainingError(NonFiniteError):
+    """Training came to a loss, or a gradient's norm, that is not finite.
 
     Attributes
     ----------

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.checks import check_count
-from numba_nn.core.errors import TrainingError
+from numba_nn.core.errors import ArgumentError, TrainingError
 from numba_nn.core.layer import Layer
 from numba_nn.losses import Loss
 from numba_nn.metrics import Metric
+from numba_nn.schedules import ReduceLROnPlateau
 from numba_nn.train.evaluation import as_loader, named_metrics
 from numba_nn.train.interrupt import Interrupt
 from numba_nn.train.progress import open_progress
@@ -58,12 +59,13 @@ def fit(
         ``callback(epoch, history)``, or an object with ``on_epoch_end(epoch, history)``, called after every epoch; training
         stops if it returns something true.
     schedule : object, optional
-        Its ``step()`` is called after every epoch, to change the optimiser's learning rate.
+        A schedule of this optimiser (`nn.schedules`): its ``step()`` is called after every epoch. `ReduceLROnPlateau` gets the
+        validation loss, or without validation the training loss.
     early_stopping : EarlyStopping or int, optional
         When to stop before the last epoch; a number is the patience with the validation loss, or without validation with the
         training loss. The best weights are loaded in the end.
     clip_norm : float, optional
-        Gradients are scaled down so that their norm, over all parameters of the optimiser, is at most this.
+        Gradients are scaled down so that their norm, over all parameters of the optimiser, is at most this (`optim.ClipNorm`).
     progress : bool, optional
         Show a bar on a terminal that has rich, a line for every epoch elsewhere; False shows nothing.
     csv : path, optional
@@ -78,8 +80,8 @@ def fit(
     Raises
     ------
     TrainingError
-        If a loss is not finite. The weights are those before that step, or the best ones of ``early_stopping``; the error's
-        ``history`` holds the epochs before.
+        If a loss, or a norm of gradients that are to be clipped, is not finite. The weights are those before that step, or the
+        best ones of ``early_stopping``; the error's ``history`` holds the epochs before.
     ArgumentError, DataError, ShapeError, DTypeError
         If an argument or a batch does not fit.
 
@@ -89,6 +91,7 @@ def fit(
     >>> history = nn.fit(model, nn.MSELoss(), optimizer, (x, target), epochs=20)  # doctest: +SKIP
     """
     check_count("fit", "epochs", epochs)
+    _check_schedule(schedule, optimizer)
     training = as_loader("fit", train, batch_size, shuffle=True, seed=seed)
     validating = None if validation is None else as_loader("fit", validation, batch_size, shuffle=False)
     stopping = _early_stopping(early_stopping, "loss" if validating is None else "val_loss")
@@ -105,8 +108,7 @@ def fit(
             for name, value in row.items():
                 history.setdefault(name, []).append(value)
             file.write(row)
-            if schedule is not None:
-                schedule.step()
+            _follow(schedule, history)
             observers = [*callbacks, *([] if stopping is None else [stopping])]
             stop = [getattr(observer, "on_epoch_end", observer)(epoch, history) for observer in observers]
             if any(stop) or interrupt.requested:
@@ -118,6 +120,24 @@ def _early_stopping(given: EarlyStopping | int | None, monitor: str) -> EarlySto
     if given is None or isinstance(given, EarlyStopping):
         return given
     return EarlyStopping(given, monitor)
+
+
+def _check_schedule(schedule: Any, optimizer: Any) -> None:
+    if getattr(schedule, "optimizer", optimizer) is not optimizer:
+        raise ArgumentError(f"fit: schedule must be made for this optimizer, {optimizer!r}, not for {schedule.optimizer!r}")
+    if isinstance(schedule, ReduceLROnPlateau) and schedule.mode != "min":
+        raise ArgumentError(
+            "fit: a ReduceLROnPlateau schedule gets a loss, so its mode must be 'min', got 'max'; "
+            "for another metric call its step(value) in a callback"
+        )
+
+
+def _follow(schedule: Any, history: History) -> None:
+    """Let a schedule set the learning rate of the next epoch."""
+    if isinstance(schedule, ReduceLROnPlateau):
+        schedule.step(history.get("val_loss", history["loss"])[-1])
+    elif schedule is not None:
+        schedule.step()
 
 
 @contextmanager

@@ -9,14 +9,17 @@ from typing import Any
 
 from numba_nn import optim
 from numba_nn.core.call import Array
-from numba_nn.core.errors import TrainingError
+from numba_nn.core.errors import NonFiniteError, TrainingError
 from numba_nn.core.layer import Layer
+from numba_nn.core.parameter import Parameter
 from numba_nn.losses import Loss
 from numba_nn.metrics import Metric
 from numba_nn.train.evaluation import Evaluator, Loader, Tally, pairs
 from numba_nn.train.interrupt import Interrupt
 from numba_nn.train.progress import Silence, epoch_line
 from numba_nn.train.step import TrainStep
+
+_ADVICE = "lower the learning rate, clip gradients (clip_norm=1.0), or look for NaN and very large numbers in the data"
 
 
 class Trainer:
@@ -44,7 +47,9 @@ class Trainer:
         self.evaluator = Evaluator(model, loss, metrics)
         self.metrics = metrics
         self._shown, self._interrupt = shown, interrupt
-        self._clip = None if clip_norm is None else optim.ClipNorm(_parameters(optimizer), clip_norm)
+        self._clip = (
+            None if clip_norm is None else optim.ClipNorm(_updated(model, optimizer), clip_norm, error_if_nonfinite=True)
+        )
         self._step: TrainStep | None = None
         self._x_shape: tuple[int, ...] = ()
 
@@ -77,7 +82,10 @@ class Trainer:
     def _train_on(self, step: TrainStep, x: Array, target: Array, number: int) -> float:
         loss = step.forward(x, target)
         self._require_finite(loss, f"loss in epoch {number}")
-        step.update()
+        try:
+            step.update()
+        except NonFiniteError as error:
+            raise TrainingError(f"fit: in epoch {number}, {error}; {_ADVICE}") from error
         return loss
 
     def _validate(self, validating: Loader | None, number: int) -> dict[str, Any]:
@@ -89,11 +97,10 @@ class Trainer:
 
     def _require_finite(self, loss: float, what: str) -> None:
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"fit: the {what} is {loss}; lower the learning rate, clip gradients (clip_norm=1.0), "
-                "or look for NaN and very large numbers in the data"
-            )
+            raise TrainingError(f"fit: the {what} is {loss}; {_ADVICE}")
 
 
-def _parameters(optimizer: Any) -> list[Any]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
+def _updated(model: Layer, optimizer: Any) -> list[Parameter]:
+    """What an optimiser updates: of the others, nobody clears the gradients."""
+    groups = getattr(optimizer, "param_groups", [{"params": model.parameters()}])
+    return [p for group in groups for p in group["params"]]
