@@ -245,7 +245,7 @@ def test_gradients_that_are_not_finite_stop_before_the_update():
     before = model.state_dict()
     optimizer = nn.optim.SGD(model.parameters(), lr=0.1)
     data = (np.full((5, 4), 3e38, np.float32), np.ones((5, 2), np.float32))
-    with pytest.raises(nn.TrainingError, match="in epoch 1, ClipNorm: .*norm of order 2 is inf.*; lower the learning rate"):
+    with pytest.raises(nn.TrainingError, match=r"in epoch 1, ClipNorm: .*norm of order 2 is inf.*; lower the learning rate"):
         nn.fit(model, nn.MSELoss("sum"), optimizer, data, epochs=1, progress=False, clip_norm=1.0)
     assert_same(model.state_dict(), before)
 

@@ -12,7 +12,7 @@ from numba_nn.core.errors import DataError
 
 
 def read_bytes(path: Path, what: str) -> bytes:
-    """All bytes of a file, unpacked if its name ends in ``.gz``.
+    """All bytes of a file, unpacked if its name ends in ``.gz`` or ``.tgz``.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def read_bytes(path: Path, what: str) -> bytes:
     """
     try:
         data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
+        return gzip.decompress(data) if path.suffix in (".gz", ".tgz") else data
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: expected a gzipped file of {what}, but it is damaged: {error}") from error
     except (FileNotFoundError, IsADirectoryError) as error:
