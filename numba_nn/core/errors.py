@@ -61,6 +61,11 @@ class DataError(NumbaNNError, ValueError):
 class TrainingError(NonFiniteError):
     """Training came to a loss, or a gradient's norm, that is not finite.
 
+    Parameters
+    ----------
+    message : str
+        What came, and what may help.
+
     Attributes
     ----------
     history : dict of list

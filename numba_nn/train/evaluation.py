@@ -131,7 +131,7 @@ class Evaluator:
             raise ArgumentError(f"evaluate: {type(loss).__name__}: reduction must be 'mean' or 'sum', got 'none'")
         self.model, self.loss, self.metrics = model, loss, metrics
         self._output = np.empty((0,), np.float32)
-        self._value = np.empty(1, model.dtype or np.float32)
+        self._value = np.empty(1, np.float32)
 
     def run(self, loader: Loader) -> dict[str, Any]:
         """Values over all batches of a loader."""
@@ -144,8 +144,9 @@ class Evaluator:
 
     def _forward(self, x: Array) -> Array:
         shape = self.model.output_shape(x.shape)
-        if self._output.shape[1:] != shape[1:] or len(self._output) < len(x):
-            self._output = np.empty(shape, self._value.dtype)
+        dtype = self.model.dtype or x.dtype
+        if self._output.shape[1:] != shape[1:] or len(self._output) < len(x) or self._output.dtype != dtype:
+            self._output, self._value = np.empty(shape, dtype), np.empty(1, dtype)
         return self.model.forward(x, out=self._output[: len(x)])
 
 
@@ -190,11 +191,10 @@ def as_loader(where: str, data: Any, batch_size: int, shuffle: bool, seed: int =
     """Arrays (x, target) as batches; a loader as it is."""
     if hasattr(data, "epoch"):
         return data
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(a, np.ndarray) for a in data):
+    if _is_pair(data):
         return Batches(*data, batch_size=batch_size, seed=seed, shuffle=shuffle)
-    got = f"({', '.join(type(a).__name__ for a in data)})" if isinstance(data, (tuple, list)) else type(data).__name__
     raise ArgumentError(
-        f"{where}: data must be a pair of NumPy arrays (x, target), data.Batches or data.Stream, got {got}; "
+        f"{where}: data must be a pair of NumPy arrays (x, target), data.Batches or data.Stream, got {_kinds(data)}; "
         "wrap a generator function in data.Stream"
     )
 
@@ -202,10 +202,19 @@ def as_loader(where: str, data: Any, batch_size: int, shuffle: bool, seed: int =
 def pairs(where: str, loader: Loader, epoch: int) -> Iterator[tuple[Array, Array]]:
     """The batches of an epoch, each of which must be x and target."""
     for batch in loader.epoch(epoch):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            got = f"{len(batch)} arrays" if isinstance(batch, (tuple, list)) else type(batch).__name__
-            raise DataError(f"{where}: a batch must be a pair (x, target), got {got}")
+        if not _is_pair(batch):
+            raise DataError(f"{where}: a batch must be a pair of NumPy arrays (x, target), got {_kinds(batch)}")
         yield batch[0], batch[1]
+
+
+def _is_pair(data: Any) -> bool:
+    return isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(a, np.ndarray) for a in data)
+
+
+def _kinds(data: Any) -> str:
+    if isinstance(data, (tuple, list)):
+        return f"({', '.join(type(item).__name__ for item in data)})"
+    return type(data).__name__
 
 
 def named_metrics(metrics: Iterable[Metric] | Mapping[str, Metric]) -> dict[str, Metric]:
