@@ -187,6 +187,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(early_stopping):
 
 def test_every_epoch_is_a_row_of_the_csv(tmp_path):
     path = tmp_path / "history.csv"
+    path.write_text("of another run")
+    with pytest.raises(nn.ArgumentError):
+        fit(csv=path, metrics=["accuracy"])
+    assert path.read_text() == "of another run"
     lengths = []
     history = fit(
         csv=path, metrics={"r2": nn.metrics.R2()}, callbacks=[lambda *_: lengths.append(len(path.read_text().splitlines()))]
@@ -266,6 +270,7 @@ def test_gradients_that_are_not_finite_stop_before_the_update():
     ({"data": nn.data.Batches(X, batch_size=5)}, nn.DataError, r"a batch must be a pair .*got \(ndarray\)"),
     ({"metrics": ["accuracy"]}, nn.ArgumentError, r"nn.metrics.Accuracy\(\)"),
     ({"metrics": [nn.metrics.R2(), nn.metrics.R2()]}, nn.ArgumentError, "names of their own"),
+    ({"callbacks": [3]}, nn.ArgumentError, r"callbacks must be callable\(epoch, history\).*got 3"),
     ({"early_stopping": 0}, nn.ArgumentError, "patience"),
     ({"early_stopping": nn.EarlyStopping(2)}, nn.ArgumentError, "monitor must be one of .*'val_loss'"),
     ({"batch_size": 0}, nn.ArgumentError, "batch_size"),

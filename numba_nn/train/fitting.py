@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv as csv_files
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,6 +95,7 @@ def fit(
     training = as_loader("fit", train, batch_size, shuffle=True, seed=seed)
     validating = None if validation is None else as_loader("fit", validation, batch_size, shuffle=False)
     stopping = _early_stopping(early_stopping, "loss" if validating is None else "val_loss")
+    observers = [_observer(callback) for callback in (*callbacks, *([] if stopping is None else [stopping]))]
     history: History = {}
     with (
         Interrupt() as interrupt, open_progress(progress) as shown, CsvFile(csv) as file,
@@ -109,9 +110,8 @@ def fit(
                 history.setdefault(name, []).append(value)
             file.write(row)
             _follow(schedule, history)
-            observers = [*callbacks, *([] if stopping is None else [stopping])]
-            stop = [getattr(observer, "on_epoch_end", observer)(epoch, history) for observer in observers]
-            if any(stop) or interrupt.requested:
+            wishes = [at_epoch_end(epoch, history) for at_epoch_end in observers]
+            if any(wishes) or interrupt.requested:
                 break
     return history
 
@@ -120,6 +120,13 @@ def _early_stopping(given: EarlyStopping | int | None, monitor: str) -> EarlySto
     if given is None or isinstance(given, EarlyStopping):
         return given
     return EarlyStopping(given, monitor)
+
+
+def _observer(callback: Any) -> Callable[[int, History], Any]:
+    observer = getattr(callback, "on_epoch_end", callback)
+    if not callable(observer) or isinstance(callback, type):
+        raise ArgumentError(f"fit: callbacks must be callable(epoch, history) or have on_epoch_end, got {callback!r}")
+    return observer
 
 
 def _check_schedule(schedule: Any, optimizer: Any) -> None:
@@ -172,7 +179,8 @@ class CsvFile:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
-        self._file = None if path is None else open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115
+        # Opened now, so that a path that cannot be written is known before the first epoch; emptied by the first row.
+        self._file = None if path is None else open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115
         self._columns: list[str] = []
 
     def __enter__(self) -> CsvFile:
@@ -188,6 +196,7 @@ class CsvFile:
             return
         writer = csv_files.writer(self._file)
         if not self._columns:
+            self._file.truncate(0)
             self._columns = [name for name, value in row.items() if np.ndim(value) == 0]
             writer.writerow(self._columns)
         writer.writerow([row[name] for name in self._columns])

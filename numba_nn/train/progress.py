@@ -49,7 +49,10 @@ class Bar(Silence):
             TimeRemainingColumn(), transient=True,
         )  # fmt: skip
         self._task = self._bar.add_task("", loss=float("nan"))
+
+    def __enter__(self) -> Self:
         self._bar.start()
+        return self
 
     def start(self, title: str, batches: int | None) -> None:
         """Empty the bar."""

@@ -34,6 +34,8 @@ class TrainStep:
 
     Attributes
     ----------
+    x_shape : tuple of int
+        Shape of the largest batch.
     output : ndarray
         The model's output for the last batch, which the next step overwrites.
 
@@ -66,9 +68,9 @@ class TrainStep:
             model.train()
         self.optimizer = optimizer
         self._clip = clip
-        self._x_shape = tuple(x_shape)
+        self.x_shape = tuple(x_shape)
         dtype = model.dtype or np.dtype(np.float32)
-        self._buffer = np.empty(model.output_shape(self._x_shape), dtype)
+        self._buffer = np.empty(model.output_shape(self.x_shape), dtype)
         self._gradient = np.empty_like(self._buffer)
         self._loss = np.empty(1, dtype)
         self.output = self._buffer[:0]
@@ -107,10 +109,10 @@ class TrainStep:
         """The loss of one batch, without an update."""
         if not isinstance(x, np.ndarray):
             raise DTypeError(f"TrainStep: x must be a NumPy array, got {type(x).__name__}")
-        if x.shape[1:] != self._x_shape[1:] or x.ndim != len(self._x_shape):
-            raise ShapeError(f"TrainStep: x must have shape (N, ...) as in {self._x_shape}, got {x.shape}")
+        if x.shape[1:] != self.x_shape[1:] or x.ndim != len(self.x_shape):
+            raise ShapeError(f"TrainStep: x must have shape (N, ...) as in {self.x_shape}, got {x.shape}")
         if len(x) > len(self._buffer):
-            reserved = f"{len(self._buffer)} are reserved (x_shape {self._x_shape})"
+            reserved = f"{len(self._buffer)} are reserved (x_shape {self.x_shape})"
             raise ReserveError(f"TrainStep: x has a batch of {len(x)}, {reserved}; make a TrainStep for the larger batch")
         self.output = self.model.forward(x, out=self._buffer[: len(x)])
         return float(self.loss.forward(self.output, target, out=self._loss)[0])

@@ -51,7 +51,6 @@ class Trainer:
             None if clip_norm is None else optim.ClipNorm(_updated(model, optimizer), clip_norm, error_if_nonfinite=True)
         )
         self._step: TrainStep | None = None
-        self._x_shape: tuple[int, ...] = ()
 
     def epoch(self, number: int, epochs: int, training: Loader, validating: Loader | None) -> dict[str, Any] | None:
         """Train on every batch once, then validate; None if interrupted before all batches had their turn."""
@@ -74,9 +73,8 @@ class Trainer:
 
     def _step_for(self, x: Array) -> TrainStep:
         """The step for this batch: made for the first one, and anew for a larger one or another shape."""
-        if self._step is None or len(x) > self._x_shape[0] or x.shape[1:] != self._x_shape[1:]:
+        if self._step is None or len(x) > self._step.x_shape[0] or x.shape[1:] != self._step.x_shape[1:]:
             self._step = TrainStep(self.model, self.loss, self.optimizer, x.shape, self._clip)
-            self._x_shape = x.shape
         return self._step
 
     def _train_on(self, step: TrainStep, x: Array, target: Array, number: int) -> float:
