@@ -30,13 +30,13 @@ def adam_update(like: In, table: In, chunks: In, steps: In, rates: In):
         rate = rates[table[p, GROUP]]
         kind, step = like.dtype.type, float(steps[p] + 1)
         lr, scale = kind(rate[0] / (1 - rate[1] ** step)), kind(1 / math.sqrt(1 - rate[2] ** step))
-        fresh1, beta2, fresh2, eps = kind(1 - rate[1]), kind(rate[2]), kind(1 - rate[2]), kind(rate[3])
-        decay, keep, sign, amsgrad = kind(rate[4]), kind(rate[5]), kind(rate[6]), rate[7] != 0
+        beta1, fresh1, beta2, fresh2 = kind(rate[1]), kind(1 - rate[1]), kind(rate[2]), kind(1 - rate[2])
+        eps, decay, keep, sign, amsgrad = kind(rate[3]), kind(rate[4]), kind(rate[5]), kind(rate[6]), rate[7] != 0
         for i in range(value.size):
             w, g = keep * value[i], sign * gradient[i]
             if decay != 0:
                 g += decay * w
-            m = first[i] + fresh1 * (g - first[i])
+            m = beta1 * first[i] + fresh1 * g
             v = beta2 * second[i] + fresh2 * g * g
             first[i], second[i] = m, v
             if amsgrad:

@@ -26,17 +26,17 @@ def power_sum(g, power):
     total = 0.0
     if power == 2:
         for i in range(g.size):
-            total += float(g[i]) * float(g[i])
+            total += np.float64(g[i]) * np.float64(g[i])
     elif power == 1:
         for i in range(g.size):
-            total += abs(float(g[i]))
+            total += abs(np.float64(g[i]))
     elif power == math.inf:
         for i in range(g.size):
-            size = abs(float(g[i]))
+            size = abs(np.float64(g[i]))
             total = size if size > total or size != size else total
     else:
         for i in range(g.size):
-            total += abs(float(g[i])) ** power
+            total += abs(np.float64(g[i])) ** power
     return total
 
 
@@ -149,7 +149,7 @@ class ClipNorm:
             if self.norm_type == math.inf:
                 return float(np.maximum.reduce(self._partial, out=self._total, initial=0.0))
             np.add.reduce(self._partial, out=self._total)
-            return float(np.power(self._total, 1 / self.norm_type, out=self._total))
+            return float(self._total[()] ** (1 / self.norm_type))
 
 
 def clip_grad_norm_(
