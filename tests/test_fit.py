@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -161,6 +162,14 @@ def test_ctrl_c_leaves_a_history_and_a_model():
     assert history["epoch"] == seen == [1, 2]
     assert all(np.isfinite(array).all() for array in model.state_dict().values())
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_another_thread_may_train():
+    histories = []
+    thread = threading.Thread(target=lambda: histories.append(fit()[1]["loss"]))
+    thread.start()
+    thread.join()
+    assert histories == [fit()[1]["loss"]]
 
 
 @pytest.mark.parametrize("early_stopping", [None, 5])

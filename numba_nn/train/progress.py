@@ -45,10 +45,10 @@ class Bar(Silence):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar: Any = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4g}"),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"),
             TimeRemainingColumn(), transient=True,
         )  # fmt: skip
-        self._task = self._bar.add_task("", loss=float("nan"))
+        self._task = self._bar.add_task("", loss="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -56,11 +56,11 @@ class Bar(Silence):
 
     def start(self, title: str, batches: int | None) -> None:
         """Empty the bar."""
-        self._bar.reset(self._task, description=title, total=batches, loss=float("nan"))
+        self._bar.reset(self._task, description=title, total=batches, loss="")
 
     def advance(self, loss: float) -> None:
         """Lengthen the bar."""
-        self._bar.update(self._task, advance=1, loss=loss)
+        self._bar.update(self._task, advance=1, loss=f"loss {loss:.4g}")
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""
@@ -86,4 +86,4 @@ def open_progress(wanted: bool) -> Silence:
 def epoch_line(title: str, row: dict[str, Any]) -> str:
     """An epoch's numbers in a line."""
     shown = [f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "seconds") and np.ndim(value) == 0]
-    return "  ".join([title, *shown, f"{row['seconds']:.1f} s"])
+    return "  ".join([title, *shown, f"{row['seconds']:.2f} s"])
