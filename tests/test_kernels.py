@@ -21,7 +21,7 @@ def package_kernels():
     """Every kernel of the package that computes, by name."""
     found = {}
     for module in pkgutil.walk_packages(nn.__path__, "numba_nn."):
-        if module.name.split(".")[1] in ("core", "layers", "linalg", "losses", "optim"):
+        if module.name.split(".")[1] in ("core", "layers", "linalg", "losses", "ops", "optim"):
             values = vars(importlib.import_module(module.name)).values()
             found.update({k.__name__: k for k in values if isinstance(k, Kernel) and k.__name__ not in MEASURES})
     return found
@@ -67,7 +67,35 @@ def every_other_kernel():
     a, b = rng.standard_normal((3, 100, 70)).astype(np.float32), rng.standard_normal((70, 33)).astype(np.float32)
     nn.manual_seed(0)
     drawn = {"normal": nn.core.random.normal((1001,), 1.0), "uniform": nn.core.random.uniform((1001,), 0.0, 1.0)}
-    return {"product": nn.matmul(a, b), **drawn}
+    return {"product": nn.matmul(a, b), **drawn, **every_operation(a), **every_merge(a)}
+
+
+def every_operation(a):
+    x, rows = abs(a) + 1, np.array([2, 0, 2])
+    unary = {
+        name: getattr(nn.ops, name)(x) for name in ("absolute", "exp", "log", "negative", "sigmoid", "sqrt", "square", "tanh")
+    }
+    binary = {name: getattr(nn.ops, name)(x, a) for name in ("subtract", "divide", "maximum", "minimum")}
+    reductions = ("sum", "max", "min", "argmax", "argmin")
+    reduced = {f"{name} {i}": np.float32(getattr(nn.ops, name)(x, i)) for name in reductions for i in (1, 2)}
+    columns = nn.ops.im2col(x[None], 3)
+    moved = {"im2col": columns, "col2im": nn.ops.col2im(columns, x.shape[1:], 3)}
+    return {
+        **unary,
+        **binary,
+        **reduced,
+        **moved,
+        "take": nn.ops.take(x, rows),
+        "scatter": nn.ops.scatter_add(x.copy(), rows, a),
+    }
+
+
+def every_merge(a):
+    results = {}
+    for layer in (nn.Concatenate(), nn.Add(), nn.Multiply()):
+        y = layer(a, 2 * a)
+        results |= {f"{layer}": y, **{f"{layer} {i}": dx for i, dx in enumerate(layer.backward(y))}}
+    return results
 
 
 def every_update():
