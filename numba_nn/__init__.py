@@ -33,8 +33,9 @@ from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten
+from numba_nn.layers.softmax import LogSoftmax, Softmax
 from numba_nn.linalg import matmul
-from numba_nn.losses import Loss, MSELoss
+from numba_nn.losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, Loss, MSELoss, NLLLoss
 from numba_nn.sequential import Sequential
 from numba_nn.train import EarlyStopping, TrainStep, evaluate, fit, predict
 from numba_nn.warmup import warmup
@@ -44,24 +45,30 @@ __version__ = "0.1.0"
 __all__ = [
     "Add",
     "ArgumentError",
+    "BCELoss",
+    "BCEWithLogitsLoss",
     "BackwardError",
     "CheckpointError",
     "Concatenate",
     "ConcurrencyError",
     "Conv2d",
+    "CrossEntropyLoss",
     "DTypeError",
     "DataError",
     "DestinationError",
     "EarlyStopping",
     "Embedding",
     "Flatten",
+    "L1Loss",
     "Layer",
     "Linear",
+    "LogSoftmax",
     "Loss",
     "MSELoss",
     "MaxPool2d",
     "MissingTwinError",
     "Multiply",
+    "NLLLoss",
     "NonFiniteError",
     "NumbaNNError",
     "Parameter",
@@ -71,6 +78,7 @@ __all__ = [
     "Sequential",
     "ShapeError",
     "Sigmoid",
+    "Softmax",
     "StateDictError",
     "TrainStep",
     "TrainingError",

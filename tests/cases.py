@@ -85,6 +85,8 @@ pool = functools.partial(case, nn.MaxPool2d, reference.max_pool2d)
 upsample = functools.partial(case, nn.Upsample, reference.upsample)
 relu = functools.partial(case, nn.ReLU, reference.relu)
 sigmoid = functools.partial(case, nn.Sigmoid, reference.sigmoid)
+softmax = functools.partial(case, nn.Softmax, reference.softmax)
+log_softmax = functools.partial(case, nn.LogSoftmax, reference.log_softmax)
 flatten = functools.partial(case, nn.Flatten, reference.flatten)
 
 CASES = [
@@ -176,6 +178,25 @@ CASES = [
     sigmoid((0, 3)),
     sigmoid((2, 3, 17)),
     sigmoid((7, 31, 257)),
+    # along rows: the last dimension, and others, where a task is 256 rows; sums go by blocks of 4096
+    *(
+        each(shape, dim)
+        for each in (softmax, log_softmax)
+        for shape, dim in [
+            ((3, 5), 1),
+            ((), 0),
+            ((1,), -1),
+            ((2, 3, 4), 0),
+            ((2, 3, 5), -2),
+            ((3, 1), 1),
+            ((2, 4099), 1),
+            ((4, 3, 1, 1), 1),
+            ((2, 7, 17, 31), 1),
+            ((1, 3, 257), 1),
+            ((5, 256), 0),
+        ]
+    ),
+    softmax((400, 129), 1),
     # shape
     flatten((2, 3, 4, 5)),
     flatten((2, 3, 4), start_dim=0),
@@ -199,6 +220,9 @@ REFUSED = [
     upsample((3, 4, 5), scale_factor=2),
     upsample((2, 3, 1, 5), scale_factor=0.5),
     upsample((2, 3, 0, 5), size=4),
+    softmax((3, 5), 2),
+    softmax((), 1),
+    log_softmax((3,), -2),
     flatten((3,)),
 ]
 

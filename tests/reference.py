@@ -77,14 +77,61 @@ def sigmoid(x, parameters):
     return np.exp(-np.logaddexp(0, -x))
 
 
+def log_softmax(x, parameters, dim):
+    z = x - np.max(x, dim, keepdims=True)
+    return z - np.log(np.sum(np.exp(z), dim, keepdims=True))
+
+
+def softmax(x, parameters, dim):
+    return np.exp(log_softmax(x, parameters, dim))
+
+
 def flatten(x, parameters, start_dim=1, end_dim=-1):
     end = end_dim % x.ndim + 1
     return x.reshape(*x.shape[:start_dim], math.prod(x.shape[start_dim:end]), *x.shape[end:])
 
 
-def mse_loss(prediction, target, reduction="mean"):
-    squares = (prediction - target) ** 2
-    return {"mean": np.mean, "sum": np.sum, "none": np.asarray}[reduction](squares)
+# Losses: prediction and target, then what the constructor takes. They give the single losses, and what each counts in the mean.
+
+
+def mse_loss(x, t):
+    return (x - t) ** 2, np.ones_like(x)
+
+
+def l1_loss(x, t):
+    return np.abs(x - t), np.ones_like(x)
+
+
+def bce_loss(x, t, weight=1):
+    return -weight * (t * np.log(x) + (1 - t) * np.log(1 - x)), np.ones_like(x)
+
+
+def bce_with_logits_loss(x, t, weight=1, pos_weight=1):
+    return weight * (pos_weight * t * np.logaddexp(0, -x) + (1 - t) * np.logaddexp(0, x)), np.ones_like(x)
+
+
+def one_hot(t, classes):
+    """t: (N, d1, ...) as (N, K, d1, ...), or () as (K); targets that are no class are zeros."""
+    return np.moveaxis(np.arange(classes) == t[..., None], -1, min(1, t.ndim)).astype(np.float64)
+
+
+def nll_loss(x, t, weight=None, ignore_index=-100):
+    dim = min(1, x.ndim - 1)
+    weight = (np.ones(x.shape[dim]) if weight is None else weight).reshape(-1, *[1] * (x.ndim - 1 - dim))
+    q = np.where(np.expand_dims(t, dim) == ignore_index, 0, weight * one_hot(t, x.shape[dim]))
+    return -np.sum(q * np.where(q == 0, 0, x), dim), np.sum(q, dim)
+
+
+def cross_entropy_loss(x, t, weight=None, ignore_index=-100, label_smoothing=0.0):
+    dim = min(1, x.ndim - 1)
+    classes = x.shape[dim]
+    w = (np.ones(classes) if weight is None else weight).reshape(-1, *[1] * (x.ndim - 1 - dim))
+    log_p = log_softmax(x, {}, dim)
+    shares = t if t.dtype.kind == "f" else one_hot(t, classes)
+    single = -np.sum(w * ((1 - label_smoothing) * shares + label_smoothing / classes) * log_p, dim)
+    if t.dtype.kind == "f":
+        return single, np.ones_like(single)
+    return np.where(t == ignore_index, 0, single), nll_loss(x, t, weight, ignore_index)[1]
 
 
 def matmul(a, b, transpose_a=False, transpose_b=False):

@@ -21,7 +21,7 @@ def strided(array):
     """The same numbers, every other element of a larger array."""
     if array.ndim == 0:
         return array
-    large = np.full((*array.shape[:-1], 2 * array.shape[-1]), np.nan, array.dtype)
+    large = np.full((*array.shape[:-1], 2 * array.shape[-1]), np.nan if array.dtype.kind == "f" else -1, array.dtype)
     large[..., ::2] = array
     return large[..., ::2]
 
@@ -324,6 +324,8 @@ def test_an_input_gradient_that_cannot_be_written_is_refused(case):
         (lambda: nn.Conv2d(3, 4, 3, padding="same", stride=2), ["Conv2d", "same", "stride"]),
         (lambda: nn.MaxPool2d(2, padding=2), ["MaxPool2d", "padding", "2"]),
         (lambda: nn.MaxPool2d(2, stride=0), ["MaxPool2d", "stride", "0"]),
+        (lambda: nn.Softmax(None), ["Softmax", "dim", "None"]),
+        (lambda: nn.LogSoftmax(1.5), ["LogSoftmax", "dim", "1.5"]),
         (lambda: nn.Upsample(), ["Upsample", "size", "scale_factor"]),
         (lambda: nn.Upsample(size=3, scale_factor=2), ["Upsample", "size", "scale_factor"]),
         (lambda: nn.Upsample(scale_factor=-1), ["Upsample", "scale_factor", "-1"]),

@@ -13,6 +13,7 @@ import pytest
 import numba_nn as nn
 from numba_nn.core.kernel import Kernel
 from tests.cases import CASES, ONE_OF_EACH, assert_close, gradients
+from tests.loss_cases import LOSS_CASES, ONE_OF_EACH_LOSS
 
 MEASURES = {"fma_repeat"}  # kernels that only pass the time
 
@@ -53,11 +54,12 @@ def test_variants_of_a_layers_kernels_agree(case, force):
     check_both(force, lambda: gradients(layer, case.x(), case.dy(layer)))
 
 
-def every_loss(p, t):
-    results = {}
+def every_reduction(case):
+    """Losses and gradients of a case; sums are scaled as means are, so that they compare."""
+    results, arrays = {}, case.arrays()
     for reduction in ("mean", "sum", "none"):
-        loss = nn.MSELoss(reduction)
-        results[reduction] = np.float32(loss(p, t)) / p.size
+        loss = case.build(reduction)
+        results[reduction] = np.float32(loss(*arrays)) / arrays[0].size
         results[f"{reduction} gradient"] = loss.backward()
     return results
 
@@ -113,9 +115,9 @@ def every_update():
     return results
 
 
-def test_variants_of_the_losses_agree(force):
-    p, t = np.random.default_rng(0).standard_normal((2, 30, 777)).astype(np.float32)
-    check_both(force, lambda: every_loss(p, t))
+@pytest.mark.parametrize("case", LOSS_CASES, ids=str)
+def test_variants_of_a_losss_kernels_agree(case, force):
+    check_both(force, lambda: every_reduction(case))
 
 
 def test_variants_of_the_other_kernels_agree(force):
@@ -134,9 +136,12 @@ def test_every_kernel_of_the_package_is_compared(monkeypatch, force):
         with monkeypatch.context() as patch:
             patch.setattr(Kernel, "for_work", lambda self, work: ran.add(self.__name__) or self.serial)
             gradients(layer, case.x(), case.dy(layer))
-            every_loss(np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32))
             every_other_kernel()
             every_update()
+    with monkeypatch.context() as patch:
+        patch.setattr(Kernel, "for_work", lambda self, work: ran.add(self.__name__) or self.serial)
+        for case in ONE_OF_EACH_LOSS:
+            every_reduction(case)
     kernels = package_kernels()
     assert {"linear_forward", "pack_matrices", "sgd_update", "uniform_fill", "squared_error_backward"} <= kernels.keys()
     for _ in kernels:  # as deep as they may call one another
@@ -158,6 +163,7 @@ DIGEST = """
     import numba, numpy as np
     import numba_nn as nn
     from tests.cases import CASES, gradients
+    from tests.loss_cases import LOSS_CASES
 
     digest = hashlib.sha256()
     def add(array):
@@ -189,10 +195,11 @@ DIGEST = """
     for parameter in model.parameters():
         add(parameter.value)
         add(parameter.grad)
-    for reduction in ("mean", "sum", "none"):
-        loss = nn.MSELoss(reduction)
-        add(np.float64(loss(draw(300, 333), draw(300, 333))))
-        add(loss.backward())
+    for case in LOSS_CASES:
+        for reduction in ("mean", "sum", "none"):
+            loss = case.build(reduction)
+            add(np.float64(loss(*case.arrays())))
+            add(loss.backward())
     add(nn.matmul(draw(3, 250, 130), draw(130, 270)))
     add(nn.core.random.normal((100_001,), 1.0))
     print(json.dumps([numba.get_num_threads(), digest.hexdigest()]))
