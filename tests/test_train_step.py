@@ -139,3 +139,17 @@ def test_an_embedding_is_trained_on_whole_numbers():
     with pytest.raises(nn.DTypeError, match="x must"):
         step(x.astype(np.float32), target)
     assert nn.predict(model, x).shape == (6, 5, 3)
+
+
+def test_targets_may_be_classes():
+    model = perceptron(sizes=(30, 20))
+    step = nn.TrainStep(model, nn.CrossEntropyLoss(), nn.optim.Adam(model.parameters()), (50, 30))
+    x, target = numbers(50, 30), np.arange(50) % 20
+    first = step(x, target)
+    with no_array_data():
+        step(x, target)
+    assert step(x[:7], target[:7]) < first
+    state = model.state_dict()
+    with pytest.raises(nn.RangeError):
+        step(x, target + 1)
+    assert_same(model.state_dict(), state)
