@@ -39,6 +39,16 @@ def conv2d(x, parameters, in_channels, out_channels, kernel_size, stride=1, padd
     return y + parameters["bias"][:, None, None] if bias else y
 
 
+def conv1d(x, parameters, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True):
+    def columns(value, of_one_row):
+        return (of_one_row, value[0] if isinstance(value, tuple) else value)
+
+    as_image = {**parameters, "weight": parameters["weight"][:, :, None]}
+    padding = padding if isinstance(padding, str) else columns(padding, 0)
+    size, stride, dilation = columns(kernel_size, 1), columns(stride, 1), columns(dilation, 1)
+    return conv2d(x[:, :, None], as_image, in_channels, out_channels, size, stride, padding, dilation, groups, bias)[:, :, 0]
+
+
 def max_pool2d_indices(x, parameters, kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False):
     """Largest value of every window, and where it lies in its plane: the first one, row by row; NaN is the largest."""
     size, padding, dilation = both(kernel_size), both(padding), both(dilation)
@@ -91,6 +101,99 @@ def flatten(x, parameters, start_dim=1, end_dim=-1):
     return x.reshape(*x.shape[:start_dim], math.prod(x.shape[start_dim:end]), *x.shape[end:])
 
 
+def unflatten(x, parameters, dim, unflattened_size):
+    dim = dim % x.ndim
+    return x.reshape(*x.shape[:dim], *np.empty(x.shape[dim]).reshape(unflattened_size).shape, *x.shape[dim + 1 :])
+
+
+def reshape(x, parameters, *shape):
+    return x.reshape(x.shape[0], *(shape[0] if isinstance(shape[0], tuple) else shape))
+
+
+def squeeze(x, parameters, dim=None):
+    dims = range(1, x.ndim) if dim is None else [d % x.ndim for d in ((dim,) if isinstance(dim, int) else dim)]
+    return np.squeeze(x, tuple(d for d in dims if x.shape[d] == 1))
+
+
+def unsqueeze(x, parameters, dim):
+    return np.expand_dims(x, dim)
+
+
+def permute(x, parameters, *dims):
+    return np.transpose(x, dims[0] if isinstance(dims[0], tuple) else dims)
+
+
+def transpose(x, parameters, dim0, dim1):
+    return np.swapaxes(x, dim0, dim1)
+
+
+def pad(x, padding, **how):
+    """`numpy.pad`, where negative numbers take away; padding: that of the last dimension first, as PyTorch has it."""
+    sides = (padding,) * (2 * x.ndim - 4) if isinstance(padding, int) else padding
+    both = [(0, 0), (0, 0), *list(zip(sides[::2], sides[1::2], strict=True))[::-1]]
+    wide = np.pad(x, np.maximum(both, 0), **how)
+    return wide[tuple(slice(max(0, -before), n - max(0, -after)) for n, (before, after) in zip(wide.shape, both, strict=True))]
+
+
+def constant_pad(x, parameters, padding, value):
+    return pad(x, padding, constant_values=value)
+
+
+def zero_pad(x, parameters, padding):
+    return pad(x, padding)
+
+
+def reflection_pad(x, parameters, padding):
+    return pad(x, padding, mode="reflect")
+def per_channel(values, x):
+    """One value for each channel, to broadcast over x: (N, C, ...)."""
+    return values.reshape(1, -1, *[1] * (x.ndim - 2))
+
+
+def normalize(x, mean, variance, eps, weight=1.0, bias=0.0):
+    mean, variance, weight, bias = (per_channel(np.asarray(a), x) for a in (mean, variance, weight, bias))
+    return (x - mean) / np.sqrt(variance + eps) * weight + bias
+
+
+def batch_moments(x):
+    """Mean and biased variance of every channel."""
+    axes = (0, *range(2, x.ndim))
+    return x.mean(axes), x.var(axes)
+
+
+def batch_norm(x, parameters, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True):
+    """In training mode."""
+    return normalize(x, *batch_moments(x), eps, **parameters)
+
+
+def philox(size, seed, stream):
+    """The first 32-bit words of a random stream: Salmon et al. 2011, Philox4x32-10."""
+    low, shift = np.uint64(2**32 - 1), np.uint64(32)
+    block = np.arange(-(-size // 4), dtype=np.uint64)
+    c0, c1, c2, c3 = block & low, block >> shift, np.uint64(stream % 2**32), np.uint64(stream >> 32)
+    k0, k1 = seed % 2**32, seed >> 32 & 2**32 - 1
+    for _ in range(10):
+        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = p1 >> shift ^ c1 ^ np.uint64(k0), p1 & low, p0 >> shift ^ c3 ^ np.uint64(k1), p0 & low
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return np.stack([c0, c1, c2, c3], 1).reshape(-1)[:size]
+
+
+def dropout(x, parameters, p=0.5):
+    """For p = 0, where nothing is random."""
+    assert p == 0
+    return x
+
+
+def dropout_factors(shape, p, seed, stream):
+    """What the elements of a flat array are multiplied by."""
+    words = philox(math.prod(shape), seed, stream).reshape(shape)
+    return np.where(words >= p * 2**32, 1 / (1 - p), 0)
+
+
+def mse_loss(prediction, target, reduction="mean"):
+    squares = (prediction - target) ** 2
+    return {"mean": np.mean, "sum": np.sum, "none": np.asarray}[reduction](squares)
 # Losses: prediction and target, then what the constructor takes. They give the single losses, and what each counts in the mean.
 
 
