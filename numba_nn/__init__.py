@@ -26,21 +26,16 @@ from numba_nn.core.random import manual_seed
 from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv1d, Conv2d
-from numba_nn.layers.embedding import Embedding
-from numba_nn.layers.linear import Linear
-from numba_nn.layers.merge import Add, Concatenate, Multiply
-from numba_nn.layers.pad import ConstantPad1d, ConstantPad2d, ReflectionPad1d, ReflectionPad2d, ZeroPad1d, ZeroPad2d
-from numba_nn.layers.permute import Permute, Transpose
-from numba_nn.layers.conv import Conv2d
 from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
 from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.linear import Linear
 from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.norm import BatchNorm1d, BatchNorm2d
+from numba_nn.layers.pad import ConstantPad1d, ConstantPad2d, ReflectionPad1d, ReflectionPad2d, ZeroPad1d, ZeroPad2d
+from numba_nn.layers.permute import Permute, Transpose
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueeze
-from numba_nn.layers.shape import Flatten
 from numba_nn.layers.softmax import LogSoftmax, Softmax
 from numba_nn.linalg import matmul
 from numba_nn.losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, Loss, MSELoss, NLLLoss
@@ -69,10 +64,10 @@ __all__ = [
     "DTypeError",
     "DataError",
     "DestinationError",
-    "EarlyStopping",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
+    "EarlyStopping",
     "Embedding",
     "Flatten",
     "L1Loss",
@@ -98,8 +93,8 @@ __all__ = [
     "Sequential",
     "ShapeError",
     "Sigmoid",
-    "Squeeze",
     "Softmax",
+    "Squeeze",
     "StateDictError",
     "TrainStep",
     "TrainingError",
