@@ -1,6 +1,6 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
-from numba_nn import data, io, models, ops, optim, schedules
+from numba_nn import data, io, metrics, models, ops, optim, schedules
 from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
@@ -17,6 +17,7 @@ from numba_nn.core.errors import (
     ReserveError,
     ShapeError,
     StateDictError,
+    TrainingError,
     TwinMismatchError,
 )
 from numba_nn.core.layer import Layer
@@ -46,13 +47,14 @@ from numba_nn.layers.pooling import (
     MaxPool1d,
     MaxPool2d,
 )
+from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueeze
 from numba_nn.layers.softmax import LogSoftmax, Softmax
 from numba_nn.linalg import matmul
 from numba_nn.losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, Loss, MSELoss, NLLLoss
 from numba_nn.sequential import Sequential
-from numba_nn.train import TrainStep
+from numba_nn.train import EarlyStopping, TrainStep, evaluate, fit, predict
 from numba_nn.warmup import warmup
 
 __version__ = "0.1.0"
@@ -85,6 +87,7 @@ __all__ = [
     "Dropout",
     "Dropout1d",
     "Dropout2d",
+    "EarlyStopping",
     "Embedding",
     "Flatten",
     "GlobalAvgPool1d",
@@ -119,6 +122,7 @@ __all__ = [
     "Squeeze",
     "StateDictError",
     "TrainStep",
+    "TrainingError",
     "Transpose",
     "TwinMismatchError",
     "Unflatten",
@@ -127,13 +131,17 @@ __all__ = [
     "ZeroPad1d",
     "ZeroPad2d",
     "data",
+    "evaluate",
+    "fit",
     "get_num_threads",
     "io",
     "manual_seed",
     "matmul",
+    "metrics",
     "models",
     "ops",
     "optim",
+    "predict",
     "schedules",
     "set_num_threads",
     "show_config",
