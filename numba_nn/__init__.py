@@ -47,7 +47,6 @@ from numba_nn.layers.pooling import (
     MaxPool1d,
     MaxPool2d,
 )
-from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueeze
 from numba_nn.layers.softmax import LogSoftmax, Softmax
