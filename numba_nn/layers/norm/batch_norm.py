@@ -209,7 +209,22 @@ class BatchNorm2d(_BatchNorm):
     """Normalise every channel of (N, C, H, W) to mean 0 and variance 1 over the batch, then scale and shift it.
 
     In training mode by the batch's own statistics, which also move the running ones; in eval mode by the running statistics.
-    Parameters, attributes and errors are those of `BatchNorm1d`.
+    Attributes and errors are those of `BatchNorm1d`.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels, C.
+    eps : float, optional
+        Added to the variance.
+    momentum : float or None, optional
+        How far a batch moves the running statistics, from 0 to 1; None makes them the mean over all batches.
+    affine : bool, optional
+        Whether to scale by a weight and add a bias.
+    track_running_stats : bool, optional
+        False: the batch's statistics serve in eval mode too.
+    dtype : dtype, optional
+        float32 or float64.
     """
 
     letters = ("N, C, H, W",)
