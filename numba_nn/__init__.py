@@ -24,7 +24,7 @@ from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import manual_seed
 from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
-from numba_nn.layers.activation import ReLU, Sigmoid
+from numba_nn.layers.activation import GELU, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Tanh
 from numba_nn.layers.conv import Conv1d, Conv2d
 from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
 from numba_nn.layers.embedding import Embedding
@@ -56,9 +56,10 @@ from numba_nn.sequential import Sequential
 from numba_nn.train import EarlyStopping, TrainStep, evaluate, fit, predict
 from numba_nn.warmup import warmup
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
+    "GELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool1d",
@@ -95,6 +96,7 @@ __all__ = [
     "GlobalMaxPool2d",
     "L1Loss",
     "Layer",
+    "LeakyReLU",
     "Linear",
     "LogSoftmax",
     "Loss",
@@ -110,16 +112,19 @@ __all__ = [
     "Permute",
     "RangeError",
     "ReLU",
+    "ReLU6",
     "ReflectionPad1d",
     "ReflectionPad2d",
     "ReserveError",
     "Reshape",
     "Sequential",
     "ShapeError",
+    "SiLU",
     "Sigmoid",
     "Softmax",
     "Squeeze",
     "StateDictError",
+    "Tanh",
     "TrainStep",
     "TrainingError",
     "Transpose",

@@ -22,6 +22,11 @@ adaptive_max1d = functools.partial(case, nn.AdaptiveMaxPool1d, reference.adaptiv
 upsample = functools.partial(case, nn.Upsample, reference.upsample)
 relu = functools.partial(case, nn.ReLU, reference.relu)
 sigmoid = functools.partial(case, nn.Sigmoid, reference.sigmoid)
+leaky_relu = functools.partial(case, nn.LeakyReLU, reference.leaky_relu)
+relu6 = functools.partial(case, nn.ReLU6, reference.relu6)
+tanh = functools.partial(case, nn.Tanh, reference.tanh)
+silu = functools.partial(case, nn.SiLU, reference.silu)
+gelu = functools.partial(case, nn.GELU, reference.gelu)
 batch_norm1d = functools.partial(case, nn.BatchNorm1d, reference.batch_norm)
 batch_norm2d = functools.partial(case, nn.BatchNorm2d, reference.batch_norm)
 dropout = functools.partial(case, nn.Dropout, reference.dropout)
@@ -192,6 +197,19 @@ CASES = [
     sigmoid((0, 3)),
     sigmoid((2, 3, 17)),
     sigmoid((7, 31, 257)),
+    leaky_relu((3, 5)),
+    leaky_relu((7, 31, 257), 0.2),
+    leaky_relu((2, 3, 17), negative_slope=-1.5),
+    relu6((3, 5)),
+    relu6((7, 31, 257)),
+    tanh((3, 5)),
+    tanh((7, 31, 257)),
+    silu((3, 5)),
+    silu((7, 31, 257)),
+    gelu((3, 5)),
+    gelu((7, 31, 257)),
+    gelu((3, 5), approximate="tanh"),
+    gelu((7, 31, 257), "tanh"),
     # batch normalisation, in training mode; tiles are 64 rows, or 4,096 values of a run
     batch_norm1d((7, 5), 5),
     batch_norm1d((5, 1), 1, eps=0.1),

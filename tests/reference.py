@@ -165,6 +165,28 @@ def softmax(x, parameters, dim):
     return np.exp(log_softmax(x, parameters, dim))
 
 
+def leaky_relu(x, parameters, negative_slope=0.01):
+    return np.where(x > 0, x, negative_slope * x)
+
+
+def relu6(x, parameters):
+    return np.clip(x, 0, 6)
+
+
+def tanh(x, parameters):
+    return np.tanh(x)
+
+
+def silu(x, parameters):
+    return x * sigmoid(x, parameters)
+
+
+def gelu(x, parameters, approximate="none"):
+    if approximate == "tanh":
+        return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+    return x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2))) / 2
+
+
 def flatten(x, parameters, start_dim=1, end_dim=-1):
     end = end_dim % x.ndim + 1
     return x.reshape(*x.shape[:start_dim], math.prod(x.shape[start_dim:end]), *x.shape[end:])

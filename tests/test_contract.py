@@ -362,6 +362,8 @@ def test_an_input_gradient_that_cannot_be_written_is_refused(case):
         (lambda: nn.AdaptiveAvgPool1d((2, 3)), ["AdaptiveAvgPool1d", "output_size", "(2, 3)"]),
         (lambda: nn.AdaptiveMaxPool2d((1, 2, 3)), ["AdaptiveMaxPool2d", "output_size", "(1, 2, 3)"]),
         (lambda: nn.AdaptiveMaxPool1d("2"), ["AdaptiveMaxPool1d", "output_size", "'2'"]),
+        (lambda: nn.LeakyReLU("a"), ["LeakyReLU", "negative_slope", "a"]),
+        (lambda: nn.GELU("erf"), ["GELU", "approximate", "erf"]),
         (lambda: nn.Upsample(), ["Upsample", "size", "scale_factor"]),
         (lambda: nn.Upsample(size=3, scale_factor=2), ["Upsample", "size", "scale_factor"]),
         (lambda: nn.Upsample(scale_factor=-1), ["Upsample", "scale_factor", "-1"]),
