@@ -11,6 +11,7 @@ from numba_nn.core.errors import (
     DTypeError,
     MissingTwinError,
     NumbaNNError,
+    RangeError,
     ReserveError,
     ShapeError,
     StateDictError,
@@ -21,7 +22,9 @@ from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import manual_seed
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv2d
+from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.linear import Linear
+from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten
@@ -33,14 +36,17 @@ from numba_nn.train import TrainStep
 __version__ = "0.1.0"
 
 __all__ = [
+    "Add",
     "ArgumentError",
     "BackwardError",
     "CheckpointError",
+    "Concatenate",
     "ConcurrencyError",
     "Conv2d",
     "DTypeError",
     "DataError",
     "DestinationError",
+    "Embedding",
     "Flatten",
     "Layer",
     "Linear",
@@ -48,8 +54,10 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "MissingTwinError",
+    "Multiply",
     "NumbaNNError",
     "Parameter",
+    "RangeError",
     "ReLU",
     "ReserveError",
     "Sequential",

@@ -19,6 +19,12 @@ from numba_nn.train import TrainStep
 
 Key = tuple[str, str]  # what was called ("3" for a layer, "loss", ...), and its method
 STEP: Key = ("step", "whole")
+LAYER_METHODS = {"forward": "_apply", "backward": "_propagate"}  # containers call these; the public methods come to them
+METHODS = {
+    "loss": {"forward": "forward", "backward": "backward"},
+    "optimizer": {"zero_grad": "zero_grad", "step": "step"},
+}
+"""Of each owner that is no layer: what is timed, and the attribute that is wrapped for it."""
 
 
 class Counts(NamedTuple):
@@ -33,16 +39,16 @@ class Counts(NamedTuple):
 def _wrapped(owners: dict[str, Any], around: Callable[[Key, Callable[[], Any]], Any]) -> Iterator[None]:
     """While this lasts, methods of the owners run as ``around(key, call)``."""
 
-    def wrap(owner: Any, key: Key) -> None:
-        method = getattr(owner, key[1])
-        setattr(owner, key[1], lambda *args, **kwargs: around(key, lambda: method(*args, **kwargs)))
-        undo.callback(delattr, owner, key[1])
+    def wrap(owner: Any, key: Key, attribute: str) -> None:
+        method = getattr(owner, attribute)
+        setattr(owner, attribute, lambda *args, **kwargs: around(key, lambda: method(*args, **kwargs)))
+        undo.callback(delattr, owner, attribute)
 
     with ExitStack() as undo:
         for name, owner in owners.items():
-            for method in ("forward", "backward") if name != "optimizer" else ("zero_grad", "step"):
-                if method not in vars(owner):  # a layer that appears twice is wrapped once
-                    wrap(owner, (name, method))
+            for method, attribute in METHODS.get(name, LAYER_METHODS).items():
+                if attribute not in vars(owner):  # a layer that appears twice is wrapped once
+                    wrap(owner, (name, method), attribute)
         yield
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination
 from numba_nn.core.errors import DestinationError, ShapeError
 from numba_nn.core.gemm import gemm, packed_sizes, product_work
-from numba_nn.core.layer import Array
 from numba_nn.core.workspace import Shape, Workspace
 
 _scratch = threading.local()

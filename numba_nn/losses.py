@@ -13,10 +13,10 @@ from typing import Any, Self
 import numpy as np
 from numba import prange
 
+from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import check_array, check_destination, check_dtype, check_shape
 from numba_nn.core.errors import ArgumentError, BackwardError
 from numba_nn.core.kernel import In, Out, Scratch, kernel
-from numba_nn.core.layer import Array, Arrays
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
 from numba_nn.core.workspace import Shape, Spec, Workspace
 

@@ -13,9 +13,9 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.address import array_at
+from numba_nn.core.call import Array
 from numba_nn.core.errors import ArgumentError, StateDictError
 from numba_nn.core.kernel import In, Kernel, kernel
-from numba_nn.core.layer import Array
 from numba_nn.core.parameter import Parameter
 
 CHUNK = 16_384  # elements that a task updates: 64 KB each of value, gradient and velocity in float32

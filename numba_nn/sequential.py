@@ -12,9 +12,10 @@ from typing import Any, overload
 
 import numpy as np
 
+from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.container import Container
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.layer import Array, Arrays, Call, Layer
+from numba_nn.core.layer import Layer
 from numba_nn.core.plan import Lifetime, Plan
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
 
@@ -48,6 +49,7 @@ class Sequential(Container):
         if len(dtypes) > 1:
             raise ArgumentError(f"Sequential: layers have different dtypes: {sorted(map(str, dtypes))}")
         self.dtype = dtypes.pop() if dtypes else None
+        self.takes_indices = layers[0].takes_indices
         self._plans: dict[tuple[Shape, np.dtype[Any]], Plan] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,13 +144,24 @@ class Sequential(Container):
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         for i, layer in enumerate(self._layers, start=1):
             name = f"y{i}"
-            x = self._run(layer, x, y if i == len(self) else saved[name] if name in saved else call.scratch[name])
+            x = self._run(call, layer, x, y if i == len(self) else saved[name] if name in saved else call.scratch[name])
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        for i in range(len(self) - 1, 0, -1):
-            self._layers[i].backward(dy, out=call.scratch[f"dy{i}"])
+        first = 0 if dx is not None else self._first_trainable()
+        for i in range(len(self) - 1, first, -1):
+            self._layers[i]._propagate(dy, call.scratch[f"dy{i}"], True)
             dy = call.scratch[f"dy{i}"]
-        self._layers[0].backward(dy, out=dx, input_gradient=dx is not None)
+        if first < len(self):
+            self._layers[first]._propagate(dy, dx, dx is not None)
+        for layer in reversed(self._layers[:first]):
+            layer._forget()
+
+    def _first_trainable(self) -> int:
+        """The first layer that has something to learn: gradients need not go further back."""
+        for i, layer in enumerate(self._layers):
+            if any(p.requires_grad for p in layer.parameters()):
+                return i
+        return len(self)
 
     def _arguments(self) -> str:
         return ", ".join(repr(layer) for layer in self._layers)

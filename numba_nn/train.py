@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array
 from numba_nn.core.errors import ArgumentError, BackwardError, ReserveError, ShapeError
-from numba_nn.core.layer import Array, Layer
+from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape
 from numba_nn.losses import Loss
 

@@ -166,22 +166,46 @@ def test_a_backward_refuses_forwards_of_its_layers_outside(build):
     assert_close(gradients(model, x, dy)["x"], expected)  # the next forward finds everything in order
 
 
-@pytest.mark.parametrize("path", [(0,), (1, 0), (1, 1), (2,)])
-def test_a_backward_refuses_a_layer_in_eval_mode(path):
+@pytest.mark.parametrize("path", [(0,), (1,), (1, 0), (1, 1), (2,)])
+def test_a_layer_in_eval_mode_takes_part_in_training(path):
     model = nn.Sequential(nn.Linear(5, 5), nn.Sequential(nn.Linear(5, 5), nn.Sigmoid()), nn.Linear(5, 3))
     layer = model
     for index in path:
         layer = layer[index]
     x, dy = numbers(4, 5), numbers(4, 3, seed=1)
     expected = gradients(model, x, dy)
-    model.zero_grad()
     layer.eval()
-    model.forward(x)
-    layer.train()
-    with pytest.raises(nn.BackwardError, match=rf"{type(layer).__name__}.*eval mode.*train\(\)"):
-        model.backward(dy)
-    assert all(not grad.any() for grad in grads_of(model).values())
     assert_same(gradients(model, x, dy), expected)
+    layer.train()
+    model.eval()(x)
+    with pytest.raises(nn.BackwardError, match="training mode"):
+        model.backward(dy)
+
+
+@pytest.mark.parametrize("trained", [0, 2, 4, None])
+def test_no_gradient_goes_back_beyond_what_is_trained(trained, monkeypatch):
+    model = nn.Sequential(
+        nn.Linear(5, 4), nn.Sigmoid(), nn.Sequential(nn.Linear(4, 5), nn.ReLU()), nn.Sigmoid(), nn.Linear(5, 3)
+    )
+    x, dy = numbers(4, 5), numbers(4, 3, seed=1)
+    expected = gradients(model, x, dy)
+    for i, layer in enumerate(model):
+        for parameter in layer.parameters():
+            parameter.requires_grad = i == trained
+    ran = []
+    for i, layer in enumerate(model):
+        run = layer._backward
+        monkeypatch.setattr(layer, "_backward", lambda *a, i=i, run=run: ran.append((i, a[1] is not None)) or run(*a))
+    model.zero_grad()
+    model.forward(x)
+    assert model.backward(dy, input_gradient=False) is None
+    assert ran == ([] if trained is None else [(i, i > trained) for i in range(4, trained - 1, -1)])
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(parameter.grad, expected[name] if int(name[0]) == trained else 0)
+    with pytest.raises(nn.BackwardError):
+        model.backward(dy)  # every layer has let go of its forward
+    model.forward(x)
+    np.testing.assert_array_equal(model.backward(dy), expected["x"])
 
 
 # Copies and threads
@@ -204,6 +228,41 @@ def test_a_copy_shares_nothing(build, clone):
     assert twin._workspace is not model._workspace
     model.zero_grad()
     np.testing.assert_array_equal(model.backward(dy), expected["x"])
+
+
+@pytest.mark.parametrize("build", SHARED)
+def test_a_shared_handle_has_the_same_weights_and_buffers_of_its_own(build):
+    model = build().reserve((3, 5), calls=2)
+    x, dy = numbers(3, 5), numbers(3, 5, seed=1)
+    expected = gradients(model, x, dy)
+    twin = model.share()
+    assert all(a is b for a, b in zip(twin.parameters(), model.parameters(), strict=True))
+    assert twin._workspace is not model._workspace
+    model.zero_grad()
+    model.forward(x)
+    twin.forward(numbers(3, 5, seed=2))  # between a forward and its backward
+    np.testing.assert_array_equal(model.backward(dy), expected["x"])
+    model.zero_grad()
+    assert_same(gradients(twin, x, dy), expected)
+    model.parameters()[0].value[...] = 0
+    np.testing.assert_array_equal(twin(x), model(x))
+
+
+def test_two_threads_may_use_two_handles():
+    model = nn.Sequential(nn.Linear(5, 64), nn.Sigmoid(), nn.Linear(64, 5)).eval()
+    inputs = [numbers(300, 5, seed=s) for s in range(2)]
+    expected, results = [model(x) for x in inputs], {}
+    handles = [model, model.share()]
+    threads = [
+        threading.Thread(target=lambda i=i: results.update({i: [handles[i](inputs[i]) for _ in range(20)]})) for i in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(2):
+        assert len(results[i]) == 20
+        assert all(np.array_equal(y, expected[i]) for y in results[i])
 
 
 def test_two_threads_may_not_share_a_model(monkeypatch):
@@ -229,7 +288,7 @@ def test_two_threads_may_not_share_a_model(monkeypatch):
         lambda: model.reserve((3, 5)),
     ):
         with pytest.raises(
-            nn.ConcurrencyError, match="is in use by another thread; give each thread a model of its own"
+            nn.ConcurrencyError, match="is in use by another thread; each thread needs one of its own"
         ) as caught:
             call()
         errors.append(str(caught.value))

@@ -11,6 +11,7 @@ from numba_nn.core.errors import ArgumentError, DestinationError, DTypeError, Sh
 from numba_nn.core.workspace import Shape
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+INDICES = (np.dtype(np.int64), np.dtype(np.int32))
 
 
 def check_array(where: object, name: str, array: Any, dtype: np.dtype[Any] | None) -> None:
@@ -28,6 +29,21 @@ def check_shape(where: object, name: str, got: Shape, expected: Shape) -> None:
     """Raise `ShapeError` unless the shapes are equal."""
     if got != expected:
         raise ShapeError(f"{where}: {name} must have shape {expected}, got {got}")
+
+
+def check_indices(where: object, name: str, array: Any) -> None:
+    """Raise `DTypeError` unless ``array`` is a NumPy array of int64 or int32."""
+    if not isinstance(array, np.ndarray):
+        raise DTypeError(f"{where}: {name} must be a NumPy array, got {type(array).__name__}")
+    if array.dtype not in INDICES:
+        raise DTypeError(f"{where}: {name} must be int64 or int32, got {array.dtype}; use {name}.astype(np.int64)")
+
+
+def as_shape(where: object, given: Any) -> Shape:
+    """A shape of whole numbers; raises `ShapeError` for anything else."""
+    if not isinstance(given, (tuple, list)) or not all(isinstance(n, (int, np.integer)) and n >= 0 for n in given):
+        raise ShapeError(f"{where}: a shape is a tuple of ints, none negative, got {given!r}")
+    return tuple(int(n) for n in given)
 
 
 def check_destination(where: object, name: str, out: Any, shape: Shape, dtype: np.dtype[Any], *inputs: NDArray[Any]) -> None:

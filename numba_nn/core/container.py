@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from numba_nn.core.call import Array, Call, Slot
 from numba_nn.core.errors import BackwardError
-from numba_nn.core.layer import Array, Layer, Slot
+from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Workspace
 
 
@@ -20,20 +21,16 @@ class Container(Layer):
         super().__init__()
         self._level = 0
 
-    def _run(self, layer: Layer, x: Array, out: Array) -> Array:
-        """Forward of a layer inside, in `_forward`."""
-        layer.forward(x, out=out)
-        if self.training:
-            self._kept[-1].parts.append((layer, layer._kept[-1].number if layer.training else None))
-        return out  # only this goes on, whatever else the layer returns
+    def _run(self, call: Call, layer: Layer, x: Array, out: Array) -> Array:
+        """Forward of a layer inside, in `_forward`: kept if this container's is, whatever the layer's own mode."""
+        layer._apply(x, out, call.keep)
+        if call.keep:
+            self._kept[-1].parts.append((layer, layer._kept[-1].number))
+        return out
 
     def _check_parts(self, slot: Slot, taken: dict[Layer, int]) -> None:
         """Go through the backward to come; ``taken`` counts the forwards of each layer that it has passed."""
         for layer, number in reversed(slot.parts):
-            if number is None:
-                raise BackwardError(
-                    f"{layer!r} kept nothing for backward: it was in eval mode; call train() on it before forward"
-                )
             index = taken[layer] = taken.get(layer, 0) + 1
             if index > len(layer._kept) or layer._kept[-index].number != number:
                 raise BackwardError(
@@ -43,9 +40,8 @@ class Container(Layer):
             layer._check_parts(layer._kept[-index], taken)
 
     def _forget(self) -> None:
-        for layer, number in reversed(self._kept[-1].parts):
-            if number is not None:
-                layer._forget()
+        for layer, _ in reversed(self._kept[-1].parts):
+            layer._forget()
         super()._forget()
 
     def _keep(self, calls: int) -> None:

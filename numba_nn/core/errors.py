@@ -17,6 +17,10 @@ class ArgumentError(NumbaNNError, ValueError):
     """A constructor's or function's argument is out of range."""
 
 
+class RangeError(NumbaNNError, IndexError):
+    """An index, or a class, lies outside of what there is."""
+
+
 class DestinationError(NumbaNNError, ValueError):
     """An ``out`` cannot be written: read-only, not C-contiguous, or overlapping an input."""
 

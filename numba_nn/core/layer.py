@@ -9,101 +9,27 @@ What a subclass writes:
 * ``_forward(call, y, x, saved)``: write ``y``;
 * ``_backward(call, dx, dy, x, saved)``: add to the parameters' gradients, and write ``dx`` unless it is None;
 * ``saved_spec`` and ``scratch_spec``, where it needs arrays from forward to backward, or within a call;
-* ``keeps_input = True``, where ``_backward`` reads ``x``.
+* ``keeps_input = True``, where ``_backward`` reads ``x``; ``takes_indices = True``, where x holds whole numbers.
+
+What depends on the mode reads ``self.training`` in ``_forward``. Whether a forward is kept is another matter: a container that
+is trained keeps those of layers in eval mode too.
+
+A layer of several inputs or outputs has a ``forward`` and ``backward`` of its own, made of the same parts: `_call`,
+`_destination`, `_compute`, `_newest`, `_finish`; its ``_forward`` and ``_backward`` get tuples.
 """
 
 from __future__ import annotations
 
-import itertools
+import copy
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from numba_nn.core.checks import check_array, check_destination, check_dtype, check_shape
-from numba_nn.core.errors import ArgumentError, BackwardError, DTypeError, ShapeError
+from numba_nn.core.call import Array, Arrays, Call, Slot
+from numba_nn.core.checks import as_shape, check_array, check_destination, check_dtype, check_indices, check_shape
+from numba_nn.core.errors import ArgumentError, BackwardError, DTypeError
 from numba_nn.core.module import Module
 from numba_nn.core.workspace import Shape, Spec, Workspace
-
-Array = NDArray[Any]
-Arrays = dict[str, Array]
-
-_forwards = itertools.count()  # every forward that is kept has a number of its own
-
-
-class Call:
-    """What a layer keeps about one input shape: shapes, its scratch, and whatever it computes from the shape once.
-
-    Parameters
-    ----------
-    x_shape, y_shape : tuple of int
-        Input and output shape.
-    dtype : dtype
-        Of both.
-
-    Attributes
-    ----------
-    scratch : dict of ndarray
-        The arrays of ``scratch_spec``: contents are dead between calls.
-    inference : dict of ndarray
-        The arrays of ``saved_spec`` for a forward in eval mode, which saves nothing: scratch too.
-    geometry : object
-        What the layer's ``_geometry`` returned.
-    """
-
-    __slots__ = ("dtype", "generation", "geometry", "inference", "scratch", "x_shape", "y_shape")
-
-    def __init__(self, x_shape: Shape, y_shape: Shape, dtype: np.dtype[Any]) -> None:
-        self.x_shape = x_shape
-        self.y_shape = y_shape
-        self.dtype = dtype
-        self.geometry: Any = None
-        self.scratch: Arrays = {}
-        self.inference: Arrays = {}
-        self.generation = -1
-
-
-class Slot:
-    """Room for one forward until its backward: the call, the input (borrowed), and what the layer saved.
-
-    Attributes
-    ----------
-    number : int
-        Of the forward that is kept.
-    parts : list of (Layer, int or None)
-        In a container, the layers that ran in this forward and the number of each one's own; None if it kept nothing.
-    """
-
-    __slots__ = ("_views", "arrays", "call", "number", "parts", "workspace", "x")
-
-    def __init__(self) -> None:
-        self.workspace = Workspace()
-        self.call: Call | None = None
-        self.x: Array | None = None
-        self.arrays: Arrays = {}  # of the forward that is kept: they stay what they are when the buffer is replaced
-        self.number = -1
-        self.parts: list[tuple[Layer, int | None]] = []
-        self._views: dict[tuple[Shape, np.dtype[Any]], Arrays] = {}
-
-    def keep(self, call: Call, x: Array | None, arrays: Arrays) -> None:
-        """Hold a new forward, in place of what was held."""
-        self.call, self.x, self.arrays = call, x, arrays
-        self.number, self.parts = next(_forwards), []
-
-    def drop(self) -> None:
-        """Let go of the caller's input, and of buffers since replaced."""
-        self.x, self.arrays, self.parts = None, {}, []
-
-    def saved(self, call: Call, layer: Layer) -> Arrays:
-        """The arrays of ``saved_spec`` in this slot, for the shape of a call."""
-        key = (call.x_shape, call.dtype)
-        if key not in self._views:
-            before = self.workspace.generation
-            views = self.workspace.carve("saved", layer.saved_spec(call.x_shape, call.dtype))
-            if self.workspace.generation != before:
-                self._views.clear()  # they are views of the buffer that was replaced
-            self._views[key] = views
-        return self._views[key]
 
 
 class Layer(Module):
@@ -116,6 +42,7 @@ class Layer(Module):
     """
 
     keeps_input = False
+    takes_indices = False
     dtype: np.dtype[Any] | None = None
 
     def __init__(self) -> None:
@@ -193,20 +120,32 @@ class Layer(Module):
         ConcurrencyError
             If another thread is inside the model.
         """
+        return self._apply(x, out, self.training)
+
+    def _apply(self, x: Array, out: Array | None, keep: bool) -> Array:
+        """`forward`; a container says itself whether it is kept."""
         with self._workspace.in_use(self):
-            check_array(self, "x", x, self.dtype)
-            call = self._call(x.shape, x.dtype)
+            self._check_input(x)
+            call = self._call(x.shape, self.dtype or x.dtype)
             y = self._destination(out, "out", call.y_shape, call.dtype, x)
-            if self.training:
-                self._forward_kept(call, y, x)
-            else:
-                self._forward(call, y, self._workspace.contiguous("x", x), call.inference)
+            self._compute(call, y, x, keep)
         return y
 
-    def _forward_kept(self, call: Call, y: Array, x: Array) -> None:
+    def _check_input(self, x: Any) -> None:
+        if self.takes_indices:
+            check_indices(self, "x", x)
+        else:
+            check_array(self, "x", x, self.dtype)
+
+    def _compute(self, call: Call, y: Any, x: Any, keep: bool) -> None:
+        """Run `_forward` on arrays that were checked, and keep it for a backward or not."""
+        call.keep = keep
+        if not keep:
+            self._forward(call, y, _contiguous(self._workspace, "x", x), call.inference)
+            return
         slot = self._free[-1] if self._free else self._kept[0]
         saved = slot.saved(call, self)
-        x = (slot.workspace if self.keeps_input else self._workspace).contiguous("x", x)
+        x = _contiguous(slot.workspace if self.keeps_input else self._workspace, "x", x)
         (self._free if self._free else self._kept).remove(slot)
         slot.keep(call, x if self.keeps_input else None, saved)
         self._kept.append(slot)
@@ -239,50 +178,67 @@ class Layer(Module):
         ------
         BackwardError
             If no forward in training mode is left to belong to, or a layer inside kept another; nothing was written.
+        ArgumentError
+            If ``out`` is given and there is no input gradient: ``input_gradient=False``, or x holds indices.
         ShapeError, DTypeError, DestinationError
             If an array does not fit; nothing was written.
         ConcurrencyError
             If another thread is inside the model.
         """
-        with self._workspace.in_use(self):
-            if not self._kept:
-                raise BackwardError(
-                    f"{self!r}: no forward is left for this backward: each allows one, and only in training mode (train()); "
-                    f"the last {len(self._free)} forwards are kept (reserve(..., calls=n) keeps more)"
-                )
-            return self._backward_kept(self._kept[-1], dy, out, input_gradient)
+        return self._propagate(dy, out, input_gradient)
 
-    def _backward_kept(self, slot: Slot, dy: Array, out: Array | None, input_gradient: bool) -> Array | None:
-        call, x, saved = slot.call, slot.x, slot.arrays
-        assert call is not None
-        check_array(self, "dy", dy, call.dtype)
-        check_shape(self, "dy", dy.shape, call.y_shape)
-        dx = None
-        if input_gradient:
-            dx = self._destination(out, "out", call.x_shape, call.dtype, dy, *([] if x is None else [x]))
-        elif out is not None:
-            raise ArgumentError(f"{self!r}: backward takes either out or input_gradient=False")
+    def _propagate(self, dy: Array, out: Array | None, input_gradient: bool) -> Array | None:
+        """`backward`, as a container calls it."""
+        with self._workspace.in_use(self):
+            slot, call = self._newest()
+            check_array(self, "dy", dy, call.dtype)
+            check_shape(self, "dy", dy.shape, call.y_shape)
+            dx = None
+            if out is not None and (self.takes_indices or not input_gradient):
+                reason = "x holds indices" if self.takes_indices else "input_gradient=False"
+                raise ArgumentError(f"{self!r}: backward has no input gradient to write to out: {reason}")
+            if input_gradient and not self.takes_indices:
+                dx = self._destination(out, "out", call.x_shape, call.dtype, dy, *([] if slot.x is None else [slot.x]))
+            self._finish(slot, dx, dy)
+            return dx
+
+    def _newest(self) -> tuple[Slot, Call]:
+        """The forward that the next backward belongs to."""
+        if not self._kept:
+            raise BackwardError(
+                f"{self!r}: no forward is left for this backward: each allows one, and only in training mode (train()); "
+                f"the last {len(self._free)} forwards are kept (reserve(..., calls=n) keeps more)"
+            )
+        slot = self._kept[-1]
+        assert slot.call is not None
+        return slot, slot.call
+
+    def _finish(self, slot: Slot, dx: Any, dy: Any) -> None:
+        """Run `_backward` on arrays that were checked."""
         self._check_parts(slot, {})
-        call = self._call(call.x_shape, call.dtype)
-        dy = self._workspace.contiguous("dy", dy)
-        self._free.append(self._kept.pop())
-        slot.drop()
+        assert slot.call is not None
+        call, x, saved = self._call(slot.call.x_shape, slot.call.dtype), slot.x, slot.arrays
+        dy = _contiguous(self._workspace, "dy", dy)
+        Layer._forget(self)
         self._backward(call, dx, dy, x, saved)
-        return dx
 
     def _check_parts(self, slot: Slot, taken: dict[Layer, int]) -> None:
         """A container raises `BackwardError` unless the layers inside still keep what this forward was made of."""
 
-    def _call(self, x_shape: Shape, dtype: np.dtype[Any]) -> Call:
+    def _call(self, x_shape: Any, dtype: np.dtype[Any]) -> Call:
         call = self._calls.get((x_shape, dtype))
         if call is None:
-            call = Call(x_shape, self.output_shape(x_shape), dtype)
+            call = Call(x_shape, self._y_shape(x_shape), dtype)
             call.geometry = self._geometry(x_shape, dtype)
         if call.generation != self._workspace.generation:
             self._allocate(call)
             call.generation = self._workspace.generation
             self._calls[x_shape, dtype] = call
         return call
+
+    def _y_shape(self, x_shape: Any) -> Shape:
+        """Output shape for a call's ``x_shape``, which holds several where there are several inputs."""
+        return self.output_shape(x_shape)
 
     def _allocate(self, call: Call) -> None:
         """Give a call its views of the scratch, which the layers of a model share."""
@@ -330,13 +286,11 @@ class Layer(Module):
         ShapeError, DTypeError, ArgumentError
             If the layer cannot take such inputs; nothing changed.
         """
-        if len(input_shapes) != 1:
-            raise ArgumentError(f"{self!r}: reserve takes one input shape, got {len(input_shapes)}")
         if calls < 1:
             raise ArgumentError(f"{self!r}: calls must be at least 1, got {calls}")
         wanted = self._dtype_of_input(dtype)
-        x_shape = _as_shape(self, input_shapes[0])
-        self.output_shape(x_shape)  # refuses what does not fit, before anything changes
+        x_shape = self._reserved_shape(input_shapes)
+        self._y_shape(x_shape)  # refuses what does not fit, before anything changes
         with self._workspace.in_use(self):
             self._set_strict(False)
             call = self._call(x_shape, wanted)
@@ -344,6 +298,12 @@ class Layer(Module):
             self._call(x_shape, wanted)
             self._set_strict(strict)
         return self
+
+    def _reserved_shape(self, input_shapes: tuple[Any, ...]) -> Any:
+        """A call's ``x_shape`` from what was given to `reserve`."""
+        if len(input_shapes) != 1:
+            raise ArgumentError(f"{self!r}: reserve takes one input shape, got {len(input_shapes)}")
+        return as_shape(self, input_shapes[0])
 
     def _dtype_of_input(self, dtype: Any) -> np.dtype[Any]:
         wanted = check_dtype(self, dtype or self.dtype or np.float32)
@@ -381,6 +341,20 @@ class Layer(Module):
     def _layers_inside(self) -> list[Layer]:
         return [module for module in self.modules() if isinstance(module, Layer)]
 
+    def share(self) -> Self:
+        """A second handle on the same parameters and running statistics, with buffers of its own.
+
+        For a second thread, or for a second place in a program that runs between a forward and its backward. Gradients are
+        shared as well: only one thread may train.
+
+        Returns
+        -------
+        Layer
+            A model of the same structure, in the same mode.
+        """
+        shared = [a for p in self.parameters() for a in (p, p.value, p.grad)] + [a for _, a in self.named_arrays()]
+        return copy.deepcopy(self, {id(a): a for a in shared})
+
     @property
     def scratch_nbytes(self) -> int:
         """Bytes of scratch, shared with the other layers of the model."""
@@ -392,8 +366,8 @@ class Layer(Module):
         return sum(slot.workspace.nbytes for layer in self._layers_inside() for slot in layer._free + layer._kept)
 
 
-def _as_shape(where: object, given: Any) -> Shape:
-    """A shape of whole numbers; raises `ShapeError` for anything else."""
-    if not isinstance(given, (tuple, list)) or not all(isinstance(n, (int, np.integer)) and n >= 0 for n in given):
-        raise ShapeError(f"{where}: a shape is a tuple of ints, none negative, got {given!r}")
-    return tuple(int(n) for n in given)
+def _contiguous(workspace: Workspace, name: str, arrays: Any) -> Any:
+    """An array, or each of a tuple, C-contiguous: copied into the workspace where it is strided."""
+    if isinstance(arrays, tuple):
+        return tuple(_contiguous(workspace, f"{name}{i}", array) for i, array in enumerate(arrays))
+    return arrays if arrays is None else workspace.contiguous(name, arrays)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ class Module:
     training : bool
         Whether forward keeps what backward needs; set by `train` and `eval`.
     """
+
+    buffer_names: ClassVar[tuple[str, ...]] = ()
+    """Attributes that are state without being learned, such as running statistics: arrays, or None."""
 
     def __init__(self) -> None:
         self.training = True
@@ -47,6 +50,17 @@ class Module:
         for name, child in self.children().items():
             yield from child.named_parameters(f"{prefix}{name}.")
 
+    def named_arrays(self, prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
+        """Name and array of all state: of every module its parameters, its buffers, then the modules inside."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value.value
+        for name in self.buffer_names:
+            if getattr(self, name) is not None:
+                yield prefix + name, getattr(self, name)
+        for name, child in self.children().items():
+            yield from child.named_arrays(f"{prefix}{name}.")
+
     def parameters(self) -> list[Parameter]:
         """Every parameter once."""
         return list({id(p): p for _, p in self.named_parameters()}.values())
@@ -67,8 +81,8 @@ class Module:
         return self.train(False)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Copies of all parameters, under PyTorch's names and in its layouts."""
-        return {name: parameter.value.copy() for name, parameter in self.named_parameters()}
+        """Copies of all parameters and running statistics, under PyTorch's names and in its layouts."""
+        return {name: array.copy() for name, array in self.named_arrays()}
 
     def load_state_dict(self, arrays: Mapping[str, NDArray[Any]], strict: bool = True) -> Self:
         """Load parameters; all or nothing.
@@ -85,17 +99,17 @@ class Module:
         StateDictError
             Listing every missing, unexpected and mis-shaped name; nothing was loaded.
         """
-        own = dict(self.named_parameters())
+        own = dict(self.named_arrays())
         problems = [f"missing: {name}" for name in own if name not in arrays and strict]
         problems += [f"unexpected: {name}" for name in arrays if name not in own and strict]
         for name in (n for n in own if n in arrays):
-            wanted, got = own[name].value, np.asarray(arrays[name])
+            wanted, got = own[name], np.asarray(arrays[name])
             if wanted.shape != got.shape or not np.can_cast(got.dtype, wanted.dtype, "same_kind"):
                 problems.append(f"{name}: expected {wanted.dtype} {wanted.shape}, got {got.dtype} {got.shape}")
         if problems:
             raise StateDictError(f"{self!r}: the state dict does not fit: " + "; ".join(problems))
         for name in (n for n in own if n in arrays):
-            own[name].value[...] = arrays[name]
+            own[name][...] = arrays[name]
         return self
 
     def __repr__(self) -> str:

@@ -75,7 +75,9 @@ class Workspace:
             If another thread is inside.
         """
         if not self._lock.acquire(blocking=False):
-            raise ConcurrencyError(f"{by} is in use by another thread; give each thread a model of its own")
+            raise ConcurrencyError(
+                f"{by} is in use by another thread; each thread needs one of its own (a model gives more by share())"
+            )
         try:
             yield
         finally:

@@ -10,8 +10,8 @@ from types import FrameType
 from typing import Any
 
 from numba_nn.core.cache import cache_root
+from numba_nn.core.call import Array
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.layer import Array
 from numba_nn.data import load_cifar10, photograph_patches
 from numba_nn.demos import figures
 from numba_nn.demos.console import PlainConsole, open_console

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.layer import Array
+from numba_nn.core.call import Array
 
 COLUMNS = 10
 DPI = 120

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from numba_nn.core.call import Array
 from numba_nn.core.errors import ArgumentError, CheckpointError, DataError
-from numba_nn.core.layer import Array
 from numba_nn.core.random import manual_seed
 from numba_nn.data import Batches
 from numba_nn.io import save_checkpoint

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.kernel import In, Out, Saved, kernel
-from numba_nn.core.layer import Array, Arrays, Call, Layer
+from numba_nn.core.layer import Layer
 from numba_nn.core.ptx import cuda
 from numba_nn.core.reduce import BLOCK, block_bounds
 from numba_nn.core.workspace import Shape, Spec

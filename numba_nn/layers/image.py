@@ -1,6 +1,6 @@
 """Views of image batches (N C H W), for kernels that treat every plane alike."""
 
-from numba_nn.core.layer import Array
+from numba_nn.core.call import Array
 
 
 def planes(images: Array) -> Array:

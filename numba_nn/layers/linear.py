@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_count, check_dtype
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.gemm import SINGLE, fill, gemm, packed_sizes, product_work
 from numba_nn.core.kernel import In, Out, Scratch, kernel
-from numba_nn.core.layer import Array, Arrays, Call, Layer
+from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import uniform
 from numba_nn.core.workspace import Shape, Spec

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_images, pair
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, Saved, inner, kernel
-from numba_nn.core.layer import Array, Arrays, Call, Layer
+from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import flat_planes, planes
 

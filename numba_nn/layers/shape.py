@@ -7,9 +7,10 @@ from typing import Any
 
 from numba import prange
 
+from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import In, Out, kernel
-from numba_nn.core.layer import Array, Arrays, Call, Layer
+from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape
 
 

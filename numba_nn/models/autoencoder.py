@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.layer import Array
+from numba_nn.core.call import Array
 from numba_nn.core.random import normal
 from numba_nn.layers.activation import ReLU
 from numba_nn.layers.conv import Conv2d

@@ -8,10 +8,11 @@ from typing import Any
 import numba
 import numpy as np
 
+from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_count, check_dtype, check_images, pair
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.gemm import product_work
-from numba_nn.core.layer import Array, Arrays, Call, Layer
+from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import uniform
 from numba_nn.core.workspace import Shape, Spec

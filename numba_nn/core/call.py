@@ -1,0 +1,99 @@
+"""What a layer keeps between calls: `Call`, about one input shape, and `Slot`, about one forward until its backward."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_nn.core.workspace import Shape, Workspace
+
+if TYPE_CHECKING:
+    from numba_nn.core.layer import Layer
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+
+_forwards = itertools.count()  # every forward that is kept has a number of its own
+
+
+class Call:
+    """What a layer keeps about one input shape: shapes, its scratch, and whatever it computes from the shape once.
+
+    Parameters
+    ----------
+    x_shape, y_shape : tuple of int
+        Input and output shape; ``x_shape`` is a tuple of shapes in a layer of several inputs.
+    dtype : dtype
+        Of both, but for integer inputs.
+
+    Attributes
+    ----------
+    keep : bool
+        Whether the forward that runs now is kept for a backward.
+    scratch : dict of ndarray
+        The arrays of ``scratch_spec``: contents are dead between calls.
+    inference : dict of ndarray
+        The arrays of ``saved_spec`` for a forward in eval mode, which saves nothing: scratch too.
+    geometry : object
+        What the layer's ``_geometry`` returned.
+    """
+
+    __slots__ = ("dtype", "generation", "geometry", "inference", "keep", "scratch", "x_shape", "y_shape")
+
+    def __init__(self, x_shape: Any, y_shape: Shape, dtype: np.dtype[Any]) -> None:
+        self.x_shape = x_shape
+        self.y_shape = y_shape
+        self.dtype = dtype
+        self.geometry: Any = None
+        self.scratch: Arrays = {}
+        self.inference: Arrays = {}
+        self.generation = -1
+        self.keep = False
+
+
+class Slot:
+    """Room for one forward until its backward: the call, the input (borrowed), and what the layer saved.
+
+    Attributes
+    ----------
+    number : int
+        Of the forward that is kept.
+    x : ndarray or tuple of ndarray
+        The input or inputs, if the layer keeps them.
+    parts : list of (Layer, int)
+        In a container, the layers that ran in this forward, and the number of each one's own.
+    """
+
+    __slots__ = ("_views", "arrays", "call", "number", "parts", "workspace", "x")
+
+    def __init__(self) -> None:
+        self.workspace = Workspace()
+        self.call: Call | None = None
+        self.x: Any = None
+        self.arrays: Arrays = {}  # of the forward that is kept: they stay what they are when the buffer is replaced
+        self.number = -1
+        self.parts: list[tuple[Layer, int]] = []
+        self._views: dict[tuple[Any, np.dtype[Any]], Arrays] = {}
+
+    def keep(self, call: Call, x: Any, arrays: Arrays) -> None:
+        """Hold a new forward, in place of what was held."""
+        self.call, self.x, self.arrays = call, x, arrays
+        self.number, self.parts = next(_forwards), []
+
+    def drop(self) -> None:
+        """Let go of the caller's input, and of buffers since replaced."""
+        self.x, self.arrays, self.parts = None, {}, []
+
+    def saved(self, call: Call, layer: Layer) -> Arrays:
+        """The arrays of ``saved_spec`` in this slot, for the shape of a call."""
+        key = (call.x_shape, call.dtype)
+        if key not in self._views:
+            before = self.workspace.generation
+            views = self.workspace.carve("saved", layer.saved_spec(call.x_shape, call.dtype))
+            if self.workspace.generation != before:
+                self._views.clear()  # they are views of the buffer that was replaced
+            self._views[key] = views
+        return self._views[key]

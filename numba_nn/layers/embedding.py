@@ -1,0 +1,116 @@
+"""Rows of a table, chosen by index.
+
+    y[b] = weight[x[b]]        dweight[x[b]] += dy[b]
+
+B indices (all dimensions of x), V rows of the table, D numbers in each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.checks import check_count, check_dtype
+from numba_nn.core.errors import ArgumentError
+from numba_nn.core.indices import check_range
+from numba_nn.core.kernel import In, Out, kernel
+from numba_nn.core.layer import Layer
+from numba_nn.core.parameter import Parameter
+from numba_nn.core.random import normal
+from numba_nn.core.workspace import Shape
+
+COLUMNS = 64  # of the table, that a task adds to: four cache lines of float32 in a row
+
+
+@kernel
+def take_rows(y: Out, table: In, indices: In):
+    """y[b] = table[indices[b]]; y: (B, D), table: (V, D), indices: (B,)."""
+    for b in prange(indices.size):
+        row = indices[b]
+        for d in range(table.shape[1]):
+            y[b, d] = table[row, d]
+
+
+@kernel
+def add_rows(table: Out, indices: In, rows: In, skipped: int):
+    """table[indices[b]] += rows[b], in the order of b, but where indices[b] is ``skipped``.
+
+    Rows may meet in one of the table's, so tasks share out columns.
+    """
+    for task in prange(-(-table.shape[1] // COLUMNS)):
+        first, last = task * COLUMNS, min(table.shape[1], (task + 1) * COLUMNS)
+        for b in range(indices.size):
+            row = indices[b]
+            if row != skipped:
+                for d in range(first, last):
+                    table[row, d] += rows[b, d]
+
+
+class Embedding(Layer):
+    """Table of vectors: every index of the input becomes a row of the table.
+
+    Parameters
+    ----------
+    num_embeddings : int
+        Rows of the table.
+    embedding_dim : int
+        Numbers in a row.
+    padding_idx : int, optional
+        A row that starts as zeros and gets no gradient; a negative one counts from the end.
+    dtype : dtype, optional
+        float32 or float64.
+
+    Attributes
+    ----------
+    weight : Parameter
+        (num_embeddings, embedding_dim), normal numbers of mean 0 and variance 1.
+
+    Raises
+    ------
+    ArgumentError
+        If a number is less than 1, or ``padding_idx`` no row.
+
+    Notes
+    -----
+    The input holds int64 or int32 numbers, in any shape; an index outside of the table raises `RangeError` before anything is
+    written. There is no gradient with respect to it: ``backward`` returns None.
+    """
+
+    keeps_input = True
+    takes_indices = True
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, dtype: Any = np.float32
+    ) -> None:
+        super().__init__()
+        self.num_embeddings = check_count("Embedding", "num_embeddings", num_embeddings)
+        self.embedding_dim = check_count("Embedding", "embedding_dim", embedding_dim)
+        self.dtype = check_dtype("Embedding", dtype)
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            rows = f"-{num_embeddings} .. {num_embeddings - 1}"
+            raise ArgumentError(f"Embedding: padding_idx must lie in {rows}, got {padding_idx}")
+        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+        self.weight = Parameter(normal((num_embeddings, embedding_dim), 1.0, self.dtype), "weight")
+        if self.padding_idx is not None:
+            self.weight.value[self.padding_idx] = 0
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the output: the input's, and ``embedding_dim`` last."""
+        return (*x_shape, self.embedding_dim)
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        check_range(self, "x", x, self.num_embeddings)
+        take_rows.for_work(y.size)(y.reshape(x.size, self.embedding_dim), self.weight.value, x.reshape(-1))
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        if self.weight.requires_grad:
+            skipped = -1 if self.padding_idx is None else self.padding_idx
+            rows = dy.reshape(x.size, self.embedding_dim)
+            add_rows.for_work(dy.size)(self.weight.grad, x.reshape(-1), rows, skipped)
+
+    def _arguments(self) -> str:
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
