@@ -26,6 +26,7 @@ from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.linear import Linear
 from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.pooling import MaxPool2d
+from numba_nn.layers.recurrent import LSTM, LSTMCell
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten
 from numba_nn.linalg import matmul
@@ -48,6 +49,8 @@ __all__ = [
     "DestinationError",
     "Embedding",
     "Flatten",
+    "LSTM",
+    "LSTMCell",
     "Layer",
     "Linear",
     "Loss",

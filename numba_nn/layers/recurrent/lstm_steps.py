@@ -29,6 +29,8 @@ from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.layers.recurrent.gates import add_recurrent, multiply_recurrent
 
+GATES = 4
+
 
 @inner
 def sigmoid(x, one):
