@@ -23,6 +23,7 @@ from numba_nn.core.random import manual_seed
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv2d
 from numba_nn.layers.embedding import Embedding
+from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
 from numba_nn.layers.linear import Linear
 from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.pooling import MaxPool2d
@@ -48,6 +49,9 @@ __all__ = [
     "DataError",
     "DestinationError",
     "Embedding",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
     "Flatten",
     "LSTM",
     "LSTMCell",

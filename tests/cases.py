@@ -85,6 +85,9 @@ pool = functools.partial(case, nn.MaxPool2d, reference.max_pool2d)
 upsample = functools.partial(case, nn.Upsample, reference.upsample)
 relu = functools.partial(case, nn.ReLU, reference.relu)
 sigmoid = functools.partial(case, nn.Sigmoid, reference.sigmoid)
+dropout = functools.partial(case, nn.Dropout, reference.dropout)
+dropout1d = functools.partial(case, nn.Dropout1d, reference.dropout)
+dropout2d = functools.partial(case, nn.Dropout2d, reference.dropout)
 flatten = functools.partial(case, nn.Flatten, reference.flatten)
 
 CASES = [
@@ -176,6 +179,16 @@ CASES = [
     sigmoid((0, 3)),
     sigmoid((2, 3, 17)),
     sigmoid((7, 31, 257)),
+    # dropout where nothing is random; its masks are in test_dropout.py
+    dropout((3, 5), 0),
+    dropout((), p=0.0),
+    dropout((0, 3), p=0),
+    dropout((3, 4099), p=0),
+    dropout1d((2, 3, 5), p=0),
+    dropout1d((2, 3, 0), p=0),
+    dropout2d((2, 3, 4, 5), p=0),
+    dropout2d((7, 3, 65, 64), p=0),
+    dropout2d((1, 1, 1, 1), p=0),
     # shape
     flatten((2, 3, 4, 5)),
     flatten((2, 3, 4), start_dim=0),
@@ -200,6 +213,9 @@ REFUSED = [
     upsample((2, 3, 1, 5), scale_factor=0.5),
     upsample((2, 3, 0, 5), size=4),
     flatten((3,)),
+    dropout1d((3, 4), p=0),
+    dropout1d((2, 3, 4, 5), p=0),
+    dropout2d((3, 4, 5), p=0),
 ]
 
 ONE_OF_EACH = list({c.layer: c for c in reversed(CASES)}.values())[::-1]

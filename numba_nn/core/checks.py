@@ -87,6 +87,13 @@ def check_count(where: object, name: str, value: Any) -> int:
     return int(value)
 
 
+def check_probability(where: object, name: str, value: Any) -> float:
+    """A number from 0 to 1; raises `ArgumentError` for anything else."""
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ArgumentError(f"{where}: {name} must be a number from 0 to 1, got {value!r}")
+    return float(value)
+
+
 def check_dtype(where: object, dtype: Any) -> np.dtype[Any]:
     """float32 or float64 as a dtype; raises `DTypeError` for anything else."""
     if np.dtype(dtype) not in FLOATS:
