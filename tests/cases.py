@@ -75,6 +75,30 @@ def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> 
         np.testing.assert_array_equal(got[name], expected[name], name)
 
 
+class FirstOutput(nn.Sequential):
+    """A layer of several outputs, of which a Sequential hands on the first."""
+
+    layer: type[nn.Layer]
+
+    def __init__(self, *args, dtype=np.float32, **kwargs):
+        super().__init__(self.layer(*args, dtype=dtype, **kwargs))
+
+    @staticmethod
+    def of(formula):
+        """The first output of a formula, whose parameters are here those of a Sequential."""
+        return lambda x, parameters, *args, **kwargs: formula(
+            x, {name.removeprefix("0."): p for name, p in parameters.items()}, *args, **kwargs
+        )[0]
+
+
+class LSTMOutput(FirstOutput):
+    layer = nn.LSTM
+
+
+class LSTMCellOutput(FirstOutput):
+    layer = nn.LSTMCell
+
+
 def case(layer, formula, x_shape, *args, **kwargs):
     return Case(layer, formula, x_shape, args, kwargs)
 
@@ -88,6 +112,8 @@ sigmoid = functools.partial(case, nn.Sigmoid, reference.sigmoid)
 dropout = functools.partial(case, nn.Dropout, reference.dropout)
 dropout1d = functools.partial(case, nn.Dropout1d, reference.dropout)
 dropout2d = functools.partial(case, nn.Dropout2d, reference.dropout)
+lstm = functools.partial(case, LSTMOutput, FirstOutput.of(reference.lstm))
+lstm_cell = functools.partial(case, LSTMCellOutput, FirstOutput.of(reference.lstm_cell))
 flatten = functools.partial(case, nn.Flatten, reference.flatten)
 
 CASES = [
@@ -189,6 +215,17 @@ CASES = [
     dropout2d((2, 3, 4, 5), p=0),
     dropout2d((7, 3, 65, 64), p=0),
     dropout2d((1, 1, 1, 1), p=0),
+    # steps, batch, inputs, hidden units: around the tile and beyond a block; states in tests/test_recurrent.py
+    lstm((3, 2, 5), 5, 4),
+    lstm((1, 1, 1), 1, 1),
+    lstm((2, 13, 3), 3, 33, num_layers=2),
+    lstm((3, 4, 2), 2, 3, 3, False, True),
+    lstm((4, 3), 3, 5, bidirectional=True),
+    lstm((2, 3, 4), 4, 5, num_layers=2, batch_first=True, bidirectional=True),
+    lstm((2, 250, 3), 3, 67),
+    lstm_cell((3, 5), 5, 4),
+    lstm_cell((1, 5), 5, 1, bias=False),
+    lstm_cell((13, 40), 40, 65),
     # shape
     flatten((2, 3, 4, 5)),
     flatten((2, 3, 4), start_dim=0),

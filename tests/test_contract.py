@@ -332,6 +332,11 @@ def test_an_input_gradient_that_cannot_be_written_is_refused(case):
         (lambda: nn.Upsample(size=3, scale_factor=2), ["Upsample", "size", "scale_factor"]),
         (lambda: nn.Upsample(scale_factor=-1), ["Upsample", "scale_factor", "-1"]),
         (lambda: nn.Upsample(scale_factor=2, mode="cubic"), ["Upsample", "mode", "cubic"]),
+        (lambda: nn.LSTM(0, 3), ["LSTM", "input_size", "0"]),
+        (lambda: nn.LSTM(3, 2.5), ["LSTM", "hidden_size", "2.5"]),
+        (lambda: nn.LSTM(3, 4, 0), ["LSTM", "num_layers", "0"]),
+        (lambda: nn.LSTM(3, 4, 2, dropout=1.5), ["LSTM", "dropout", "1.5"]),
+        (lambda: nn.LSTMCell(3, 0), ["LSTMCell", "hidden_size", "0"]),
     ],
 )
 def test_wrong_arguments_are_refused(build, words):

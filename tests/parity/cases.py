@@ -5,15 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.cases import LSTMCellOutput, LSTMOutput
+
 torch = pytest.importorskip("torch", reason="PyTorch lives in an environment of its own: make parity")
 
-OTHERWISE: dict = {}
+
+
+class FirstOutput(torch.nn.Sequential):
+    """A layer of several outputs, of which only the first goes on."""
+
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+OTHERWISE: dict = {
+    LSTMOutput: lambda *args, **kwargs: FirstOutput(torch.nn.LSTM(*args, **kwargs)),
+    LSTMCellOutput: lambda *args, **kwargs: FirstOutput(torch.nn.LSTMCell(*args, **kwargs)),
+}
 """Class of ours to a function of its arguments, where PyTorch's name or arguments differ."""
 
 
 def peer(case, dtype):
     """PyTorch's layer for a case."""
-    build = OTHERWISE.get(case.layer, getattr(torch.nn, case.layer.__name__))
+    build = OTHERWISE.get(case.layer) or getattr(torch.nn, case.layer.__name__)
     layer = build(*case.args, **case.kwargs)
     return layer.to(tensor(np.empty(0, dtype)).dtype)
 
