@@ -206,8 +206,9 @@ def test_a_frozen_parameter_keeps_its_gradient(case):
     expected = gradients(case.build(), case.x(), case.dy(case.build()))
     for frozen, _ in case.build().named_parameters():
         layer = case.build()
-        getattr(layer, frozen).requires_grad = False
-        getattr(layer, frozen).grad[...] = 7
+        parameter = dict(layer.named_parameters())[frozen]
+        parameter.requires_grad = False
+        parameter.grad[...] = 7
         layer.forward(case.x())
         np.testing.assert_array_equal(layer.backward(case.dy(layer)), expected["x"])
         for name, parameter in layer.named_parameters():
