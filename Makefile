@@ -11,7 +11,7 @@ ASV_SMOKE := $(BENCH) asv --config asv_benchmarks/smoke.conf.json
 SOURCES = $(wildcard numba_nn/*.py numba_nn/*/*.py numba_nn/*/*/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format parity cuda-check bench bench-smoke clean
+.PHONY: help setup demo test lint format parity cuda-check bench bench-smoke publish dashboard clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t h; do printf '  %-12s %s\n' "$$t" "$$h"; done
@@ -46,7 +46,7 @@ format: $(UV) ## rewrite the sources in the common style
 	touch $@
 
 parity: .parity/stamp ## compare with PyTorch
-	.parity/bin/python -m pytest tests/parity $(ARGS)
+	.parity/bin/python -m pytest tests/parity tests/test_threads.py $(ARGS)
 
 cuda-check: $(UV) ## compile the CUDA twins and read their machine code; no GPU needed
 	NUMBA_NN_CUDA_TOOLS=required UV_PROJECT_ENVIRONMENT=.cuda $(RUN) --no-default-groups --group cuda-check --group test pytest tests/cuda $(ARGS)
@@ -60,6 +60,22 @@ bench: $(UV) ## measure the newest commit and add it to the record
 bench-smoke: $(UV) ## run every benchmark once, to see that it runs
 	$(ASV_SMOKE) check
 	$(ASV_SMOKE) run --quick --dry-run $(ASV_RUN_OPTIONS) $(ARGS)
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory publish; else echo "no npm: the page is not made"; fi
+
+# Scripts and styles of the page come from npm once; then it needs no network. Browsers refuse its data from file://.
+DASHBOARD_PORT ?= 8642
+
+asv_benchmarks/node_modules: asv_benchmarks/package.json
+	npm install --prefix asv_benchmarks --no-package-lock --no-audit --no-fund --silent
+	touch $@
+
+publish: $(UV) asv_benchmarks/node_modules ## make the dashboard's page in asv_benchmarks/html (needs npm once)
+	$(ASV) publish
+	$(BENCH) python asv_benchmarks/offline.py
+
+dashboard: publish ## the history of speed as a web page, served until Ctrl-C
+	@echo "open http://localhost:$(DASHBOARD_PORT)"
+	$(BENCH) python -m http.server --bind 127.0.0.1 --directory asv_benchmarks/html $(DASHBOARD_PORT)
 
 clean: ## remove all that these targets made
-	rm -rf .tools .venv .parity .cuda .asv build dist .pytest_cache .mypy_cache .ruff_cache asv_benchmarks/env asv_benchmarks/html
+	rm -rf .tools .venv .parity .cuda .asv build dist .pytest_cache .mypy_cache .ruff_cache asv_benchmarks/env asv_benchmarks/html asv_benchmarks/node_modules

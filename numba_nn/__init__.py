@@ -1,6 +1,7 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
 from numba_nn import data, io, models, optim
+from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
     BackwardError,
@@ -20,6 +21,7 @@ from numba_nn.core.errors import (
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import manual_seed
+from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv2d
 from numba_nn.layers.embedding import Embedding
@@ -34,6 +36,7 @@ from numba_nn.linalg import matmul
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.sequential import Sequential
 from numba_nn.train import TrainStep
+from numba_nn.warmup import warmup
 
 __version__ = "0.1.0"
 
@@ -75,9 +78,14 @@ __all__ = [
     "TwinMismatchError",
     "Upsample",
     "data",
+    "get_num_threads",
     "io",
     "manual_seed",
     "matmul",
     "models",
     "optim",
+    "set_num_threads",
+    "show_config",
+    "threading_layer",
+    "warmup",
 ]

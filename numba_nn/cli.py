@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from numba_nn import __version__
-from numba_nn.core.cache import cache_root
+from numba_nn.config import show_config
 from numba_nn.core.errors import NumbaNNError
 from numba_nn.demos.autoencoder import INTERRUPTED, Options, run
 from numba_nn.demos.session import Settings
-from numba_nn.report import machine
 
 USER_ERROR = 2  # argparse's own
 
@@ -87,8 +86,8 @@ def _autoencoder(given: argparse.Namespace) -> int:
 
 
 def _info(given: argparse.Namespace) -> int:
-    for name, value in {"numba-nn": __version__, **machine(), "cache": cache_root() or "nowhere can be written"}.items():
-        print(f"{name:<16}{value}")
+    print(f"{'numba-nn':<20}{__version__}")
+    show_config()
     return 0
 
 

@@ -7,23 +7,16 @@ finds caches and buffers as training leaves them. All times are medians over rou
 from __future__ import annotations
 
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
-from pathlib import Path
 from typing import Any
 
-import llvmlite
-import numba
 import numpy as np
 
 from numba_nn.core.layer import Layer
 from numba_nn.core.peak import measure_peak
-from numba_nn.core.simd import register_file, tile_shape
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
 from numba_nn.instruments import STEP, Counts, Key, counted_step, timed_step
 from numba_nn.losses import Loss, MSELoss
@@ -166,36 +159,6 @@ def median_ms(call: Callable[[], Any], rounds: int = 15, warm_up: int = 2) -> fl
         if i >= warm_up:
             durations.append(time.perf_counter() - start)
     return statistics.median(durations) * 1e3
-
-
-def machine() -> dict[str, Any]:
-    """What figures depend on: CPU, instructions and tile, threads, versions, date."""
-    threads = numba.get_num_threads()  # starts the threading layer, so that it has a name
-    rows, columns = tile_shape(np.float32)
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "vector bytes": register_file()[0],
-        "float32 tile": f"{rows} x {columns}",
-        "threads": threads,
-        "threading layer": numba.threading_layer(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-        "llvmlite": llvmlite.__version__,
-        "load average": ", ".join(f"{load:.1f}" for load in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown",
-        "date": date.today().isoformat(),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 # Rows

@@ -308,6 +308,7 @@ def test_a_kernel_gets_the_variant_of_its_caller(run_python, tmp_path):
     """Seen in the number of threads that write: several in a parallel variant, one in a serial one."""
     (tmp_path / "composition.py").write_text(COMPOSITION)
     environment = {"NUMBA_NUM_THREADS": "4", "NUMBA_NN_CACHE_DIR": str(tmp_path / "cache")}
+    environment["NUMBA_THREADING_LAYER_PRIORITY"] = "omp workqueue tbb"  # TBB may leave all work to one thread
     for _ in range(2):  # compiled, then from the cache
         seen = run_python("import composition", path=tmp_path, **environment)
         several = {name for name, threads in seen.items() if threads > 1}

@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,10 @@ VERSIONS = (sys.version, np.__version__, numba.__version__, llvmlite.__version__
 _STARTED = time.time()
 
 
+lookups = Counter(found=0, compiled=0)
+"""Overloads that this process loaded from disk, and those that it had to compile."""
+
+
 def _digest(*parts: bytes) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
 
@@ -55,10 +60,13 @@ def _digest(*parts: bytes) -> str:
 def _sources(module: str) -> list[Path]:
     """The files that decide what the kernels of a module do.
 
-    Of numba_nn: ``core``, ``layers`` and the module itself, since imports run one way; of another package: all of it too.
+    Of numba_nn: ``core``, ``layers`` and the module itself with its package, since imports run one way; of another package:
+    all of it too.
     """
-    house = Path(__file__).parents[1]
-    sources = [*house.glob("core/**/*.py"), *house.glob("layers/**/*.py"), _module_file(module)]
+    house, own = Path(__file__).parents[1], _module_file(module)
+    sources = [*house.glob("core/**/*.py"), *house.glob("layers/**/*.py"), own]
+    if house in own.parent.parents:
+        sources += own.parent.glob("*.py")
     top = module.partition(".")[0]
     if top != PACKAGE and _module_file(top).name == "__init__.py":
         sources += _module_file(top).parent.rglob("*.py")
@@ -181,6 +189,11 @@ class KernelCache:
 
     def load_overload(self, signature: Any, target_context: Any) -> CompileResult | None:
         """The compiled overload, or None if it is not on disk (or what is there cannot be read)."""
+        result = self._load(signature, target_context)
+        lookups["compiled" if result is None else "found"] += 1
+        return result
+
+    def _load(self, signature: Any, target_context: Any) -> CompileResult | None:
         target_context.refresh()
         file = self._file(signature, target_context.codegen())
         if file is None:

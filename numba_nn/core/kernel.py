@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import threading
 import typing
 import warnings
@@ -39,6 +38,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import NumbaPerformanceWarning, TypingError
 from numba.core.registry import CPUDispatcher
 
+from numba_nn.core import threads
 from numba_nn.core.cache import KernelCache
 from numba_nn.core.errors import MissingTwinError, TwinMismatchError
 from numba_nn.core.ptx import cuda
@@ -72,17 +72,6 @@ inner = jit(**FLAGS)
 PARALLEL_GRAIN = 32_768
 
 _compiling = threading.local()
-_forked = False
-
-
-def _mark_forked() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    # GNU OpenMP ends a forked child that enters a parallel region.
-    os.register_at_fork(after_in_child=_mark_forked)
 
 
 def argument_roles(function: Callable[..., Any]) -> dict[str, Any]:
@@ -204,7 +193,7 @@ class Kernel:
         """The variant whose ``prange`` loops run on all threads."""
         return Variant(self.py_func, self.roles, parallel=True)
 
-    def for_work(self, work: float) -> Variant:
+    def for_work(self, work: float) -> Callable[..., Any]:
         """The CPU variant for an amount of work.
 
         The choice depends on the shape alone, never on the number of threads, so that results do not either.
@@ -214,7 +203,14 @@ class Kernel:
         work : float
             Number of simple element operations; a multiplication and addition in a matrix product counts about 1/16.
         """
-        return self.serial if work < PARALLEL_GRAIN or _forked else self.parallel
+        if work < PARALLEL_GRAIN or threads.forked:
+            return self.serial
+        return self._in_turn if threads.prepare() else self.parallel
+
+    @functools.cached_property
+    def _in_turn(self) -> Any:
+        """The parallel variant, for a threading layer whose regions must not meet."""
+        return functools.partial(threads.take_turns, self.parallel)
 
     def __call__(self, first: Any, *others: Any) -> Any:
         if isinstance(first, np.ndarray):

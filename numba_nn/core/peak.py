@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from typing import Any
 
-import numba
 import numpy as np
 from numba import prange
 
 from numba_nn.core.kernel import In, Out, kernel
 from numba_nn.core.simd import fma_tile, tile_columns, tile_rows, tile_shape
+from numba_nn.core.threads import get_num_threads
 from numba_nn.core.workspace import Workspace
 
 DEPTH = 128  # with AVX-512 both panels take 12 x 128 x 4 B + 32 x 128 x 4 B = 22 KB: they never leave the L1 cache
@@ -43,7 +44,7 @@ def measure_peak(dtype: Any = np.float32, rounds: int = 15) -> float:
         GFLOP/s; a multiply-add is two.
     """
     height, width = tile_shape(dtype)
-    workers = numba.get_num_threads()
+    workers = get_num_threads()
     sizes = {"c": height * width, "a": height * DEPTH, "b": width * DEPTH}
     buffers = Workspace()  # aligned, as the layers' panels are
     c, a, b = (buffers.array(name, (workers, size), dtype) for name, size in sizes.items())
@@ -54,7 +55,7 @@ def measure_peak(dtype: Any = np.float32, rounds: int = 15) -> float:
     def seconds(repeats: int) -> float:
         c.fill(0)  # sums stay finite and normal
         start = time.perf_counter()
-        fma_repeat.parallel(c, a, b, repeats)
+        fma_repeat.for_work(math.inf)(c, a, b, repeats)
         return time.perf_counter() - start
 
     seconds(1)  # compiles

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from numba_nn.config import machine
 from numba_nn.core.cache import cache_root
 from numba_nn.core.call import Array
 from numba_nn.core.errors import ArgumentError
@@ -18,7 +19,6 @@ from numba_nn.demos.console import PlainConsole, open_console
 from numba_nn.demos.measurements import HEADERS, measure, write_report
 from numba_nn.demos.session import Session, Settings, saved_settings
 from numba_nn.io import load_checkpoint
-from numba_nn.report import machine
 
 CHECKPOINT = "checkpoint.npz"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended

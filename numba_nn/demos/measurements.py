@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from numba_nn.config import machine
 from numba_nn.demos.session import Session
 from numba_nn.losses import MSELoss
 from numba_nn.models import Autoencoder
 from numba_nn.optim import SGD
-from numba_nn.report import Profile, machine, markdown_table, median_ms, profile, render_markdown
+from numba_nn.report import Profile, markdown_table, median_ms, profile, render_markdown
 from numba_nn.train import TrainStep
 
 BATCHES = (1, 32)

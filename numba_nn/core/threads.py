@@ -1,0 +1,118 @@
+"""Threads: how many take part in a parallel region, and what the threading layer forbids.
+
+Numba runs parallel regions on one of three layers: OpenMP, TBB, or its own "workqueue".
+
+* Numba's number of threads belongs to a Python thread; ours (`set_num_threads`) to all of them.
+* workqueue ends the process when two regions run at once: they take turns here.
+* GNU OpenMP ends a forked child that enters a region: children compute serially.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from numba.np.ufunc.parallel import _launch_threads
+
+from numba_nn.core.errors import ArgumentError, ConcurrencyError
+
+forked = False
+"""Whether this process was forked from one that had imported the library."""
+
+_wanted: int | None = None
+_applied = threading.local()
+_takes_turns: bool | None = None  # None until the layer has started
+_turn = threading.Lock()
+_holder: int | None = None
+
+
+def _mark_forked() -> None:
+    global forked, _turn, _holder
+    forked, _turn, _holder = True, threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_forked)
+
+
+def set_num_threads(count: int) -> None:
+    """Set the number of threads that kernels run on, in every Python thread; results do not depend on it.
+
+    A Python thread that has run one of our kernels keeps this number for other Numba functions too, until it calls
+    ``numba.set_num_threads``.
+
+    Parameters
+    ----------
+    count : int
+        From 1 to what the environment variable ``NUMBA_NUM_THREADS`` says, which is the number of cores by default.
+
+    Raises
+    ------
+    ArgumentError
+        For another number.
+    """
+    global _wanted
+    most = numba.config.NUMBA_NUM_THREADS
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= most:
+        raise ArgumentError(f"set_num_threads: count must be a whole number from 1 to {most}, got {count!r}")
+    _wanted = count
+
+
+def get_num_threads() -> int:
+    """Number of threads that kernels run on, in this Python thread."""
+    return numba.get_num_threads() if _wanted is None else _wanted
+
+
+def threading_layer() -> str:
+    """Name of the layer: "omp", "tbb" or "workqueue"; starts it."""
+    prepare()
+    return numba.threading_layer()
+
+
+def prepare() -> bool:
+    """Make ready for a parallel region in this Python thread; tells whether regions must take turns."""
+    global _takes_turns
+    if _takes_turns is None:
+        _launch_threads()
+        _takes_turns = numba.threading_layer() == "workqueue"
+    if _wanted is not None and getattr(_applied, "count", None) != _wanted:
+        numba.set_num_threads(_wanted)
+        _applied.count = _wanted
+    return _takes_turns
+
+
+def take_turns(run: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a parallel region while no other of ours runs.
+
+    Parameters
+    ----------
+    run : callable
+        The region.
+    *arguments : object
+        What it takes.
+
+    Returns
+    -------
+    object
+        What it returns.
+
+    Raises
+    ------
+    ConcurrencyError
+        If this Python thread is inside a region already.
+    """
+    global _holder
+    if _holder == threading.get_ident():
+        raise ConcurrencyError(
+            "a parallel kernel was called inside of another, which Numba's threading layer 'workqueue' cannot do; install "
+            "another layer (pip install tbb, or an OpenMP runtime) or call the kernel's serial variant"
+        )
+    with _turn:
+        _holder = threading.get_ident()
+        try:
+            return run(*arguments)
+        finally:
+            _holder = None
