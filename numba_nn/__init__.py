@@ -24,8 +24,8 @@ from numba_nn.core.random import manual_seed
 from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
 from numba_nn.layers.activation import ReLU, Sigmoid
 from numba_nn.layers.conv import Conv2d
-from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
+from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.linear import Linear
 from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.pooling import MaxPool2d
@@ -41,6 +41,7 @@ from numba_nn.warmup import warmup
 __version__ = "0.1.0"
 
 __all__ = [
+    "LSTM",
     "Add",
     "ArgumentError",
     "BackwardError",
@@ -51,12 +52,11 @@ __all__ = [
     "DTypeError",
     "DataError",
     "DestinationError",
-    "Embedding",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
+    "Embedding",
     "Flatten",
-    "LSTM",
     "LSTMCell",
     "Layer",
     "Linear",

@@ -288,7 +288,7 @@ def test_states_that_do_not_fit_are_refused():
     x, out = numbers((3, 2, 5)), np.full((3, 2, 4), 7, np.float32)
     h, c = pair(layer, x.shape, 1)
     refused = [
-        (h, nn.ArgumentError, "LSTM.*state must be a pair.*ndarray"),
+        (h, nn.ArgumentError, r"LSTM.*state must be a pair.*ndarray"),
         ((h,), nn.ArgumentError, "state must be a pair"),
         ((h[0], c), nn.ShapeError, r"h of state must have shape \(1, 2, 4\), got \(2, 4\)"),
         ((h, c.astype(np.float64)), nn.DTypeError, "c of state must be float32, got float64"),
@@ -310,7 +310,7 @@ def test_states_that_do_not_fit_are_refused():
     same = h.copy()
     with pytest.raises(nn.DestinationError, match="c of state_out overlaps"):
         layer.forward(x, None, out, (same, same))
-    with pytest.raises(nn.DestinationError, match="LSTMCell.*c of out overlaps"):
+    with pytest.raises(nn.DestinationError, match=r"LSTMCell.*c of out overlaps"):
         cell.forward(x[0], (h[0], c[0]), (h[0].copy(), c[0]))
     assert (out == 7).all()
     for one, dy in ((layer, out), (cell, (out[0], None))):

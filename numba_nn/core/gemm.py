@@ -39,7 +39,10 @@ def pack_panels(packed, at, source, source_at, row_stride, depth_stride, rows, h
         for k in range(first, last):
             for row in range(0, rows, height):
                 to, origin = at + row * depth + k * height, source_at + row + k * depth_stride
-                pack_one(packed, to, source, origin, 1, rows - row, height)
+                if k + 1 < last and depth_stride >= lanes and rows - row >= height:
+                    copy_run(packed, to, source, origin, height)  # what reaches into the next depth is written again
+                else:
+                    pack_one(packed, to, source, origin, 1, rows - row, height)
         return
     for row in range(0, rows, height):
         to, origin, filled = at + row * depth, source_at + row * row_stride, min(height, rows - row)

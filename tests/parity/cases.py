@@ -10,7 +10,6 @@ from tests.cases import LSTMCellOutput, LSTMOutput
 torch = pytest.importorskip("torch", reason="PyTorch lives in an environment of its own: make parity")
 
 
-
 class FirstOutput(torch.nn.Sequential):
     """A layer of several outputs, of which only the first goes on."""
 

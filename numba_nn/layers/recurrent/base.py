@@ -49,12 +49,12 @@ class Recurrent(Layer):
         """The parameters of a direction, as attributes of this layer under PyTorch's names."""
         rows, bound = GATES * self.hidden_size, 1 / math.sqrt(self.hidden_size)
         shapes = {"weight_ih": (rows, inputs), "weight_hh": (rows, self.hidden_size), "bias_ih": (rows,), "bias_hh": (rows,)}
-        made: list[Any] = []
+        made: dict[str, Any] = {}
         for name, shape in shapes.items():
             wanted = self.bias or name.startswith("weight")
-            made.append(Parameter(uniform(shape, -bound, bound, self.dtype), name + suffix) if wanted else None)
-            setattr(self, name + suffix, made[-1])
-        return Direction(suffix, *made, self._no_bias, reverse)
+            made[name] = Parameter(uniform(shape, -bound, bound, self.dtype), name + suffix) if wanted else None
+            setattr(self, name + suffix, made[name])
+        return Direction(suffix, **made, no_bias=self._no_bias, reverse=reverse)
 
     def _walk(self, x_shape: Shape) -> Walk:
         raise NotImplementedError

@@ -35,9 +35,10 @@ def gates_forward(
     hidden = bias_ih.size // count
     rows, inputs = gates.shape[1] // hidden, weight.shape[1] // hidden
     for t in prange(count * rows):
-        q, at = t // rows, t % rows * hidden
-        for j in range(hidden):
-            gates[q, at + j] = bias_ih[q * hidden + j] + bias_hh[q * hidden + j]
+        q, at = np.uintp(t // rows), np.uintp(t % rows * hidden)
+        first = q * np.uintp(hidden)
+        for j in range(np.uintp(hidden)):  # unsigned, or else LLVM does not vectorise: 600 us in place of 100 for 512 x 1024
+            gates[q, at + j] = bias_ih[first + j] + bias_hh[first + j]
     gemm(gates, packed_x, packed_weight, x, weight, shared, each, (rows, hidden, inputs), (inputs, 1), (1, inputs), 1)
 
 

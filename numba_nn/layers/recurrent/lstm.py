@@ -17,9 +17,9 @@ from numba_nn.layers.recurrent.direction import Walk
 class LSTM(Recurrent):
     """Layers of long short-term memory over a sequence; the next layer's input is the hidden state of the one before.
 
-    Parameters are PyTorch's: for layer k ``weight_ih_lk`` (4 H, I), ``weight_hh_lk`` (4 H, H), ``bias_ih_lk`` and ``bias_hh_lk``
-    (4 H,), of the gates i, f, g, o in this order; with ``_reverse`` behind for the second direction. They begin drawn from
-    U(-k, k), k = 1 / sqrt(hidden_size). In a `Sequential` the state begins with zeros, and only the output goes on.
+    Parameters are PyTorch's: for layer k ``weight_ih_lk`` (4 H, I), ``weight_hh_lk`` (4 H, H), ``bias_ih_lk`` and
+    ``bias_hh_lk`` (4 H,), of the gates i, f, g, o in this order; with ``_reverse`` behind for the second direction. They begin
+    drawn from U(-k, k), k = 1 / sqrt(hidden_size). In a `Sequential` the state begins with zeros, and only the output goes on.
 
     Parameters
     ----------
