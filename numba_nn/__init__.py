@@ -1,6 +1,7 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
-from numba_nn import data, io, models, optim
+from numba_nn import data, io, models, ops, optim
+from numba_nn import data, io, models, optim, schedules
 from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
@@ -11,6 +12,7 @@ from numba_nn.core.errors import (
     DestinationError,
     DTypeError,
     MissingTwinError,
+    NonFiniteError,
     NumbaNNError,
     RangeError,
     ReserveError,
@@ -65,6 +67,7 @@ __all__ = [
     "MaxPool2d",
     "MissingTwinError",
     "Multiply",
+    "NonFiniteError",
     "NumbaNNError",
     "Parameter",
     "RangeError",
@@ -83,7 +86,9 @@ __all__ = [
     "manual_seed",
     "matmul",
     "models",
+    "ops",
     "optim",
+    "schedules",
     "set_num_threads",
     "show_config",
     "threading_layer",

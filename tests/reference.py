@@ -150,10 +150,48 @@ def matmul(a, b, transpose_a=False, transpose_b=False):
     return np.matmul(a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b)
 
 
-def sgd(value, gradient, velocity, lr, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False):
+def sgd(value, gradient, velocity, lr, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False):
     """New value and velocity; the velocity is None before the first step. PyTorch's documentation of torch.optim.SGD."""
-    g = gradient + weight_decay * value
+    g = (-gradient if maximize else gradient) + weight_decay * value
     if momentum:
         velocity = g if velocity is None else momentum * velocity + (1 - dampening) * g
         g = g + momentum * velocity if nesterov else velocity
     return value - lr * g, velocity
+
+
+def adam(
+    value, gradient, state, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False,
+    decoupled=False,
+):  # fmt: skip
+    """New value and state (steps, m, v, largest v); the state is None before the first step. As PyTorch documents Adam."""
+    t, m, v, largest = (0, 0 * value, 0 * value, 0 * value) if state is None else state
+    g = -gradient if maximize else gradient
+    if decoupled:
+        value = value - lr * weight_decay * value
+    else:
+        g = g + weight_decay * value
+    t, m, v = t + 1, betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g**2
+    largest = np.maximum(largest, v) if amsgrad else largest
+    mean, square = m / (1 - betas[0] ** t), (largest if amsgrad else v) / (1 - betas[1] ** t)
+    return value - lr * mean / (np.sqrt(square) + eps), (t, m, v, largest)
+
+
+def adamw(value, gradient, state, weight_decay=0.01, **settings):
+    return adam(value, gradient, state, weight_decay=weight_decay, decoupled=True, **settings)
+
+
+def gradient_norm(gradients, order=2.0):
+    sizes = np.abs(np.concatenate([g.astype(np.float64).reshape(-1) for g in gradients]))
+    return np.max(sizes, initial=0) if order == math.inf else np.sum(sizes**order) ** (1 / order)
+
+
+def step_lr(base, epoch, step_size, gamma=0.1):
+    return base * gamma ** (epoch // step_size)
+
+
+def cosine_annealing_lr(base, epoch, T_max, eta_min=0.0):
+    return eta_min + (base - eta_min) * (1 + math.cos(math.pi * epoch / T_max)) / 2
+
+
+def linear_lr(base, epoch, start_factor=1 / 3, end_factor=1.0, total_iters=5):
+    return base * np.interp(epoch, [0, total_iters], [start_factor, end_factor])

@@ -67,12 +67,22 @@ def every_other_kernel():
     a, b = rng.standard_normal((3, 100, 70)).astype(np.float32), rng.standard_normal((70, 33)).astype(np.float32)
     nn.manual_seed(0)
     drawn = {"normal": nn.core.random.normal((1001,), 1.0), "uniform": nn.core.random.uniform((1001,), 0.0, 1.0)}
-    parameter = nn.Parameter(b)
-    parameter.grad[...] = 1
-    optimizer = nn.optim.SGD([parameter], lr=0.1, momentum=0.9)
-    for _ in range(3):
-        optimizer.step()
-    return {"product": nn.matmul(a, b), "parameter": parameter.value, **drawn}
+    return {"product": nn.matmul(a, b), **drawn}
+
+
+def every_update():
+    numbers = np.random.default_rng(0).standard_normal((2, 70, 333)).astype(np.float32)
+    results = {}
+    for make in (nn.optim.SGD, nn.optim.AdamW):
+        parameter = nn.Parameter(numbers[0])
+        parameter.grad[...] = numbers[1]
+        optimizer = make([parameter], lr=0.1)
+        nn.optim.clip_grad_value_(parameter, 1.0)
+        results[f"{make.__name__} norm"] = np.float32(nn.optim.clip_grad_norm_(parameter, 1.0))
+        for _ in range(3):
+            optimizer.step()
+        results |= {make.__name__: parameter.value, f"{make.__name__} gradient": parameter.grad}
+    return results
 
 
 def test_variants_of_the_losses_agree(force):
@@ -82,6 +92,10 @@ def test_variants_of_the_losses_agree(force):
 
 def test_variants_of_the_other_kernels_agree(force):
     check_both(force, every_other_kernel)
+
+
+def test_variants_of_the_optimisers_agree(force):
+    check_both(force, every_update)
 
 
 def test_every_kernel_of_the_package_is_compared(monkeypatch, force):
@@ -94,6 +108,7 @@ def test_every_kernel_of_the_package_is_compared(monkeypatch, force):
             gradients(layer, case.x(), case.dy(layer))
             every_loss(np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32))
             every_other_kernel()
+            every_update()
     kernels = package_kernels()
     assert {"linear_forward", "pack_matrices", "sgd_update", "uniform_fill", "squared_error_backward"} <= kernels.keys()
     for _ in kernels:  # as deep as they may call one another
@@ -138,6 +153,14 @@ DIGEST = """
         add(np.float64(step(draw(5, 3, 32, 32), draw(5, 70))))
     for parameter in model.parameters():
         add(parameter.value)
+        parameter.grad[...] = draw(*parameter.grad.shape)
+    for order in (2.0, 1.0, 2.5, np.inf):
+        add(np.float64(nn.optim.ClipNorm(model.parameters(), 1.0, order)()))
+    nn.optim.clip_grad_value_(model.parameters(), 0.001)
+    nn.optim.AdamW(model.parameters()).step()
+    for parameter in model.parameters():
+        add(parameter.value)
+        add(parameter.grad)
     for reduction in ("mean", "sum", "none"):
         loss = nn.MSELoss(reduction)
         add(np.float64(loss(draw(300, 333), draw(300, 333))))

@@ -138,6 +138,7 @@ SETTINGS = [
     {"lr": 0.05, "momentum": 0.9, "dampening": 0.3},
     {"lr": 0.05, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
     {"lr": 0.0, "momentum": 0.5},
+    {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.1, "maximize": True},
 ]
 SHAPES = [(3, 4), (1,), (5, 20_000), (16_384,), (16_385,), (0, 3)]
 
@@ -245,11 +246,13 @@ def test_a_step_allocates_nothing(monkeypatch):
         (lambda p: [p, p], {}, "twice"),
         (lambda p: [{"params": [p]}, {"params": [p]}], {}, "twice"),
         (lambda p: [p.value], {}, "ndarray"),
+        (lambda p: 5, {}, "int"),
         (lambda p: [{"lr": 0.1}], {}, "params"),
         (lambda p: [{"params": [p], "rate": 0.1}], {}, "rate"),
-        (lambda p: [p], {"lr": -0.1}, "lr must not be negative, got -0.1"),
-        (lambda p: [p], {"lr": float("nan")}, "lr must not be negative, got nan"),
+        (lambda p: [p], {"lr": -0.1}, "lr must be a number of at least 0, got -0.1"),
+        (lambda p: [p], {"lr": float("nan")}, "lr must be a number of at least 0, got nan"),
         (lambda p: [{"params": [p], "lr": -1.0}], {}, "lr"),
+        (lambda p: [p], {"lr": "0.1"}, "lr must be a number of at least 0, got '0.1'"),
         (lambda p: [p], {"momentum": -0.1}, "momentum"),
         (lambda p: [p], {"weight_decay": -0.1}, "weight_decay"),
         (lambda p: [p], {"nesterov": True}, "nesterov"),

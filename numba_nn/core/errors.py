@@ -44,6 +44,10 @@ class StateDictError(NumbaNNError, KeyError):
         return str(self.args[0])
 
 
+class NonFiniteError(NumbaNNError, RuntimeError):
+    """A number that must be finite is NaN or infinite."""
+
+
 class CheckpointError(NumbaNNError, ValueError):
     """A checkpoint is damaged, of another kind, or of a newer version."""
 

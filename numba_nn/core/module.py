@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
-from numba_nn.core.errors import StateDictError
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.state import load_arrays
 
 
 class Module:
@@ -99,17 +98,7 @@ class Module:
         StateDictError
             Listing every missing, unexpected and mis-shaped name; nothing was loaded.
         """
-        own = dict(self.named_arrays())
-        problems = [f"missing: {name}" for name in own if name not in arrays and strict]
-        problems += [f"unexpected: {name}" for name in arrays if name not in own and strict]
-        for name in (n for n in own if n in arrays):
-            wanted, got = own[name], np.asarray(arrays[name])
-            if wanted.shape != got.shape or not np.can_cast(got.dtype, wanted.dtype, "same_kind"):
-                problems.append(f"{name}: expected {wanted.dtype} {wanted.shape}, got {got.dtype} {got.shape}")
-        if problems:
-            raise StateDictError(f"{self!r}: the state dict does not fit: " + "; ".join(problems))
-        for name in (n for n in own if n in arrays):
-            own[name][...] = arrays[name]
+        load_arrays(repr(self), dict(self.named_arrays()), arrays, strict)
         return self
 
     def __repr__(self) -> str:

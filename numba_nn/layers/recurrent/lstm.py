@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import check_count, check_probability
+from numba_nn.core.checks import check_count, check_number
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.recurrent.base import Pair, Recurrent, SomePair
@@ -60,7 +60,7 @@ class LSTM(Recurrent):
         super().__init__(input_size, hidden_size, bias, dtype)
         self.num_layers = check_count("LSTM", "num_layers", num_layers)
         self.batch_first = bool(batch_first)
-        self.dropout = check_probability("LSTM", "dropout", dropout)
+        self.dropout = check_number("LSTM", "dropout", dropout, 0, 1)
         self.bidirectional = bool(bidirectional)
         ends = ["", "_reverse"] if bidirectional else [""]
         for k in range(num_layers):
