@@ -30,6 +30,7 @@ from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
 from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.linear import Linear
 from numba_nn.layers.merge import Add, Concatenate, Multiply
+from numba_nn.layers.norm import BatchNorm1d, BatchNorm2d
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.recurrent import LSTM, LSTMCell
 from numba_nn.layers.resize import Upsample
@@ -47,6 +48,8 @@ __all__ = [
     "Add",
     "ArgumentError",
     "BackwardError",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "CheckpointError",
     "Concatenate",
     "ConcurrencyError",

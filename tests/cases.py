@@ -109,6 +109,8 @@ pool = functools.partial(case, nn.MaxPool2d, reference.max_pool2d)
 upsample = functools.partial(case, nn.Upsample, reference.upsample)
 relu = functools.partial(case, nn.ReLU, reference.relu)
 sigmoid = functools.partial(case, nn.Sigmoid, reference.sigmoid)
+batch_norm1d = functools.partial(case, nn.BatchNorm1d, reference.batch_norm)
+batch_norm2d = functools.partial(case, nn.BatchNorm2d, reference.batch_norm)
 dropout = functools.partial(case, nn.Dropout, reference.dropout)
 dropout1d = functools.partial(case, nn.Dropout1d, reference.dropout)
 dropout2d = functools.partial(case, nn.Dropout2d, reference.dropout)
@@ -205,6 +207,16 @@ CASES = [
     sigmoid((0, 3)),
     sigmoid((2, 3, 17)),
     sigmoid((7, 31, 257)),
+    # batch normalisation, in training mode; tiles are 64 rows, or 4,096 values of a run
+    batch_norm1d((7, 5), 5),
+    batch_norm1d((5, 1), 1, eps=0.1),
+    batch_norm1d((65, 130), 130, momentum=None),
+    batch_norm1d((200, 3, 1), 3, affine=False),
+    batch_norm1d((4, 3, 6), 3, track_running_stats=False),
+    batch_norm1d((1, 2, 9000), 2),
+    batch_norm2d((2, 3, 4, 5), 3),
+    batch_norm2d((5, 4, 1, 1), 4),
+    batch_norm2d((3, 2, 65, 64), 2, eps=1e-3, momentum=0.5),
     # dropout where nothing is random; its masks are in test_dropout.py
     dropout((3, 5), 0),
     dropout((), p=0.0),
@@ -250,6 +262,11 @@ REFUSED = [
     upsample((2, 3, 1, 5), scale_factor=0.5),
     upsample((2, 3, 0, 5), size=4),
     flatten((3,)),
+    batch_norm1d((5,), 5),
+    batch_norm1d((7, 4), 5),
+    batch_norm1d((2, 5, 3, 4), 5),
+    batch_norm2d((2, 3, 4), 3),
+    batch_norm2d((2, 4, 4, 5), 3),
     dropout1d((3, 4), p=0),
     dropout1d((2, 3, 4, 5), p=0),
     dropout2d((3, 4, 5), p=0),

@@ -82,6 +82,27 @@ def flatten(x, parameters, start_dim=1, end_dim=-1):
     return x.reshape(*x.shape[:start_dim], math.prod(x.shape[start_dim:end]), *x.shape[end:])
 
 
+def per_channel(values, x):
+    """One value for each channel, to broadcast over x: (N, C, ...)."""
+    return values.reshape(1, -1, *[1] * (x.ndim - 2))
+
+
+def normalize(x, mean, variance, eps, weight=1.0, bias=0.0):
+    mean, variance, weight, bias = (per_channel(np.asarray(a), x) for a in (mean, variance, weight, bias))
+    return (x - mean) / np.sqrt(variance + eps) * weight + bias
+
+
+def batch_moments(x):
+    """Mean and biased variance of every channel."""
+    axes = (0, *range(2, x.ndim))
+    return x.mean(axes), x.var(axes)
+
+
+def batch_norm(x, parameters, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True):
+    """In training mode."""
+    return normalize(x, *batch_moments(x), eps, **parameters)
+
+
 def philox(size, seed, stream):
     """The first 32-bit words of a random stream: Salmon et al. 2011, Philox4x32-10."""
     low, shift = np.uint64(2**32 - 1), np.uint64(32)

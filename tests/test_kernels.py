@@ -47,10 +47,15 @@ def check_both(force, compute):
         assert_close(parallel[name], serial[name])
 
 
+def both_modes(case):
+    """Output and gradients in training mode, and then the output in eval mode."""
+    layer = case.build()
+    return {**gradients(layer, case.x(), case.dy(layer)), "inference": layer.eval()(case.x())}
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_variants_of_a_layers_kernels_agree(case, force):
-    layer = case.build()
-    check_both(force, lambda: gradients(layer, case.x(), case.dy(layer)))
+    check_both(force, lambda: both_modes(case))
 
 
 def every_loss(p, t):
@@ -102,10 +107,9 @@ def test_every_kernel_of_the_package_is_compared(monkeypatch, force):
     """A kernel counts if the tests above reach it, or a kernel that they reach calls it."""
     ran = set()
     for case in ONE_OF_EACH:
-        layer = case.build()
         with monkeypatch.context() as patch:
             patch.setattr(Kernel, "for_work", lambda self, work: ran.add(self.__name__) or self.serial)
-            gradients(layer, case.x(), case.dy(layer))
+            both_modes(case)
             every_loss(np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32))
             every_other_kernel()
             every_update()
@@ -144,15 +148,17 @@ DIGEST = """
         return rng.standard_normal(shape).astype(np.float32)
     nn.manual_seed(1)
     model = nn.Sequential(
-        nn.Conv2d(3, 40, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(40, 30, 3, padding=1, stride=2), nn.Sigmoid(),
-        nn.Upsample(scale_factor=2), nn.Flatten(), nn.Linear(30 * 16 * 16, 70),
+        nn.Conv2d(3, 40, 3, padding=1), nn.BatchNorm2d(40), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.2),
+        nn.Conv2d(40, 30, 3, padding=1, stride=2), nn.Sigmoid(), nn.Upsample(scale_factor=2), nn.Flatten(), nn.Dropout(0.3),
+        nn.BatchNorm1d(30 * 16 * 16), nn.Linear(30 * 16 * 16, 70),
     )
     optimizer = nn.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     step = nn.TrainStep(model, nn.MSELoss(), optimizer, (5, 3, 32, 32))
     for _ in range(3):
         add(np.float64(step(draw(5, 3, 32, 32), draw(5, 70))))
+    for array in model.state_dict().values():
+        add(array)
     for parameter in model.parameters():
-        add(parameter.value)
         parameter.grad[...] = draw(*parameter.grad.shape)
     for order in (2.0, 1.0, 2.5, np.inf):
         add(np.float64(nn.optim.ClipNorm(model.parameters(), 1.0, order)()))

@@ -88,13 +88,6 @@ def check_count(where: object, name: str, value: Any) -> int:
     return int(value)
 
 
-def check_probability(where: object, name: str, value: Any) -> float:
-    """A number from 0 to 1; raises `ArgumentError` for anything else."""
-    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool) or not 0 <= value <= 1:
-        raise ArgumentError(f"{where}: {name} must be a number from 0 to 1, got {value!r}")
-    return float(value)
-
-
 def check_number(where: object, name: str, value: Any, low: float, high: float = math.inf) -> float:
     """A number from ``low`` to ``high``, both included; raises `ArgumentError` for anything else, NaN too."""
     if not isinstance(value, (int, float, np.integer, np.floating)) or not low <= value <= high:

@@ -19,7 +19,7 @@ import numpy as np
 from numba import prange, uint32
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.checks import check_probability, check_rank
+from numba_nn.core.checks import check_number, check_rank
 from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.random import MaskStream, words
@@ -91,7 +91,7 @@ class Dropout(Layer):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        self.p = check_probability(type(self).__name__, "p", p)
+        self.p = check_number(type(self).__name__, "p", p, 0, 1)
         self._masks = MaskStream()
 
     def output_shape(self, x_shape: Shape) -> Shape:
