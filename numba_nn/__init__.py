@@ -1,7 +1,6 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
-from numba_nn import data, io, models, ops, optim
-from numba_nn import data, io, models, optim, schedules
+from numba_nn import data, io, models, ops, optim, schedules
 from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import textwrap
 
 import numpy as np
 import pytest
@@ -380,27 +379,3 @@ def test_the_gradient_meets_the_mask_of_its_forward(p):
         losses = [sum(np.sum(given[f"d{n}"] * end[n]) for n in ("y", "h", "c")) for end in ends]
         slope = (losses[0] - losses[1]) / (2 * step)
         np.testing.assert_allclose(np.sum(gradients[gradient] * direction), slope, rtol=1e-6, atol=1e-7)
-
-
-# Threads: sizes that choose the parallel variants, in every product
-
-DIGEST = """
-    import hashlib, json
-    import numba
-    import numba_nn as nn
-    from tests.test_recurrent import build, inputs, run
-
-    digest = hashlib.sha256()
-    sizes = {"input_size": 70, "hidden_size": 100, "num_layers": 2, "dropout": 0.3, "bidirectional": True}
-    layer = build(nn.LSTM, sizes)
-    for array in run(layer, **inputs(layer, (7, 60, 70))).values():
-        digest.update(array.tobytes())
-    print(json.dumps([numba.get_num_threads(), digest.hexdigest()]))
-"""
-
-
-def test_any_number_of_threads_gives_the_same_bits(start_python):
-    waits = [start_python(textwrap.dedent(DIGEST), NUMBA_NUM_THREADS=str(n)) for n in (1, 2, 3)]
-    results = [wait() for wait in waits]
-    assert [threads for threads, _ in results] == [1, 2, 3]
-    assert len({digest for _, digest in results}) == 1
