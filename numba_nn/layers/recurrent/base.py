@@ -26,7 +26,7 @@ SomePair = tuple[Array | None, Array | None]
 class Recurrent(Layer):
     """Base: makes the parameters, checks states, and runs the layers, each of one direction or two, over a sequence.
 
-    A subclass says how its input is walked (`_walk`) and which shape its states have (`_state_shape`).
+    A subclass says how its input is walked and which shape its states have, in `_walk`.
     """
 
     keeps_input = True
@@ -59,9 +59,6 @@ class Recurrent(Layer):
     def _walk(self, x_shape: Shape) -> Walk:
         raise NotImplementedError
 
-    def _state_shape(self, x_shape: Shape) -> Shape:
-        raise NotImplementedError
-
     @property
     def _directions(self) -> int:
         return len(self._stack[0])
@@ -87,7 +84,7 @@ class Recurrent(Layer):
         walk, hidden = self._walk(x_shape), self.hidden_size
         rooms = [packed_room(walk.rows, walk.batch, layer[0].inputs, hidden, GATES, dtype) for layer in self._stack]
         left, right = map(max, zip(*rooms, strict=True))
-        state = self._state_shape(x_shape)
+        state = walk.state_shape
         shapes = {"left": (left,), "right": (right,), "zeros": (walk.batch, hidden), "h": state, "c": state, "dh": state,
                   "dc": state, "between": (walk.rows, self._directions * hidden)}  # fmt: skip
         return {name: (shape, dtype) for name, shape in shapes.items()}
@@ -108,17 +105,15 @@ class Recurrent(Layer):
         for letter, array in zip("hc", pair, strict=True):
             if array is not None:
                 check_array(self, f"{letter} of {name}", array, call.dtype)
-                check_shape(self, f"{letter} of {name}", array.shape, self._state_shape(call.x_shape))
+                check_shape(self, f"{letter} of {name}", array.shape, call.geometry.state_shape)
         return pair[0], pair[1]
 
     def _pair_destination(self, name: str, out: Any, call: Call, *others: Array | None) -> Pair:
         """Two arrays to write states to, apart from each other and from the other arrays."""
         apart = [array for array in others if array is not None]
-        made: list[Array] = []
-        for letter, array in zip("hc", self._check_pair(name, out, call), strict=True):
-            shape = self._state_shape(call.x_shape)
-            made.append(self._destination(array, f"{letter} of {name}", shape, call.dtype, *apart, *made))
-        return made[0], made[1]
+        h, c = self._check_pair(name, out, call)
+        h = self._destination(h, f"h of {name}", call.geometry.state_shape, call.dtype, *apart)
+        return h, self._destination(c, f"c of {name}", call.geometry.state_shape, call.dtype, *apart, h)
 
     def _apply(self, x: Array, out: Array | None, keep: bool) -> Array:
         with self._workspace.in_use(self):

@@ -56,10 +56,7 @@ class LSTMCell(Recurrent):
         return (*x_shape[:-1], self.hidden_size)
 
     def _walk(self, x_shape: Shape) -> Walk:
-        return Walk(1, x_shape[0] if len(x_shape) == 2 else 1, 0, 1)
-
-    def _state_shape(self, x_shape: Shape) -> Shape:
-        return self.output_shape(x_shape)
+        return Walk(1, x_shape[0] if len(x_shape) == 2 else 1, 0, 1, self.output_shape(x_shape))
 
     def __call__(self, x: Array, state: SomePair | None = None) -> Pair:  # type: ignore[override]
         """``forward(x, state)``: the new state in fresh arrays."""

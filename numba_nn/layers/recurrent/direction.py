@@ -8,7 +8,7 @@ from typing import Any
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.gemm import SINGLE, product_work
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.workspace import Spec
+from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.recurrent.gates import (
     EACH,
     SHARED,
@@ -22,12 +22,13 @@ from numba_nn.layers.recurrent.lstm_steps import GATES, lstm_backward, lstm_forw
 
 @dataclass(frozen=True)
 class Walk:
-    """How a sequence of rows is walked: step s of sequence n is row first + s step + n across."""
+    """How rows are walked, step s of sequence n being row first + s step + n across, and the shape of states on the way."""
 
     steps: int
     batch: int
     step: int
     across: int
+    state_shape: Shape
 
     @property
     def rows(self) -> int:

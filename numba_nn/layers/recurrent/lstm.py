@@ -84,15 +84,12 @@ class LSTM(Recurrent):
         return (*x_shape[:-1], self._directions * self.hidden_size)
 
     def _walk(self, x_shape: Shape) -> Walk:
-        if len(x_shape) == 2:
-            return Walk(x_shape[0], 1, 1, 1)
-        if self.batch_first:
-            return Walk(x_shape[1], x_shape[0], 1, x_shape[1])
-        return Walk(x_shape[0], x_shape[1], x_shape[1], 1)
-
-    def _state_shape(self, x_shape: Shape) -> Shape:
         count = len(self._stack) * self._directions
-        return (count, self.hidden_size) if len(x_shape) == 2 else (count, self._walk(x_shape).batch, self.hidden_size)
+        if len(x_shape) == 2:
+            return Walk(x_shape[0], 1, 1, 1, (count, self.hidden_size))
+        steps, batch = x_shape[1::-1] if self.batch_first else x_shape[:2]
+        step, across = (1, steps) if self.batch_first else (batch, 1)
+        return Walk(steps, batch, step, across, (count, batch, self.hidden_size))
 
     def __call__(self, x: Array, state: SomePair | None = None) -> tuple[Array, Pair]:  # type: ignore[override]
         """``forward(x, state)``: output and final state in fresh arrays."""
