@@ -24,18 +24,21 @@ from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import manual_seed
 from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
 from numba_nn.layers.activation import ReLU, Sigmoid
-from numba_nn.layers.conv import Conv2d
+from numba_nn.layers.conv import Conv1d, Conv2d
 from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
 from numba_nn.layers.embedding import Embedding
 from numba_nn.layers.linear import Linear
 from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.norm import BatchNorm1d, BatchNorm2d
+from numba_nn.layers.pad import ConstantPad1d, ConstantPad2d, ReflectionPad1d, ReflectionPad2d, ZeroPad1d, ZeroPad2d
+from numba_nn.layers.permute import Permute, Transpose
 from numba_nn.layers.pooling import MaxPool2d
 from numba_nn.layers.recurrent import LSTM, LSTMCell
 from numba_nn.layers.resize import Upsample
-from numba_nn.layers.shape import Flatten
+from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueeze
+from numba_nn.layers.softmax import LogSoftmax, Softmax
 from numba_nn.linalg import matmul
-from numba_nn.losses import Loss, MSELoss
+from numba_nn.losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, Loss, MSELoss, NLLLoss
 from numba_nn.sequential import Sequential
 from numba_nn.train import TrainStep
 from numba_nn.warmup import warmup
@@ -46,13 +49,19 @@ __all__ = [
     "LSTM",
     "Add",
     "ArgumentError",
+    "BCELoss",
+    "BCEWithLogitsLoss",
     "BackwardError",
     "BatchNorm1d",
     "BatchNorm2d",
     "CheckpointError",
     "Concatenate",
     "ConcurrencyError",
+    "ConstantPad1d",
+    "ConstantPad2d",
+    "Conv1d",
     "Conv2d",
+    "CrossEntropyLoss",
     "DTypeError",
     "DataError",
     "DestinationError",
@@ -61,27 +70,41 @@ __all__ = [
     "Dropout2d",
     "Embedding",
     "Flatten",
+    "L1Loss",
     "LSTMCell",
     "Layer",
     "Linear",
+    "LogSoftmax",
     "Loss",
     "MSELoss",
     "MaxPool2d",
     "MissingTwinError",
     "Multiply",
+    "NLLLoss",
     "NonFiniteError",
     "NumbaNNError",
     "Parameter",
+    "Permute",
     "RangeError",
     "ReLU",
+    "ReflectionPad1d",
+    "ReflectionPad2d",
     "ReserveError",
+    "Reshape",
     "Sequential",
     "ShapeError",
     "Sigmoid",
+    "Softmax",
+    "Squeeze",
     "StateDictError",
     "TrainStep",
+    "Transpose",
     "TwinMismatchError",
+    "Unflatten",
+    "Unsqueeze",
     "Upsample",
+    "ZeroPad1d",
+    "ZeroPad2d",
     "data",
     "get_num_threads",
     "io",

@@ -105,6 +105,7 @@ def case(layer, formula, x_shape, *args, **kwargs):
 
 linear = functools.partial(case, nn.Linear, reference.linear)
 conv = functools.partial(case, nn.Conv2d, reference.conv2d)
+conv1d = functools.partial(case, nn.Conv1d, reference.conv1d)
 pool = functools.partial(case, nn.MaxPool2d, reference.max_pool2d)
 upsample = functools.partial(case, nn.Upsample, reference.upsample)
 relu = functools.partial(case, nn.ReLU, reference.relu)
@@ -116,7 +117,21 @@ dropout1d = functools.partial(case, nn.Dropout1d, reference.dropout)
 dropout2d = functools.partial(case, nn.Dropout2d, reference.dropout)
 lstm = functools.partial(case, LSTMOutput, FirstOutput.of(reference.lstm))
 lstm_cell = functools.partial(case, LSTMCellOutput, FirstOutput.of(reference.lstm_cell))
+softmax = functools.partial(case, nn.Softmax, reference.softmax)
+log_softmax = functools.partial(case, nn.LogSoftmax, reference.log_softmax)
 flatten = functools.partial(case, nn.Flatten, reference.flatten)
+unflatten = functools.partial(case, nn.Unflatten, reference.unflatten)
+reshape = functools.partial(case, nn.Reshape, reference.reshape)
+squeeze = functools.partial(case, nn.Squeeze, reference.squeeze)
+unsqueeze = functools.partial(case, nn.Unsqueeze, reference.unsqueeze)
+permute = functools.partial(case, nn.Permute, reference.permute)
+transpose = functools.partial(case, nn.Transpose, reference.transpose)
+constant_pad1d = functools.partial(case, nn.ConstantPad1d, reference.constant_pad)
+constant_pad2d = functools.partial(case, nn.ConstantPad2d, reference.constant_pad)
+zero_pad1d = functools.partial(case, nn.ZeroPad1d, reference.zero_pad)
+zero_pad2d = functools.partial(case, nn.ZeroPad2d, reference.zero_pad)
+reflection_pad1d = functools.partial(case, nn.ReflectionPad1d, reference.reflection_pad)
+reflection_pad2d = functools.partial(case, nn.ReflectionPad2d, reference.reflection_pad)
 
 CASES = [
     # rows, features: around the tile (12 x 32) and its halves, the block (240 rows), the depth (256), and one
@@ -175,6 +190,15 @@ CASES = [
     conv((1, 2, 6, 5), 2, 3, (4, 2), padding="same", dilation=(1, 3)),
     conv((2, 3, 9, 10), 3, 4, 3, dilation=2, padding=2),
     conv((1, 2, 10, 11), 2, 3, (2, 3), dilation=(3, 2), stride=(2, 3), padding=1),
+    # convolutions of signals: images of height 1
+    conv1d((2, 3, 7), 3, 4, 3, padding=1),
+    conv1d((1, 1, 1), 1, 1, 1),
+    conv1d((2, 5, 33), 5, 7, 4, padding="same", dilation=2),
+    conv1d((1, 2, 9), 2, 3, 2, padding="valid", bias=False),
+    conv1d((2, 4, 300), 4, 6, 5, stride=3, padding=2, groups=2),
+    conv1d((1, 1, 1024), 1, 32, 7),
+    conv1d((9, 6, 40), 6, 6, (3,), stride=(2,), padding=(4,), dilation=(3,), groups=6),
+    conv1d((2, 90, 20), 90, 13, 3, padding=1),
     # pooling
     pool((2, 3, 6, 8), 2),
     pool((1, 1, 1, 1), 1),
@@ -238,11 +262,83 @@ CASES = [
     lstm_cell((3, 5), 5, 4),
     lstm_cell((1, 5), 5, 1, bias=False),
     lstm_cell((13, 40), 40, 65),
+    # along rows: the last dimension, and others, where a task is 256 rows; sums go by blocks of 4096
+    *(
+        each(shape, dim)
+        for each in (softmax, log_softmax)
+        for shape, dim in [
+            ((3, 5), 1),
+            ((), 0),
+            ((1,), -1),
+            ((2, 3, 4), 0),
+            ((2, 3, 5), -2),
+            ((3, 1), 1),
+            ((2, 4099), 1),
+            ((4, 3, 1, 1), 1),
+            ((2, 7, 17, 31), 1),
+            ((1, 3, 257), 1),
+            ((5, 256), 0),
+        ]
+    ),
+    softmax((400, 129), 1),
     # shape
     flatten((2, 3, 4, 5)),
     flatten((2, 3, 4), start_dim=0),
     flatten((2, 3, 4, 5), 1, 2),
     flatten((6, 7, 31, 33)),
+    unflatten((2, 12, 5), 1, (3, 4)),
+    unflatten((2, 12), -1, (2, -1, 3)),
+    unflatten((6, 5), 0, (-1, 3)),
+    reshape((2, 3, 4), 6, 2),
+    reshape((2, 3, 4), (4, -1)),
+    reshape((3, 5), -1),
+    reshape((2, 3, 1), (3,)),
+    squeeze((1, 3, 1, 4, 1)),
+    squeeze((2, 1, 1), -1),
+    squeeze((1, 3, 1, 1), (0, 1, -2)),
+    unsqueeze((2, 3), 1),
+    unsqueeze((2, 3), -1),
+    unsqueeze((3,), 0),
+    # dimensions in another order: squares of 16 x 16 (8 x 8), tiles of 64 x 64, runs of 4096, neighbours that become one
+    permute((2, 3, 5), 0, 2, 1),
+    permute((2, 3, 4, 5), (0, 2, 3, 1)),
+    permute((2, 5, 6, 3), 0, 3, 1, 2),
+    permute((2, 3, 4, 5, 6), 4, 2, -5, 3, 1),
+    permute((2, 7, 3, 33), 0, 2, 1, -1),
+    permute((1, 3, 1), 2, 0, 1),
+    permute((5, 1, 1, 4), 0, 2, 3, 1),
+    permute((2, 3, 1, 2, 2, 3), 5, 0, 4, 2, 1, 3),
+    transpose((2, 3, 4), 0, 1),
+    transpose((2, 3, 4), 1, 2),
+    transpose((3, 5), 0, 1),
+    transpose((3, 1, 1), 0, -1),
+    transpose((16, 16), 0, 1),
+    transpose((2, 17, 79), -1, -2),
+    transpose((65, 2, 130), 0, 2),
+    transpose((70, 33, 3), 0, 1),
+    transpose((3, 2, 4100), 0, 1),
+    transpose((2, 4100), 1, 1),
+    # padding
+    constant_pad1d((2, 3, 5), (1, 2), 1.5),
+    constant_pad1d((2, 3, 5), 2, -1.0),
+    constant_pad1d((2, 3, 5), (-2, 3), 0.5),
+    constant_pad1d((1, 2, 2), (-2, 4), 0.5),
+    constant_pad1d((1, 2, 2), (4, -2), 0.5),
+    constant_pad2d((2, 3, 4, 5), (1, 2, 3, 4), 1.5),
+    constant_pad2d((2, 3, 4, 5), (-1, 2, 0, -3), 1.5),
+    constant_pad2d((3, 17, 40, 41), 1, 0.25),
+    zero_pad1d((2, 3, 5), 1),
+    zero_pad1d((1, 1, 300), (0, 30)),
+    zero_pad2d((2, 3, 4, 5), (1, 2, 3, 4)),
+    zero_pad2d((1, 2, 4, 5), -1),
+    reflection_pad1d((2, 3, 5), (1, 2)),
+    reflection_pad1d((2, 3, 5), 4),
+    reflection_pad1d((1, 2, 1), 0),
+    reflection_pad1d((1, 2, 2), (0, 1)),
+    reflection_pad2d((2, 3, 4, 5), (4, 1, 2, 3)),
+    reflection_pad2d((2, 3, 4, 5), 3),
+    reflection_pad2d((1, 2, 6, 5), (-1, 3, 4, -2)),
+    reflection_pad2d((3, 17, 40, 41), 2),
 ]
 
 # What a layer must refuse: a configuration, with the shape of an input that does not fit.
@@ -261,7 +357,35 @@ REFUSED = [
     upsample((3, 4, 5), scale_factor=2),
     upsample((2, 3, 1, 5), scale_factor=0.5),
     upsample((2, 3, 0, 5), size=4),
+    softmax((3, 5), 2),
+    softmax((), 1),
+    log_softmax((3,), -2),
     flatten((3,)),
+    conv1d((5, 7), 3, 4, 3),
+    conv1d((2, 3, 5, 7), 3, 4, 3),
+    conv1d((2, 4, 7), 3, 4, 3),
+    conv1d((2, 3, 2), 3, 4, 3),
+    conv1d((1, 1, 0), 1, 1, 1, padding=1),
+    unflatten((2, 12), 2, (3, 4)),
+    unflatten((2, 12), 1, (5, -1)),
+    unflatten((2, 12), 1, (3, 3)),
+    reshape((2, 3, 4), 5, -1),
+    reshape((2, 3, 4), 2, 3),
+    reshape((), 1),
+    squeeze((2, 1), 2),
+    unsqueeze((2, 3), 3),
+    unsqueeze((2, 3), -4),
+    permute((2, 3), 0, 2, 1),
+    transpose((2, 3), 1, 2),
+    constant_pad1d((3, 5), 1, 0.0),
+    constant_pad1d((2, 3, 5), (-2, -3), 0.0),
+    constant_pad2d((3, 5, 5), 1, 0.0),
+    constant_pad2d((1, 3, 5, 5), (1, 1, -5, 0), 0.0),
+    zero_pad1d((2, 3, 0), 1),
+    zero_pad2d((5, 5), 1),
+    reflection_pad1d((2, 3, 4), (0, 4)),
+    reflection_pad2d((2, 3, 4, 5), (4, 4, 0, 4)),
+    reflection_pad2d((2, 3, 4, 5), (5, 0, 0, 0)),
     batch_norm1d((5,), 5),
     batch_norm1d((7, 4), 5),
     batch_norm1d((2, 5, 3, 4), 5),

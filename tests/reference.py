@@ -39,6 +39,16 @@ def conv2d(x, parameters, in_channels, out_channels, kernel_size, stride=1, padd
     return y + parameters["bias"][:, None, None] if bias else y
 
 
+def conv1d(x, parameters, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True):
+    def columns(value, of_one_row):
+        return (of_one_row, value[0] if isinstance(value, tuple) else value)
+
+    as_image = {**parameters, "weight": parameters["weight"][:, :, None]}
+    padding = padding if isinstance(padding, str) else columns(padding, 0)
+    size, stride, dilation = columns(kernel_size, 1), columns(stride, 1), columns(dilation, 1)
+    return conv2d(x[:, :, None], as_image, in_channels, out_channels, size, stride, padding, dilation, groups, bias)[:, :, 0]
+
+
 def max_pool2d_indices(x, parameters, kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False):
     """Largest value of every window, and where it lies in its plane: the first one, row by row; NaN is the largest."""
     size, padding, dilation = both(kernel_size), both(padding), both(dilation)
@@ -77,9 +87,64 @@ def sigmoid(x, parameters):
     return np.exp(-np.logaddexp(0, -x))
 
 
+def log_softmax(x, parameters, dim):
+    z = x - np.max(x, dim, keepdims=True)
+    return z - np.log(np.sum(np.exp(z), dim, keepdims=True))
+
+
+def softmax(x, parameters, dim):
+    return np.exp(log_softmax(x, parameters, dim))
+
+
 def flatten(x, parameters, start_dim=1, end_dim=-1):
     end = end_dim % x.ndim + 1
     return x.reshape(*x.shape[:start_dim], math.prod(x.shape[start_dim:end]), *x.shape[end:])
+
+
+def unflatten(x, parameters, dim, unflattened_size):
+    dim = dim % x.ndim
+    return x.reshape(*x.shape[:dim], *np.empty(x.shape[dim]).reshape(unflattened_size).shape, *x.shape[dim + 1 :])
+
+
+def reshape(x, parameters, *shape):
+    return x.reshape(x.shape[0], *(shape[0] if isinstance(shape[0], tuple) else shape))
+
+
+def squeeze(x, parameters, dim=None):
+    dims = range(1, x.ndim) if dim is None else [d % x.ndim for d in ((dim,) if isinstance(dim, int) else dim)]
+    return np.squeeze(x, tuple(d for d in dims if x.shape[d] == 1))
+
+
+def unsqueeze(x, parameters, dim):
+    return np.expand_dims(x, dim)
+
+
+def permute(x, parameters, *dims):
+    return np.transpose(x, dims[0] if isinstance(dims[0], tuple) else dims)
+
+
+def transpose(x, parameters, dim0, dim1):
+    return np.swapaxes(x, dim0, dim1)
+
+
+def pad(x, padding, **how):
+    """`numpy.pad`, where negative numbers take away; padding: that of the last dimension first, as PyTorch has it."""
+    sides = (padding,) * (2 * x.ndim - 4) if isinstance(padding, int) else padding
+    both = [(0, 0), (0, 0), *list(zip(sides[::2], sides[1::2], strict=True))[::-1]]
+    wide = np.pad(x, np.maximum(both, 0), **how)
+    return wide[tuple(slice(max(0, -before), n - max(0, -after)) for n, (before, after) in zip(wide.shape, both, strict=True))]
+
+
+def constant_pad(x, parameters, padding, value):
+    return pad(x, padding, constant_values=value)
+
+
+def zero_pad(x, parameters, padding):
+    return pad(x, padding)
+
+
+def reflection_pad(x, parameters, padding):
+    return pad(x, padding, mode="reflect")
 
 
 def per_channel(values, x):
@@ -162,9 +227,44 @@ def lstm(
     return y.swapaxes(0, 1) if batch_first and x.ndim == 3 else y, h, c
 
 
-def mse_loss(prediction, target, reduction="mean"):
-    squares = (prediction - target) ** 2
-    return {"mean": np.mean, "sum": np.sum, "none": np.asarray}[reduction](squares)
+def mse_loss(x, t):
+    return (x - t) ** 2, np.ones_like(x)
+
+
+def l1_loss(x, t):
+    return np.abs(x - t), np.ones_like(x)
+
+
+def bce_loss(x, t, weight=1):
+    return -weight * (t * np.log(x) + (1 - t) * np.log(1 - x)), np.ones_like(x)
+
+
+def bce_with_logits_loss(x, t, weight=1, pos_weight=1):
+    return weight * (pos_weight * t * np.logaddexp(0, -x) + (1 - t) * np.logaddexp(0, x)), np.ones_like(x)
+
+
+def one_hot(t, classes):
+    """t: (N, d1, ...) as (N, K, d1, ...), or () as (K); targets that are no class are zeros."""
+    return np.moveaxis(np.arange(classes) == t[..., None], -1, min(1, t.ndim)).astype(np.float64)
+
+
+def nll_loss(x, t, weight=None, ignore_index=-100):
+    dim = min(1, x.ndim - 1)
+    weight = (np.ones(x.shape[dim]) if weight is None else weight).reshape(-1, *[1] * (x.ndim - 1 - dim))
+    q = np.where(np.expand_dims(t, dim) == ignore_index, 0, weight * one_hot(t, x.shape[dim]))
+    return -np.sum(q * np.where(q == 0, 0, x), dim), np.sum(q, dim)
+
+
+def cross_entropy_loss(x, t, weight=None, ignore_index=-100, label_smoothing=0.0):
+    dim = min(1, x.ndim - 1)
+    classes = x.shape[dim]
+    w = (np.ones(classes) if weight is None else weight).reshape(-1, *[1] * (x.ndim - 1 - dim))
+    log_p = log_softmax(x, {}, dim)
+    shares = t if t.dtype.kind == "f" else one_hot(t, classes)
+    single = -np.sum(w * ((1 - label_smoothing) * shares + label_smoothing / classes) * log_p, dim)
+    if t.dtype.kind == "f":
+        return single, np.ones_like(single)
+    return np.where(t == ignore_index, 0, single), nll_loss(x, t, weight, ignore_index)[1]
 
 
 def matmul(a, b, transpose_a=False, transpose_b=False):

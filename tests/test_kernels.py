@@ -13,6 +13,7 @@ import pytest
 import numba_nn as nn
 from numba_nn.core.kernel import Kernel
 from tests.cases import CASES, ONE_OF_EACH, assert_close, gradients
+from tests.loss_cases import LOSS_CASES, ONE_OF_EACH_LOSS
 
 MEASURES = {"fma_repeat"}  # kernels that only pass the time
 
@@ -21,7 +22,7 @@ def package_kernels():
     """Every kernel of the package that computes, by name."""
     found = {}
     for module in pkgutil.walk_packages(nn.__path__, "numba_nn."):
-        if module.name.split(".")[1] in ("core", "layers", "linalg", "losses", "optim"):
+        if module.name.split(".")[1] in ("core", "layers", "linalg", "losses", "ops", "optim"):
             values = vars(importlib.import_module(module.name)).values()
             found.update({k.__name__: k for k in values if isinstance(k, Kernel) and k.__name__ not in MEASURES})
     return found
@@ -58,11 +59,12 @@ def test_variants_of_a_layers_kernels_agree(case, force):
     check_both(force, lambda: both_modes(case))
 
 
-def every_loss(p, t):
-    results = {}
+def every_reduction(case):
+    """Losses and gradients of a case; sums are scaled as means are, so that they compare."""
+    results, arrays = {}, case.arrays()
     for reduction in ("mean", "sum", "none"):
-        loss = nn.MSELoss(reduction)
-        results[reduction] = np.float32(loss(p, t)) / p.size
+        loss = case.build(reduction)
+        results[reduction] = np.float32(loss(*arrays)) / arrays[0].size
         results[f"{reduction} gradient"] = loss.backward()
     return results
 
@@ -72,7 +74,35 @@ def every_other_kernel():
     a, b = rng.standard_normal((3, 100, 70)).astype(np.float32), rng.standard_normal((70, 33)).astype(np.float32)
     nn.manual_seed(0)
     drawn = {"normal": nn.core.random.normal((1001,), 1.0), "uniform": nn.core.random.uniform((1001,), 0.0, 1.0)}
-    return {"product": nn.matmul(a, b), **drawn}
+    return {"product": nn.matmul(a, b), **drawn, **every_operation(a), **every_merge(a)}
+
+
+def every_operation(a):
+    x, rows = abs(a) + 1, np.array([2, 0, 2])
+    unary = {
+        name: getattr(nn.ops, name)(x) for name in ("absolute", "exp", "log", "negative", "sigmoid", "sqrt", "square", "tanh")
+    }
+    binary = {name: getattr(nn.ops, name)(x, a) for name in ("subtract", "divide", "maximum", "minimum")}
+    reductions = ("sum", "max", "min", "argmax", "argmin")
+    reduced = {f"{name} {i}": np.float32(getattr(nn.ops, name)(x, i)) for name in reductions for i in (1, 2)}
+    columns = nn.ops.im2col(x[None], 3)
+    moved = {"im2col": columns, "col2im": nn.ops.col2im(columns, x.shape[1:], 3)}
+    return {
+        **unary,
+        **binary,
+        **reduced,
+        **moved,
+        "take": nn.ops.take(x, rows),
+        "scatter": nn.ops.scatter_add(x.copy(), rows, a),
+    }
+
+
+def every_merge(a):
+    results = {}
+    for layer in (nn.Concatenate(), nn.Add(), nn.Multiply()):
+        y = layer(a, 2 * a)
+        results |= {f"{layer}": y, **{f"{layer} {i}": dx for i, dx in enumerate(layer.backward(y))}}
+    return results
 
 
 def every_update():
@@ -90,9 +120,9 @@ def every_update():
     return results
 
 
-def test_variants_of_the_losses_agree(force):
-    p, t = np.random.default_rng(0).standard_normal((2, 30, 777)).astype(np.float32)
-    check_both(force, lambda: every_loss(p, t))
+@pytest.mark.parametrize("case", LOSS_CASES, ids=str)
+def test_variants_of_a_losss_kernels_agree(case, force):
+    check_both(force, lambda: every_reduction(case))
 
 
 def test_variants_of_the_other_kernels_agree(force):
@@ -106,13 +136,14 @@ def test_variants_of_the_optimisers_agree(force):
 def test_every_kernel_of_the_package_is_compared(monkeypatch, force):
     """A kernel counts if the tests above reach it, or a kernel that they reach calls it."""
     ran = set()
-    for case in ONE_OF_EACH:
-        with monkeypatch.context() as patch:
-            patch.setattr(Kernel, "for_work", lambda self, work: ran.add(self.__name__) or self.serial)
+    with monkeypatch.context() as patch:
+        patch.setattr(Kernel, "for_work", lambda self, work: ran.add(self.__name__) or self.serial)
+        for case in ONE_OF_EACH:
             both_modes(case)
-            every_loss(np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32))
-            every_other_kernel()
-            every_update()
+        for case in ONE_OF_EACH_LOSS:
+            every_reduction(case)
+        every_other_kernel()
+        every_update()
     kernels = package_kernels()
     assert {"linear_forward", "pack_matrices", "sgd_update", "uniform_fill", "squared_error_backward"} <= kernels.keys()
     for _ in kernels:  # as deep as they may call one another
@@ -134,6 +165,7 @@ DIGEST = """
     import numba, numpy as np
     import numba_nn as nn
     from tests.cases import CASES, gradients
+    from tests.loss_cases import LOSS_CASES
 
     digest = hashlib.sha256()
     def add(array):
@@ -167,10 +199,11 @@ DIGEST = """
     for parameter in model.parameters():
         add(parameter.value)
         add(parameter.grad)
-    for reduction in ("mean", "sum", "none"):
-        loss = nn.MSELoss(reduction)
-        add(np.float64(loss(draw(300, 333), draw(300, 333))))
-        add(loss.backward())
+    for case in LOSS_CASES:
+        for reduction in ("mean", "sum", "none"):
+            loss = case.build(reduction)
+            add(np.float64(loss(*case.arrays())))
+            add(loss.backward())
     add(nn.matmul(draw(3, 250, 130), draw(130, 270)))
     add(nn.core.random.normal((100_001,), 1.0))
     print(json.dumps([numba.get_num_threads(), digest.hexdigest()]))

@@ -146,3 +146,19 @@ def test_parameters_may_be_changed_in_place():
     layer.weight.value[...] += 1
     layer.bias.value[0] -= 1
     np.testing.assert_allclose(layer(x) - before, [[2, 3]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [(-3, 4), (4, -3), (-7, 8)], ids=str)
+def test_padding_that_takes_the_whole_signal_leaves_its_constant(padding):
+    layer, x = nn.ConstantPad1d(padding, 0.5), np.ones((1, 2, 2), np.float32)
+    np.testing.assert_array_equal(layer(x), np.full((1, 2, 3), 0.5))
+    np.testing.assert_array_equal(layer.backward(np.ones((1, 2, 3), np.float32)), np.zeros_like(x))
+
+
+def test_dimensions_that_are_reordered_in_a_sequential_may_be_the_batch():
+    model = nn.Sequential(nn.Transpose(0, 1), nn.ReLU(), nn.Unsqueeze(0), nn.Squeeze(0), nn.Transpose(0, 1))
+    model.reserve((5, 3, 4), strict=True)
+    for batch in (5, 2, 5):
+        x = np.random.default_rng(batch).standard_normal((batch, 3, 4)).astype(np.float32)
+        np.testing.assert_array_equal(model(x), np.maximum(x, 0))
+        np.testing.assert_array_equal(model.backward(x), np.maximum(x, 0))

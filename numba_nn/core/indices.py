@@ -37,7 +37,7 @@ def check_range(where: object, name: str, indices: Array, count: int, ignored: i
     ignored : int, optional
         A number that is allowed too, if there is anything to choose from.
     """
-    find_outside.serial(_found, indices.reshape(-1), count, ignored if count else -1)
+    find_outside(_found, indices.reshape(-1), count, ignored if count else -1)
     position = int(_found[0])
     if position >= 0:
         at: Any = tuple(int(i) for i in np.unravel_index(position, indices.shape)) if indices.ndim else ()

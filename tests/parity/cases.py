@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import numba_nn as nn
 from tests.cases import LSTMCellOutput, LSTMOutput
 
 torch = pytest.importorskip("torch", reason="PyTorch lives in an environment of its own: make parity")
@@ -17,9 +18,27 @@ class FirstOutput(torch.nn.Sequential):
         return super().forward(x)[0]
 
 
+class Function(torch.nn.Module):
+    """A function of the input as a layer."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+def squeeze(dim=None):
+    """All dimensions of size 1 but the batch, where PyTorch leaves out the batch too."""
+    return Function(lambda x: torch.squeeze(x, tuple(range(1, x.ndim)) if dim is None else dim))
+
+
 OTHERWISE: dict = {
     LSTMOutput: lambda *args, **kwargs: FirstOutput(torch.nn.LSTM(*args, **kwargs)),
     LSTMCellOutput: lambda *args, **kwargs: FirstOutput(torch.nn.LSTMCell(*args, **kwargs)),
+    nn.Permute: lambda *dims: Function(lambda x: x.permute(*dims)),
+    nn.Reshape: lambda *shape: Function(lambda x: x.reshape(x.shape[0], *(shape[0] if isinstance(shape[0], tuple) else shape))),
+    nn.Squeeze: squeeze,
+    nn.Transpose: lambda *dims: Function(lambda x: x.transpose(*dims)),
+    nn.Unsqueeze: lambda dim: Function(lambda x: x.unsqueeze(dim)),
 }
 """Class of ours to a function of its arguments, where PyTorch's name or arguments differ."""
 
