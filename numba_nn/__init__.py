@@ -32,7 +32,20 @@ from numba_nn.layers.merge import Add, Concatenate, Multiply
 from numba_nn.layers.norm import BatchNorm1d, BatchNorm2d
 from numba_nn.layers.pad import ConstantPad1d, ConstantPad2d, ReflectionPad1d, ReflectionPad2d, ZeroPad1d, ZeroPad2d
 from numba_nn.layers.permute import Permute, Transpose
-from numba_nn.layers.pooling import MaxPool2d
+from numba_nn.layers.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    GlobalAvgPool1d,
+    GlobalAvgPool2d,
+    GlobalMaxPool1d,
+    GlobalMaxPool2d,
+    MaxPool1d,
+    MaxPool2d,
+)
 from numba_nn.layers.recurrent import LSTM, LSTMCell
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueeze
@@ -47,8 +60,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LSTM",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
     "Add",
     "ArgumentError",
+    "AvgPool1d",
+    "AvgPool2d",
     "BCELoss",
     "BCEWithLogitsLoss",
     "BackwardError",
@@ -70,6 +89,10 @@ __all__ = [
     "Dropout2d",
     "Embedding",
     "Flatten",
+    "GlobalAvgPool1d",
+    "GlobalAvgPool2d",
+    "GlobalMaxPool1d",
+    "GlobalMaxPool2d",
     "L1Loss",
     "LSTMCell",
     "Layer",
@@ -77,6 +100,7 @@ __all__ = [
     "LogSoftmax",
     "Loss",
     "MSELoss",
+    "MaxPool1d",
     "MaxPool2d",
     "MissingTwinError",
     "Multiply",

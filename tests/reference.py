@@ -49,14 +49,19 @@ def conv1d(x, parameters, in_channels, out_channels, kernel_size, stride=1, padd
     return conv2d(x[:, :, None], as_image, in_channels, out_channels, size, stride, padding, dilation, groups, bias)[:, :, 0]
 
 
+def window_count(length, span, stride, padding, ceil_mode):
+    """Windows along an axis: in ceil_mode the last may reach beyond the padding, but not start there."""
+    count = (math.ceil if ceil_mode else math.floor)((length + 2 * padding - span) / stride) + 1
+    return count - 1 if ceil_mode and (count - 1) * stride >= length + padding else count
+
+
 def max_pool2d_indices(x, parameters, kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False):
     """Largest value of every window, and where it lies in its plane: the first one, row by row; NaN is the largest."""
     size, padding, dilation = both(kernel_size), both(padding), both(dilation)
     stride = size if stride is None else both(stride)
     counts, border = [], []
     for n, k, s, p, d in zip(x.shape[2:], size, stride, padding, dilation, strict=True):
-        count = (math.ceil if ceil_mode else math.floor)((n + 2 * p - d * (k - 1) - 1) / s) + 1
-        counts.append(count - 1 if ceil_mode and (count - 1) * s >= n + p else count)
+        counts.append(window_count(n, d * (k - 1) + 1, s, p, ceil_mode))
         border.append((p, p + s))  # s: ceil_mode reaches beyond the padding
     view = windows(np.pad(x, [(0, 0), (0, 0), *border], constant_values=-np.inf), size, stride, dilation)
     view = view[:, :, : counts[0], : counts[1]].reshape(*x.shape[:2], *counts, size[0] * size[1])
@@ -68,6 +73,70 @@ def max_pool2d_indices(x, parameters, kernel_size, stride=None, padding=0, dilat
 
 def max_pool2d(x, parameters, *args, **kwargs):
     return max_pool2d_indices(x, parameters, *args, **kwargs)[0]
+
+
+def max_pool1d(x, parameters, kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False):
+    options = {"stride": (1, stride or kernel_size), "padding": (0, padding), "dilation": (1, dilation), "ceil_mode": ceil_mode}
+    return max_pool2d(x[:, :, None], parameters, (1, kernel_size), **options)[:, :, 0]
+
+
+def reduced(x, rows, columns, value):
+    """``value`` of the slice of x, for all pairs of a row window and a column window, each a pair of its bounds."""
+    y = np.empty((*x.shape[:2], len(rows), len(columns)))
+    for h, w in np.ndindex(*y.shape[2:]):
+        (top, bottom), (left, right) = rows[h], columns[w]
+        y[:, :, h, w] = value(x[:, :, max(top, 0) : bottom, max(left, 0) : right], (bottom - top) * (right - left))
+    return y
+
+
+def avg_pool2d(
+    x, parameters, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+):
+    size, padding, bounds = both(kernel_size), both(padding), []
+    for n, k, s, p in zip(x.shape[2:], size, both(stride or size), padding, strict=True):
+        starts = [i * s - p for i in range(window_count(n, k, s, p, ceil_mode))]
+        bounds.append([(start, min(start + k, n + p)) for start in starts])
+
+    def mean(inside, padded_size):
+        return inside.sum((2, 3)) / (divisor_override or (padded_size if count_include_pad else inside[0, 0].size))
+
+    return reduced(x, *bounds, mean)
+
+
+def avg_pool1d(x, parameters, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    one_row = (1, kernel_size), (1, stride or kernel_size), (0, padding)
+    return avg_pool2d(x[:, :, None], parameters, *one_row, ceil_mode, count_include_pad)[:, :, 0]
+
+
+def adaptive_bounds(x, output_size):
+    sizes = [n if size is None else size for n, size in zip(x.shape[2:], output_size, strict=True)]
+    return [
+        [(math.floor(i * n / o), math.ceil((i + 1) * n / o)) for i in range(o)] for n, o in zip(x.shape[2:], sizes, strict=True)
+    ]
+
+
+def adaptive_avg_pool2d(x, parameters, output_size=1):
+    return reduced(x, *adaptive_bounds(x, both(output_size)), lambda window, size: window.mean((2, 3)))
+
+
+def adaptive_max_pool2d(x, parameters, output_size=1, return_indices=False):
+    return reduced(x, *adaptive_bounds(x, both(output_size)), lambda window, size: window.max((2, 3)))
+
+
+def adaptive_avg_pool1d(x, parameters, output_size=1):
+    return adaptive_avg_pool2d(x[:, :, None], parameters, (1, output_size))[:, :, 0]
+
+
+def adaptive_max_pool1d(x, parameters, output_size=1, return_indices=False):
+    return adaptive_max_pool2d(x[:, :, None], parameters, (1, output_size))[:, :, 0]
+
+
+def global_avg_pool(x, parameters):
+    return x.mean(tuple(range(2, x.ndim)))
+
+
+def global_max_pool(x, parameters):
+    return x.max(tuple(range(2, x.ndim)))
 
 
 def upsample(x, parameters, size=None, scale_factor=None, mode="nearest"):
@@ -225,6 +294,9 @@ def lstm(
             outputs.append(hidden[::-1] if end else hidden)
         y = np.concatenate(outputs, -1)
     return y.swapaxes(0, 1) if batch_first and x.ndim == 3 else y, h, c
+
+
+# Losses: prediction and target, then what the constructor takes. They give the single losses, and what each counts in the mean.
 
 
 def mse_loss(x, t):

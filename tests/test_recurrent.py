@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -280,6 +281,17 @@ def test_copies_have_parameters_of_their_own(copied):
 
 
 # Refusals
+
+
+@pytest.mark.parametrize(
+    ("kind", "x_shape"),
+    [(nn.LSTM, (3, 2, 4)), (nn.LSTM, (5,)), (nn.LSTM, (1, 3, 2, 5)), (nn.LSTMCell, (3, 2, 5)), (nn.LSTMCell, (3, 4))],
+)
+def test_inputs_of_the_wrong_shape_are_refused(kind, x_shape):
+    layer = build(kind, SIZES)
+    for call in (layer, lambda x: layer.output_shape(x.shape), lambda x: layer.reserve(x.shape)):
+        with pytest.raises(nn.ShapeError, match=rf"{kind.__name__}.*x must have shape .*, got {re.escape(str(x_shape))}"):
+            call(numbers(x_shape))
 
 
 def test_states_that_do_not_fit_are_refused():

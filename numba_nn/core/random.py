@@ -14,20 +14,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numba import jit, prange, uint32, uint64
+from numba import prange, uint32, uint64
 from numpy.typing import NDArray
 
-from numba_nn.core.kernel import FLAGS, Out, inner, kernel
+from numba_nn.core.kernel import Out, inlined, inner, kernel
 
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 ROUNDS = 10
 
-# LLVM takes Philox for too long to inline, and a loop with a call in it stays scalar: 7 times the time of a dropout mask.
-inlined = jit(**FLAGS, forceinline=True)
 
-
-@inlined
+@inlined  # LLVM takes Philox for too long, and a loop with a call in it stays scalar: 7 times the time of a dropout mask
 def philox(c0, c1, c2, c3, k0, k1):
     """Four random 32-bit words for a counter of four words and a key of two."""
     for _ in range(ROUNDS):

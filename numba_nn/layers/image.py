@@ -5,8 +5,8 @@ from numba_nn.core.workspace import Shape
 
 
 def image_shape(shape: Shape) -> Shape:
-    """(N, C, L) as that of images of height 1, (N, C, 1, L); (N, C, H, W) as it is."""
-    return shape if len(shape) == 4 else (*shape[:2], 1, shape[2])
+    """(N, C, L) as that of images of height 1, (N, C) as that of single pixels; (N, C, H, W) as it is."""
+    return (*shape[:2], *(1,) * (4 - len(shape)), *shape[2:])
 
 
 def images(array: Array) -> Array:

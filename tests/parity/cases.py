@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import numba_nn as nn
-from tests.cases import LSTMCellOutput, LSTMOutput
+from tests.case import LSTMCellOutput, LSTMOutput
 
 torch = pytest.importorskip("torch", reason="PyTorch lives in an environment of its own: make parity")
 
@@ -31,6 +31,11 @@ def squeeze(dim=None):
     return Function(lambda x: torch.squeeze(x, tuple(range(1, x.ndim)) if dim is None else dim))
 
 
+def whole_plane(adaptive):
+    """A function that builds PyTorch's global pooling, (N, C) as ours gives it."""
+    return lambda: torch.nn.Sequential(adaptive(1), torch.nn.Flatten())
+
+
 OTHERWISE: dict = {
     LSTMOutput: lambda *args, **kwargs: FirstOutput(torch.nn.LSTM(*args, **kwargs)),
     LSTMCellOutput: lambda *args, **kwargs: FirstOutput(torch.nn.LSTMCell(*args, **kwargs)),
@@ -39,6 +44,10 @@ OTHERWISE: dict = {
     nn.Squeeze: squeeze,
     nn.Transpose: lambda *dims: Function(lambda x: x.transpose(*dims)),
     nn.Unsqueeze: lambda dim: Function(lambda x: x.unsqueeze(dim)),
+    nn.GlobalAvgPool1d: whole_plane(torch.nn.AdaptiveAvgPool1d),
+    nn.GlobalAvgPool2d: whole_plane(torch.nn.AdaptiveAvgPool2d),
+    nn.GlobalMaxPool1d: whole_plane(torch.nn.AdaptiveMaxPool1d),
+    nn.GlobalMaxPool2d: whole_plane(torch.nn.AdaptiveMaxPool2d),
 }
 """Class of ours to a function of its arguments, where PyTorch's name or arguments differ."""
 

@@ -55,20 +55,6 @@ def test_running_statistics_and_eval_mode(case, dtype):
         assert_close(got["x" if name == "x" else f"0.{name}"], expected[name])
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.layer is nn.MaxPool2d], ids=str)
-@pytest.mark.parametrize("special", [None, 0.0, np.nan, -np.inf])
-def test_indices_of_maxima(case, special):
-    x = np.round(case.x())  # many equal ones: the first counts
-    if special is not None:
-        x.reshape(-1)[:: 5 if special == 0 else 37] = special
-    arguments = {**case.kwargs, "return_indices": True}
-    y, indices = nn.MaxPool2d(*case.args, **arguments)(x)
-    expected, positions = torch.nn.MaxPool2d(*case.args, **arguments)(tensor(x))
-    np.testing.assert_array_equal(y, expected.numpy())
-    np.testing.assert_array_equal(indices, positions.numpy())
-    assert indices.dtype == np.int64
-
-
 @pytest.mark.parametrize("scale", [0.3, 1.7, 2.3, 1 / 3, 3.0000001, (1.1, 5.7), (2.05, 1.02)], ids=str)
 @pytest.mark.parametrize("shape", [(1, 2, 7, 10), (1, 1, 23, 49)])
 def test_resizing_by_odd_factors(shape, scale):
