@@ -1,6 +1,6 @@
 """Neural-network layers compiled by Numba, over buffers allocated once."""
 
-from numba_nn import data, io, models, ops, optim, schedules
+from numba_nn import data, io, metrics, models, ops, optim, schedules
 from numba_nn.config import show_config
 from numba_nn.core.errors import (
     ArgumentError,
@@ -17,6 +17,7 @@ from numba_nn.core.errors import (
     ReserveError,
     ShapeError,
     StateDictError,
+    TrainingError,
     TwinMismatchError,
 )
 from numba_nn.core.layer import Layer
@@ -53,7 +54,7 @@ from numba_nn.layers.softmax import LogSoftmax, Softmax
 from numba_nn.linalg import matmul
 from numba_nn.losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, Loss, MSELoss, NLLLoss
 from numba_nn.sequential import Sequential
-from numba_nn.train import TrainStep
+from numba_nn.train import EarlyStopping, TrainStep, evaluate, fit, predict
 from numba_nn.warmup import warmup
 
 __version__ = "0.1.0"
@@ -87,6 +88,7 @@ __all__ = [
     "Dropout",
     "Dropout1d",
     "Dropout2d",
+    "EarlyStopping",
     "Embedding",
     "Flatten",
     "GlobalAvgPool1d",
@@ -122,6 +124,7 @@ __all__ = [
     "Squeeze",
     "StateDictError",
     "TrainStep",
+    "TrainingError",
     "Transpose",
     "TwinMismatchError",
     "Unflatten",
@@ -130,13 +133,17 @@ __all__ = [
     "ZeroPad1d",
     "ZeroPad2d",
     "data",
+    "evaluate",
+    "fit",
     "get_num_threads",
     "io",
     "manual_seed",
     "matmul",
+    "metrics",
     "models",
     "ops",
     "optim",
+    "predict",
     "schedules",
     "set_num_threads",
     "show_config",
