@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,7 @@ from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination
 from numba_nn.core.errors import DestinationError, ShapeError
 from numba_nn.core.gemm import gemm, packed_sizes, product_work
-from numba_nn.core.workspace import Shape, Workspace
-
-_scratch = threading.local()
+from numba_nn.core.workspace import Shape, Workspace, thread_workspace
 
 
 def matmul(
@@ -58,7 +55,7 @@ def matmul(
         check_destination("matmul", "out", out, plan.shape, a.dtype, a, b)
     if out.size == 0:
         return out
-    workspace: Workspace = _scratch.__dict__.setdefault("workspace", Workspace())
+    workspace = thread_workspace()
     m, n, k = plan.mnk
     left, right = packed_sizes(m, n, k, a.dtype)
     gemm.for_work(product_work(m, n, k) * len(plan.a_of))(

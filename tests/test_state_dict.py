@@ -123,3 +123,11 @@ def test_an_optimiser_resumes_where_it_stopped():
     assert "velocity.0" in str(caught.value)
     assert "velocity.1" in str(caught.value)
     assert_same(fresh.state_dict(), whole.state_dict())
+
+
+@pytest.mark.parametrize("wrong", [5, None, [("weight", np.ones(3))]], ids=str)
+def test_what_is_no_state_dict_is_refused(wrong):
+    layer = nn.Linear(2, 3)
+    for owner in (layer, nn.optim.SGD(layer.parameters())):
+        with pytest.raises(nn.StateDictError, match=rf"^(Linear\(.*\)|SGD): a state dict maps names.*{type(wrong).__name__}$"):
+            owner.load_state_dict(wrong)

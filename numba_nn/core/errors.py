@@ -1,5 +1,7 @@
 """Every error that numba_nn raises on purpose. Each is also the built-in exception a caller would expect."""
 
+from typing import Any
+
 
 class NumbaNNError(Exception):
     """Root of the hierarchy."""
@@ -44,12 +46,35 @@ class StateDictError(NumbaNNError, KeyError):
         return str(self.args[0])
 
 
+class NonFiniteError(NumbaNNError, RuntimeError):
+    """A number that must be finite is NaN or infinite."""
+
+
 class CheckpointError(NumbaNNError, ValueError):
     """A checkpoint is damaged, of another kind, or of a newer version."""
 
 
 class DataError(NumbaNNError, ValueError):
     """A data set cannot be given as asked: a file is damaged, missing or of another kind, or an epoch was superseded."""
+
+
+class TrainingError(NonFiniteError):
+    """Training came to a loss, or a gradient's norm, that is not finite.
+
+    Parameters
+    ----------
+    message : str
+        What came, and what may help.
+
+    Attributes
+    ----------
+    history : dict of list
+        Of the whole epochs before.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.history: dict[str, list[Any]] = {}
 
 
 class MissingTwinError(NumbaNNError, NotImplementedError):

@@ -1,7 +1,8 @@
 """exp, expm1, log, tanh, sigmoid and erf of one number, in arithmetic that LLVM turns into vector instructions.
 
-A loop over ``math.exp`` calls the C library element by element. These functions have no branches, calls or tables: what
-varies is chosen by ``a if condition else b`` with both sides ready, so that a loop over an array runs in whole vectors. They serve float32 and float64; constants take the type of the argument and never widen it.
+A loop over ``math.exp`` calls the C library element by element. These functions are `inlined` helpers without branches, calls
+or tables: what varies is chosen by ``a if condition else b`` with both sides ready, so that a loop over an array runs in whole
+vectors. They serve float32 and float64; constants take the type of the argument and never widen it.
 
 All rest on one idea (Cody and Waite, "Software manual for the elementary functions", 1980): bring the argument near 0 by a
 power of two, which is exact, and use a polynomial there.
@@ -24,7 +25,7 @@ float64   1.1   2.1     0.9   2.7    2.7       4.1
 ========  ====  ======  ====  =====  ========  ====
 
 NaN stays NaN, infinities and overflow give the limits, underflow is gradual, and -0 keeps its sign where the function is odd.
-``reassoc`` among the flags of kernels could undo n ln2 = n HIGH + n LOW; LLVM does not take `multiply_add` apart.
+``reassoc`` among the flags of kernels could undo n ln2 = n HIGH + n LOW, so the reduction is spelled with `multiply_add`.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def number(typingctx, x, single, double):
 
 @intrinsic
 def multiply_add(typingctx, a, b, c):
-    """``multiply_add(a, b, c)``: a b + c in the type of a, rounded once where the CPU can, and not taken apart."""
+    """``multiply_add(a, b, c)``: a b + c, rounded once where the CPU can; LLVM does not take it apart."""
     _check_float(a)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

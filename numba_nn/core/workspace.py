@@ -146,3 +146,12 @@ class Workspace:
         """Several arrays at given byte offsets of the named buffer, which is ``total`` bytes long."""
         buffer = self.buffer(name, total)
         return {key: view(buffer, offset, spec) for (key, spec), offset in zip(specs.items(), offsets, strict=True)}
+
+
+_of_thread = threading.local()
+
+
+def thread_workspace() -> Workspace:
+    """Memory for functions that belong to no model: one workspace for every Python thread."""
+    workspace: Workspace = _of_thread.__dict__.setdefault("workspace", Workspace())
+    return workspace

@@ -1,0 +1,152 @@
+"""Patches of images as columns of a matrix, and back.
+
+    im2col    y[n, (c, i, j), (h, w)] = x[n, c, h s_h - p_h + i d_h, w s_w - p_w + j d_w]
+    col2im    its transpose: every element is added to where it came from
+
+N images of C channels; i, j taps of a kernel; s stride, p padding (of zeros), d dilation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from numba_nn.core.call import Array
+from numba_nn.core.checks import check_array, check_destination, check_images, check_shape, pair
+from numba_nn.core.errors import ShapeError
+from numba_nn.core.kernel import In, Out, kernel
+from numba_nn.core.workspace import Shape, thread_workspace
+
+
+@kernel
+def im2col_forward(y: Out, x: In, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]):
+    """Patches of planes; y: (P, kh, kw, H', W'), x: (P, H, W)."""
+    taps = y.shape[1] * y.shape[2]
+    for task in prange(y.shape[0] * taps):
+        p, a, b = task // taps, task % taps // y.shape[2], task % y.shape[2]
+        for h in range(y.shape[3]):
+            row = h * stride[0] - padding[0] + a * dilation[0]
+            for w in range(y.shape[4]):
+                column = w * stride[1] - padding[1] + b * dilation[1]
+                inside = 0 <= row < x.shape[1] and 0 <= column < x.shape[2]
+                y[p, a, b, h, w] = x[p, row, column] if inside else 0
+
+
+@kernel
+def col2im_forward(y: Out, x: In, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]):
+    """y = 0, then the patches added where they came from; y: (P, H, W), x: (P, kh, kw, H', W')."""
+    for p in prange(y.shape[0]):
+        y[p] = 0
+        for a in range(x.shape[1]):
+            for b in range(x.shape[2]):
+                for h in range(x.shape[3]):
+                    row = h * stride[0] - padding[0] + a * dilation[0]
+                    if 0 <= row < y.shape[1]:
+                        for w in range(x.shape[4]):
+                            column = w * stride[1] - padding[1] + b * dilation[1]
+                            if 0 <= column < y.shape[2]:
+                                y[p, row, column] += x[p, a, b, h, w]
+
+
+class _Geometry:
+    """Checked arguments, and the number of patches of an image."""
+
+    def __init__(self, where: str, image: Shape, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> None:
+        self.size, self.stride = pair(where, "kernel_size", kernel_size, 1), pair(where, "stride", stride, 1)
+        self.padding, self.dilation = pair(where, "padding", padding, 0), pair(where, "dilation", dilation, 1)
+        sizes = zip(image, self.size, self.stride, self.padding, self.dilation, strict=True)
+        self.counts = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+        if min(self.counts) < 1:
+            raise ShapeError(f"{where}: an image of {image[0]} x {image[1]} is smaller than the kernel")
+
+    @property
+    def steps(self) -> tuple[tuple[int, int], ...]:
+        """What the kernels take."""
+        return self.stride, self.padding, self.dilation
+
+
+def im2col(x: Array, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, out: Array | None = None) -> Array:
+    """Patches of images as columns.
+
+    Parameters
+    ----------
+    x : ndarray
+        (N, C, H, W), float32 or float64.
+    kernel_size, stride, padding, dilation : int or (int, int), optional
+        As a convolution's.
+    out : ndarray, optional
+        Where to write the result: C-contiguous, apart from ``x``.
+
+    Returns
+    -------
+    ndarray
+        (N, C kh kw, H' W'): ``out`` itself, or a fresh array.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    ShapeError, DTypeError, DestinationError
+        If an array does not fit; nothing was written.
+    """
+    check_array("im2col", "x", x, None)
+    check_images("im2col", x.shape)
+    geometry = _Geometry("im2col", x.shape[2:], kernel_size, stride, padding, dilation)
+    n, c = x.shape[:2]
+    (kh, kw), (h, w) = geometry.size, geometry.counts
+    shape = (n, c * kh * kw, h * w)
+    if out is None:
+        out = np.empty(shape, x.dtype)
+    else:
+        check_destination("im2col", "out", out, shape, x.dtype, x)
+    planes = thread_workspace().contiguous("x", x).reshape(n * c, *x.shape[2:])
+    im2col_forward(out.reshape(n * c, kh, kw, h, w), planes, *geometry.steps)
+    return out
+
+
+def col2im(
+    x: Array, output_size: Any, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    out: Array | None = None,
+) -> Array:  # fmt: skip
+    """Images as sums of patches: what overlaps is added.
+
+    Parameters
+    ----------
+    x : ndarray
+        (N, C kh kw, H' W'), float32 or float64.
+    output_size : (int, int)
+        Height and width of the images.
+    kernel_size, stride, padding, dilation : int or (int, int), optional
+        As a convolution's.
+    out : ndarray, optional
+        Where to write the result: C-contiguous, apart from ``x``.
+
+    Returns
+    -------
+    ndarray
+        (N, C, H, W): ``out`` itself, or a fresh array.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    ShapeError, DTypeError, DestinationError
+        If an array does not fit; nothing was written.
+    """
+    check_array("col2im", "x", x, None)
+    height, width = pair("col2im", "output_size", output_size, 1)
+    geometry = _Geometry("col2im", (height, width), kernel_size, stride, padding, dilation)
+    (kh, kw), (h, w) = geometry.size, geometry.counts
+    if x.ndim != 3 or x.shape[1] % (kh * kw):
+        raise ShapeError(f"col2im: x must have shape (N, C {kh * kw}, {h * w}), got {x.shape}")
+    n, c = x.shape[0], x.shape[1] // (kh * kw)
+    check_shape("col2im", "x", x.shape, (n, c * kh * kw, h * w))
+    if out is None:
+        out = np.empty((n, c, height, width), x.dtype)
+    else:
+        check_destination("col2im", "out", out, (n, c, height, width), x.dtype, x)
+    columns = thread_workspace().contiguous("x", x).reshape(n * c, kh, kw, h, w)
+    col2im_forward.for_work(x.size)(out.reshape(n * c, height, width), columns, *geometry.steps)
+    return out

@@ -1,0 +1,158 @@
+"""`Optimizer`: what all optimisers have in common.
+
+It holds the groups, the arrays kept beside each parameter, the table of addresses and the state dict. An optimiser adds its
+kernel, and how a group's settings are checked and given to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from numba_nn.core.call import Array
+from numba_nn.core.errors import ArgumentError
+from numba_nn.core.kernel import Kernel
+from numba_nn.core.state import load_arrays
+from numba_nn.optim.table import ParameterTable, as_parameters, check_once
+
+
+class Optimizer:
+    """What all optimisers have in common.
+
+    A subclass names its ``_kernel``, and defines ``_state_names`` and ``_rates_of``. The kernel takes
+
+    * like: (0,) array of the dtype of the parameters to update;
+    * table: (P, 5 + arrays of state), the rows of a `ParameterTable`;
+    * chunks: (T, 2) parameter and first element of every task;
+    * steps: (P,) steps that each parameter's state has taken;
+    * rates: (G, ...) what ``_rates_of`` makes of each group's settings.
+
+    A copy, or what is unpickled, has parameters of its own, unless the model is copied in the same call.
+
+    Parameters
+    ----------
+    params : iterable of Parameter or of dict
+        Parameters, or groups ``{"params": [...], "lr": ..., ...}`` with settings of their own.
+    defaults : dict
+        Settings of a group that names none.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        The groups; settings may be changed between steps, as a schedule does.
+
+    Raises
+    ------
+    ArgumentError
+        If a setting is out of range, no parameter is given, or one is given twice.
+    """
+
+    _kernel: ClassVar[Kernel]
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        self.param_groups = parameter_groups(type(self).__name__, params, defaults)
+        self._names = self._state_names()
+        self._rates = np.array([self._rates_of(group) for group in self.param_groups], np.float64)
+        owners = [(p, g) for g, group in enumerate(self.param_groups) for p in group["params"]]
+        beside = [tuple(np.zeros_like(p.value) for _ in self._names) for p, _ in owners]
+        self._table = ParameterTable([(p, g, arrays) for (p, g), arrays in zip(owners, beside, strict=True)])
+        self._steps = np.zeros(len(owners), np.int64)
+
+    def _state_names(self) -> tuple[str, ...]:
+        """Names of the arrays kept beside each parameter."""
+        raise NotImplementedError
+
+    def _rates_of(self, group: dict[str, Any]) -> tuple[float, ...]:
+        """A group's settings as the kernel takes them; raises `ArgumentError` where one is out of range."""
+        raise NotImplementedError
+
+    def _keeps_state(self, group: dict[str, Any]) -> bool:
+        """Whether a step with these settings writes the arrays of state."""
+        return True
+
+    def zero_grad(self) -> None:
+        """Clear the gradients of all parameters."""
+        for parameter, _, _ in self._table.entries:
+            parameter.zero_grad()
+
+    def step(self) -> None:
+        """Change every parameter that requires a gradient; allocates nothing."""
+        for rates, group in zip(self._rates, self.param_groups, strict=True):
+            rates[:] = self._rates_of(group)
+        self._table.see_frozen()
+        for like, chunks, elements in self._table.tasks:
+            self._kernel.for_work(elements)(like, self._table.rows, chunks, self._steps, self._rates)
+        for i, (parameter, g, _) in enumerate(self._table.entries):
+            self._steps[i] += parameter.requires_grad and self._keeps_state(self.param_groups[g])
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of what a resumed run needs beside parameters and settings.
+
+        Returns
+        -------
+        dict of str to ndarray
+            ``steps``, how many each parameter's state has taken, and every array of state, numbered as the parameters are.
+        """
+        return {name: array.copy() for name, array in self._arrays().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of another optimiser over parameters of the same shapes; all or nothing.
+
+        Parameters
+        ----------
+        state : mapping of str to ndarray
+            As `state_dict` gives it.
+
+        Raises
+        ------
+        StateDictError
+            Listing every name that is missing, unexpected, or of another shape or kind of number; nothing was loaded.
+        """
+        load_arrays(type(self).__name__, self._arrays(), state)
+
+    def _arrays(self) -> dict[str, Array]:
+        state = {
+            f"{name}.{i}": entry[2][s] for s, name in enumerate(self._names) for i, entry in enumerate(self._table.entries)
+        }
+        return {"steps": self._steps, **state}
+
+
+def parameter_groups(where: str, params: Iterable[Any], defaults: dict[str, Any]) -> list[dict[str, Any]]:
+    """Parameters, or groups of them, as a list of groups with every setting filled in.
+
+    Parameters
+    ----------
+    where : str
+        Whose groups, for messages.
+    params : iterable of Parameter or of dict
+        As an optimiser takes them.
+    defaults : dict
+        Settings of a group that names none.
+
+    Returns
+    -------
+    list of dict
+        Groups.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no parameter, something else is among them, one appears twice, or a setting is unknown.
+    """
+    given = list(params) if isinstance(params, Iterable) else params
+    are_groups = isinstance(given, list) and given and all(isinstance(g, dict) for g in given)
+    groups = [dict(g) for g in given] if are_groups else [{"params": given}]
+    for group in groups:
+        unknown = set(group) - set(defaults) - {"params"}
+        if unknown or "params" not in group:
+            raise ArgumentError(f"{where}: a group needs 'params' and may set {sorted(defaults)}, got {sorted(group)}")
+        group["params"] = as_parameters(where, group["params"])
+        for name, value in defaults.items():
+            group.setdefault(name, value)
+    every = [parameter for group in groups for parameter in group["params"]]
+    if not every:
+        raise ArgumentError(f"{where}: params is empty")
+    check_once(where, every)
+    return groups
