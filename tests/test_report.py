@@ -11,8 +11,8 @@ import numba_nn as nn
 from numba_nn.config import machine
 from numba_nn.core.layer import Array, Call
 from numba_nn.core.peak import measure_peak
-from numba_nn.instruments import Counts, counted_step, timed_step
 from numba_nn.report import Profile, layer_label, markdown_table, median_ms, profile, render_markdown
+from numba_nn.report.instruments import Counts, counted_step, timed_step
 
 X_SHAPE = (3, 2, 8, 8)
 

@@ -56,6 +56,10 @@ class DataError(NumbaNNError, ValueError):
     """A data set cannot be given as asked: a file is damaged, missing or of another kind, or an epoch was superseded."""
 
 
+class ReportError(NumbaNNError, RuntimeError):
+    """A report cannot be made: there is no such revision or row, or the record is damaged."""
+
+
 class MissingTwinError(NumbaNNError, NotImplementedError):
     """A device array reached a kernel that has no CUDA twin."""
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +16,10 @@ import numpy as np
 from numba_nn.core.layer import Layer
 from numba_nn.core.peak import measure_peak
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
-from numba_nn.instruments import STEP, Counts, Key, counted_step, timed_step
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.optim import SGD
+from numba_nn.report.instruments import STEP, Counts, Key, counted_step, timed_step
+from numba_nn.report.tables import markdown_table
 from numba_nn.sequential import Sequential
 from numba_nn.train import TrainStep
 
@@ -135,32 +134,6 @@ def profile(
     return Profile(x_shape, rounds, peak, sum(p.ms for p in phases), phases, rows)
 
 
-def median_ms(call: Callable[[], Any], rounds: int = 15, warm_up: int = 2) -> float:
-    """Median duration of a call.
-
-    Parameters
-    ----------
-    call : callable
-        Takes nothing.
-    rounds : int, optional
-        Calls that are timed.
-    warm_up : int, optional
-        Calls before them.
-
-    Returns
-    -------
-    float
-        Milliseconds.
-    """
-    durations = []
-    for i in range(warm_up + rounds):
-        start = time.perf_counter()
-        call()
-        if i >= warm_up:
-            durations.append(time.perf_counter() - start)
-    return statistics.median(durations) * 1e3
-
-
 # Rows
 
 
@@ -217,28 +190,6 @@ def layer_label(layer: Layer) -> str:
 
 
 # Tables
-
-
-def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, aligned; the first column to the left, all others to the right.
-
-    Parameters
-    ----------
-    headers : sequence of str
-        One for each column.
-    rows : sequence of sequences of str
-        Cells.
-
-    Returns
-    -------
-    str
-        Lines, without a newline at the end.
-    """
-    widths = [max(len(line[i]) for line in (headers, *rows)) for i in range(len(headers))]
-    align = [str.ljust] + [str.rjust] * (len(headers) - 1)
-    lines = [[a(cell, w) for a, cell, w in zip(align, line, widths, strict=True)] for line in (headers, *rows)]
-    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
 
 
 def render_markdown(result: Profile) -> str:
