@@ -1,7 +1,7 @@
 """Training inside your own compiled function: no Python and no GIL from the first step to the last.
 
 The kernels of the layers are called as they are; their arguments stand in ``numba_nn/layers/linear.py`` and
-``numba_nn/losses.py``. The model is y = w x + b, and the points lie on y = 2 x + 1.
+``numba_nn/losses/elementwise.py``. The model is y = w x + b, and the points lie on y = 2 x + 1.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from numba import njit
 from numba_nn.core.gemm import SINGLE, packed_sizes
 from numba_nn.core.reduce import block_count
 from numba_nn.layers.linear import linear_backward_bias, linear_backward_weight, linear_forward
-from numba_nn.losses import squared_error_backward, squared_error_forward
+from numba_nn.losses.elementwise import squared_error_backward, squared_error_forward
 
 
 @njit

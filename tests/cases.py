@@ -1,91 +1,47 @@
 """The configurations that every test of the layers' contract runs over: a line each. A new layer adds its lines here."""
 
 import functools
-import inspect
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
 
 import numba_nn as nn
 from tests import reference
+from tests.case import Case, assert_close, assert_same, case, gradients
 
-
-@dataclass(frozen=True)
-class Case:
-    """A layer's class and arguments, its formula in `tests.reference`, and the shape of an input."""
-
-    layer: type[nn.Layer]
-    formula: Callable[..., np.ndarray]
-    x_shape: tuple[int, ...]
-    args: tuple = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self):
-        arguments = [*map(str, self.args), *(f"{name}={value}" for name, value in self.kwargs.items())]
-        return f"{self.layer.__name__}({','.join(arguments)})-{'x'.join(map(str, self.x_shape))}".replace(" ", "")
-
-    def build(self, dtype: Any = np.float32) -> nn.Layer:
-        """The layer; its parameters are the same numbers in either dtype."""
-        own = {"dtype": dtype} if "dtype" in inspect.signature(self.layer).parameters else {}
-        layer = self.layer(*self.args, **self.kwargs, **own)
-        for name, parameter in layer.named_parameters():
-            fan_in = max(1, parameter.value[0].size)
-            parameter.value[...] = (self.numbers(name, parameter.value.shape) / np.sqrt(fan_in)).astype(np.float32)
-        return layer
-
-    def expected(self, x: np.ndarray, parameters: dict[str, np.ndarray]) -> np.ndarray:
-        """The output according to the formula."""
-        return self.formula(x, parameters, *self.args, **self.kwargs)
-
-    def numbers(self, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
-        """Normal numbers that depend on the layer's class, a name and the shape alone, and are exact in float32."""
-        seed = zlib.crc32(f"{self.layer.__name__} {name}".encode())
-        return np.random.default_rng(seed).standard_normal(shape).astype(np.float32).astype(dtype)
-
-    def x(self, dtype: Any = np.float32, name: str = "x") -> np.ndarray:
-        """An input."""
-        return self.numbers(name, self.x_shape, dtype)
-
-    def dy(self, layer: nn.Layer, dtype: Any = np.float32, name: str = "dy") -> np.ndarray:
-        """A gradient of the output."""
-        return self.numbers(name, layer.output_shape(self.x_shape), dtype)
-
-
-def gradients(layer: nn.Layer, x: np.ndarray, dy: np.ndarray) -> dict[str, np.ndarray]:
-    """Output and all gradients of one forward and backward, from cleared gradients; ``x`` stands for that of the input."""
-    layer.zero_grad()
-    y = layer.forward(x)
-    return {"y": y, "x": layer.backward(dy), **{name: p.grad.copy() for name, p in layer.named_parameters()}}
-
-
-def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
-    """Equal but for rounding in the dtype of ``got``."""
-    assert got.shape == expected.shape
-    scale = max(1, np.max(np.abs(expected), initial=0))
-    np.testing.assert_allclose(got, expected, rtol=0, atol=scale * (2e-5 if got.dtype == np.float32 else 1e-12))
-
-
-def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """Equal to the last bit."""
-    assert got.keys() == expected.keys()
-    for name in expected:
-        np.testing.assert_array_equal(got[name], expected[name], name)
-
-
-def case(layer, formula, x_shape, *args, **kwargs):
-    return Case(layer, formula, x_shape, args, kwargs)
-
+__all__ = ["CASES", "ONE_OF_EACH", "REFUSED", "Case", "assert_close", "assert_same", "gradients"]
 
 linear = functools.partial(case, nn.Linear, reference.linear)
 conv = functools.partial(case, nn.Conv2d, reference.conv2d)
+conv1d = functools.partial(case, nn.Conv1d, reference.conv1d)
 pool = functools.partial(case, nn.MaxPool2d, reference.max_pool2d)
+pool1d = functools.partial(case, nn.MaxPool1d, reference.max_pool1d)
+average = functools.partial(case, nn.AvgPool2d, reference.avg_pool2d)
+average1d = functools.partial(case, nn.AvgPool1d, reference.avg_pool1d)
+adaptive_average = functools.partial(case, nn.AdaptiveAvgPool2d, reference.adaptive_avg_pool2d)
+adaptive_average1d = functools.partial(case, nn.AdaptiveAvgPool1d, reference.adaptive_avg_pool1d)
+adaptive_max = functools.partial(case, nn.AdaptiveMaxPool2d, reference.adaptive_max_pool2d)
+adaptive_max1d = functools.partial(case, nn.AdaptiveMaxPool1d, reference.adaptive_max_pool1d)
 upsample = functools.partial(case, nn.Upsample, reference.upsample)
 relu = functools.partial(case, nn.ReLU, reference.relu)
 sigmoid = functools.partial(case, nn.Sigmoid, reference.sigmoid)
+batch_norm1d = functools.partial(case, nn.BatchNorm1d, reference.batch_norm)
+batch_norm2d = functools.partial(case, nn.BatchNorm2d, reference.batch_norm)
+dropout = functools.partial(case, nn.Dropout, reference.dropout)
+dropout1d = functools.partial(case, nn.Dropout1d, reference.dropout)
+dropout2d = functools.partial(case, nn.Dropout2d, reference.dropout)
+softmax = functools.partial(case, nn.Softmax, reference.softmax)
+log_softmax = functools.partial(case, nn.LogSoftmax, reference.log_softmax)
 flatten = functools.partial(case, nn.Flatten, reference.flatten)
+unflatten = functools.partial(case, nn.Unflatten, reference.unflatten)
+reshape = functools.partial(case, nn.Reshape, reference.reshape)
+squeeze = functools.partial(case, nn.Squeeze, reference.squeeze)
+unsqueeze = functools.partial(case, nn.Unsqueeze, reference.unsqueeze)
+permute = functools.partial(case, nn.Permute, reference.permute)
+transpose = functools.partial(case, nn.Transpose, reference.transpose)
+constant_pad1d = functools.partial(case, nn.ConstantPad1d, reference.constant_pad)
+constant_pad2d = functools.partial(case, nn.ConstantPad2d, reference.constant_pad)
+zero_pad1d = functools.partial(case, nn.ZeroPad1d, reference.zero_pad)
+zero_pad2d = functools.partial(case, nn.ZeroPad2d, reference.zero_pad)
+reflection_pad1d = functools.partial(case, nn.ReflectionPad1d, reference.reflection_pad)
+reflection_pad2d = functools.partial(case, nn.ReflectionPad2d, reference.reflection_pad)
 
 CASES = [
     # rows, features: around the tile (12 x 32) and its halves, the block (240 rows), the depth (256), and one
@@ -144,6 +100,15 @@ CASES = [
     conv((1, 2, 6, 5), 2, 3, (4, 2), padding="same", dilation=(1, 3)),
     conv((2, 3, 9, 10), 3, 4, 3, dilation=2, padding=2),
     conv((1, 2, 10, 11), 2, 3, (2, 3), dilation=(3, 2), stride=(2, 3), padding=1),
+    # convolutions of signals: images of height 1
+    conv1d((2, 3, 7), 3, 4, 3, padding=1),
+    conv1d((1, 1, 1), 1, 1, 1),
+    conv1d((2, 5, 33), 5, 7, 4, padding="same", dilation=2),
+    conv1d((1, 2, 9), 2, 3, 2, padding="valid", bias=False),
+    conv1d((2, 4, 300), 4, 6, 5, stride=3, padding=2, groups=2),
+    conv1d((1, 1, 1024), 1, 32, 7),
+    conv1d((9, 6, 40), 6, 6, (3,), stride=(2,), padding=(4,), dilation=(3,), groups=6),
+    conv1d((2, 90, 20), 90, 13, 3, padding=1),
     # pooling
     pool((2, 3, 6, 8), 2),
     pool((1, 1, 1, 1), 1),
@@ -156,6 +121,57 @@ CASES = [
     pool((1, 2, 5, 5), 3, stride=2, padding=1, ceil_mode=True),
     pool((1, 1, 3, 300), (1, 4), stride=1),
     pool((3, 13, 33, 34), 2),
+    pool((1, 2, 3, 9), 2, padding=1, dilation=(2, 4)),
+    pool1d((2, 3, 8), 2),
+    pool1d((1, 1, 1), 1),
+    pool1d((2, 3, 9), 3, stride=2, padding=1),
+    pool1d((1, 2, 10), 3, 3, 1, 2, False, True),
+    pool1d((3, 17, 301), 4, stride=3),
+    average((2, 3, 6, 8), 2),
+    average((1, 1, 1, 1), 1),
+    average((1, 2, 5, 6), (2, 3), stride=(3, 1)),
+    average((2, 3, 7, 9), 3, stride=2, padding=1),
+    average((2, 3, 7, 9), 3, 2, 1, False, False),
+    average((1, 2, 6, 8), 3, stride=2, padding=1, ceil_mode=True),
+    average((1, 2, 6, 8), 3, stride=2, padding=1, ceil_mode=True, count_include_pad=False),
+    average((1, 2, 5, 6), 2, stride=3, ceil_mode=True),
+    average((1, 2, 5, 5), (4, 2), stride=(3, 4), padding=(2, 1), ceil_mode=True),
+    average((1, 2, 6, 8), 3, stride=2, padding=1, ceil_mode=True, divisor_override=5),
+    average((1, 2, 5, 4), 2, divisor_override=-3),
+    average((1, 3, 300, 1), (4, 1)),
+    average((3, 13, 33, 34), 2),
+    average1d((2, 3, 8), 2),
+    average1d((1, 1, 1), 1),
+    average1d((2, 3, 10), 3, stride=2, padding=1, ceil_mode=True),
+    average1d((2, 3, 10), 3, 2, 1, True, False),
+    average1d((3, 17, 301), 4, stride=3),
+    adaptive_average((2, 3, 6, 8), (3, 4)),
+    adaptive_average((2, 3, 7, 10), (3, 4)),
+    adaptive_average((1, 2, 3, 2), 5),
+    adaptive_average((1, 2, 5, 6), (None, 4)),
+    adaptive_average((1, 2, 5, 6), (2, None)),
+    adaptive_average((1, 2, 5, 1), 3),
+    adaptive_average((2, 3, 5, 7), 1),
+    adaptive_average((2, 13, 61, 70), 1),
+    adaptive_average((2, 13, 37, 38), 7),
+    adaptive_average1d((2, 3, 10), 4),
+    adaptive_average1d((2, 3, 10), 1),
+    adaptive_average1d((1, 2, 3), 7),
+    adaptive_average1d((3, 17, 301), 20),
+    adaptive_max((2, 3, 6, 8), (3, 4)),
+    adaptive_max((2, 3, 7, 10), (3, 4)),
+    adaptive_max((1, 2, 3, 2), 5),
+    adaptive_max((1, 2, 5, 6), (None, 4)),
+    adaptive_max((1, 2, 5, 1), (3, 1)),
+    adaptive_max((2, 13, 37, 38), 7),
+    adaptive_max1d((2, 3, 10), 4),
+    adaptive_max1d((2, 3, 10), 1),
+    adaptive_max1d((1, 2, 3), 7),
+    adaptive_max1d((3, 17, 301), 20),
+    case(nn.GlobalAvgPool1d, reference.global_avg_pool, (2, 3, 5)),
+    case(nn.GlobalAvgPool2d, reference.global_avg_pool, (2, 3, 5, 7)),
+    case(nn.GlobalMaxPool1d, reference.global_max_pool, (2, 3, 5)),
+    case(nn.GlobalMaxPool2d, reference.global_max_pool, (2, 3, 5, 7)),
     # resizing
     upsample((2, 3, 4, 5), scale_factor=2),
     upsample((1, 1, 1, 1), scale_factor=3),
@@ -176,11 +192,103 @@ CASES = [
     sigmoid((0, 3)),
     sigmoid((2, 3, 17)),
     sigmoid((7, 31, 257)),
+    # batch normalisation, in training mode; tiles are 64 rows, or 4,096 values of a run
+    batch_norm1d((7, 5), 5),
+    batch_norm1d((5, 1), 1, eps=0.1),
+    batch_norm1d((65, 130), 130, momentum=None),
+    batch_norm1d((200, 3, 1), 3, affine=False),
+    batch_norm1d((4, 3, 6), 3, track_running_stats=False),
+    batch_norm1d((1, 2, 9000), 2),
+    batch_norm2d((2, 3, 4, 5), 3),
+    batch_norm2d((5, 4, 1, 1), 4),
+    batch_norm2d((3, 2, 65, 64), 2, eps=1e-3, momentum=0.5),
+    # dropout where nothing is random; its masks are in test_dropout.py
+    dropout((3, 5), 0),
+    dropout((), p=0.0),
+    dropout((0, 3), p=0),
+    dropout((3, 4099), p=0),
+    dropout1d((2, 3, 5), p=0),
+    dropout1d((2, 3, 0), p=0),
+    dropout2d((2, 3, 4, 5), p=0),
+    dropout2d((7, 3, 65, 64), p=0),
+    dropout2d((1, 1, 1, 1), p=0),
+    # along rows: the last dimension, and others, where a task is 256 rows; sums go by blocks of 4096
+    *(
+        each(shape, dim)
+        for each in (softmax, log_softmax)
+        for shape, dim in [
+            ((3, 5), 1),
+            ((), 0),
+            ((1,), -1),
+            ((2, 3, 4), 0),
+            ((2, 3, 5), -2),
+            ((3, 1), 1),
+            ((2, 4099), 1),
+            ((4, 3, 1, 1), 1),
+            ((2, 7, 17, 31), 1),
+            ((1, 3, 257), 1),
+            ((5, 256), 0),
+        ]
+    ),
+    softmax((400, 129), 1),
     # shape
     flatten((2, 3, 4, 5)),
     flatten((2, 3, 4), start_dim=0),
     flatten((2, 3, 4, 5), 1, 2),
     flatten((6, 7, 31, 33)),
+    unflatten((2, 12, 5), 1, (3, 4)),
+    unflatten((2, 12), -1, (2, -1, 3)),
+    unflatten((6, 5), 0, (-1, 3)),
+    reshape((2, 3, 4), 6, 2),
+    reshape((2, 3, 4), (4, -1)),
+    reshape((3, 5), -1),
+    reshape((2, 3, 1), (3,)),
+    squeeze((1, 3, 1, 4, 1)),
+    squeeze((2, 1, 1), -1),
+    squeeze((1, 3, 1, 1), (0, 1, -2)),
+    unsqueeze((2, 3), 1),
+    unsqueeze((2, 3), -1),
+    unsqueeze((3,), 0),
+    # dimensions in another order: squares of 16 x 16 (8 x 8), tiles of 64 x 64, runs of 4096, neighbours that become one
+    permute((2, 3, 5), 0, 2, 1),
+    permute((2, 3, 4, 5), (0, 2, 3, 1)),
+    permute((2, 5, 6, 3), 0, 3, 1, 2),
+    permute((2, 3, 4, 5, 6), 4, 2, -5, 3, 1),
+    permute((2, 7, 3, 33), 0, 2, 1, -1),
+    permute((1, 3, 1), 2, 0, 1),
+    permute((5, 1, 1, 4), 0, 2, 3, 1),
+    permute((2, 3, 1, 2, 2, 3), 5, 0, 4, 2, 1, 3),
+    transpose((2, 3, 4), 0, 1),
+    transpose((2, 3, 4), 1, 2),
+    transpose((3, 5), 0, 1),
+    transpose((3, 1, 1), 0, -1),
+    transpose((16, 16), 0, 1),
+    transpose((2, 17, 79), -1, -2),
+    transpose((65, 2, 130), 0, 2),
+    transpose((70, 33, 3), 0, 1),
+    transpose((3, 2, 4100), 0, 1),
+    transpose((2, 4100), 1, 1),
+    # padding
+    constant_pad1d((2, 3, 5), (1, 2), 1.5),
+    constant_pad1d((2, 3, 5), 2, -1.0),
+    constant_pad1d((2, 3, 5), (-2, 3), 0.5),
+    constant_pad1d((1, 2, 2), (-2, 4), 0.5),
+    constant_pad1d((1, 2, 2), (4, -2), 0.5),
+    constant_pad2d((2, 3, 4, 5), (1, 2, 3, 4), 1.5),
+    constant_pad2d((2, 3, 4, 5), (-1, 2, 0, -3), 1.5),
+    constant_pad2d((3, 17, 40, 41), 1, 0.25),
+    zero_pad1d((2, 3, 5), 1),
+    zero_pad1d((1, 1, 300), (0, 30)),
+    zero_pad2d((2, 3, 4, 5), (1, 2, 3, 4)),
+    zero_pad2d((1, 2, 4, 5), -1),
+    reflection_pad1d((2, 3, 5), (1, 2)),
+    reflection_pad1d((2, 3, 5), 4),
+    reflection_pad1d((1, 2, 1), 0),
+    reflection_pad1d((1, 2, 2), (0, 1)),
+    reflection_pad2d((2, 3, 4, 5), (4, 1, 2, 3)),
+    reflection_pad2d((2, 3, 4, 5), 3),
+    reflection_pad2d((1, 2, 6, 5), (-1, 3, 4, -2)),
+    reflection_pad2d((3, 17, 40, 41), 2),
 ]
 
 # What a layer must refuse: a configuration, with the shape of an input that does not fit.
@@ -196,10 +304,63 @@ REFUSED = [
     pool((6, 8), 2),
     pool((2, 3, 1, 8), 2),
     pool((1, 1, 3, 0), 2, padding=1),
+    pool1d((3, 8), 2),
+    pool1d((1, 3, 4, 8), 2),
+    pool1d((2, 3, 1), 2),
+    pool1d((2, 3, 0), 2, padding=1),
+    average((3, 6, 8), 2),
+    average((2, 3, 1, 8), 2),
+    average((1, 1, 3, 0), 2, padding=1),
+    average1d((3, 8), 2),
+    average1d((2, 3, 1), 2),
+    adaptive_average((3, 5, 7), 1),
+    adaptive_average((1, 3, 0, 7), 2),
+    adaptive_average1d((3, 5), 1),
+    adaptive_max((3, 5, 7), 1),
+    adaptive_max((1, 3, 0, 7), 2),
+    adaptive_max1d((3, 5), 1),
+    case(nn.GlobalAvgPool2d, reference.global_avg_pool, (3, 5, 7)),
+    case(nn.GlobalMaxPool1d, reference.global_max_pool, (1, 3, 0)),
     upsample((3, 4, 5), scale_factor=2),
     upsample((2, 3, 1, 5), scale_factor=0.5),
     upsample((2, 3, 0, 5), size=4),
+    softmax((3, 5), 2),
+    softmax((), 1),
+    log_softmax((3,), -2),
     flatten((3,)),
+    conv1d((5, 7), 3, 4, 3),
+    conv1d((2, 3, 5, 7), 3, 4, 3),
+    conv1d((2, 4, 7), 3, 4, 3),
+    conv1d((2, 3, 2), 3, 4, 3),
+    conv1d((1, 1, 0), 1, 1, 1, padding=1),
+    unflatten((2, 12), 2, (3, 4)),
+    unflatten((2, 12), 1, (5, -1)),
+    unflatten((2, 12), 1, (3, 3)),
+    reshape((2, 3, 4), 5, -1),
+    reshape((2, 3, 4), 2, 3),
+    reshape((), 1),
+    squeeze((2, 1), 2),
+    unsqueeze((2, 3), 3),
+    unsqueeze((2, 3), -4),
+    permute((2, 3), 0, 2, 1),
+    transpose((2, 3), 1, 2),
+    constant_pad1d((3, 5), 1, 0.0),
+    constant_pad1d((2, 3, 5), (-2, -3), 0.0),
+    constant_pad2d((3, 5, 5), 1, 0.0),
+    constant_pad2d((1, 3, 5, 5), (1, 1, -5, 0), 0.0),
+    zero_pad1d((2, 3, 0), 1),
+    zero_pad2d((5, 5), 1),
+    reflection_pad1d((2, 3, 4), (0, 4)),
+    reflection_pad2d((2, 3, 4, 5), (4, 4, 0, 4)),
+    reflection_pad2d((2, 3, 4, 5), (5, 0, 0, 0)),
+    batch_norm1d((5,), 5),
+    batch_norm1d((7, 4), 5),
+    batch_norm1d((2, 5, 3, 4), 5),
+    batch_norm2d((2, 3, 4), 3),
+    batch_norm2d((2, 4, 4, 5), 3),
+    dropout1d((3, 4), p=0),
+    dropout1d((2, 3, 4, 5), p=0),
+    dropout2d((3, 4, 5), p=0),
 ]
 
 ONE_OF_EACH = list({c.layer: c for c in reversed(CASES)}.values())[::-1]

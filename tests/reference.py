@@ -39,14 +39,29 @@ def conv2d(x, parameters, in_channels, out_channels, kernel_size, stride=1, padd
     return y + parameters["bias"][:, None, None] if bias else y
 
 
+def conv1d(x, parameters, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True):
+    def columns(value, of_one_row):
+        return (of_one_row, value[0] if isinstance(value, tuple) else value)
+
+    as_image = {**parameters, "weight": parameters["weight"][:, :, None]}
+    padding = padding if isinstance(padding, str) else columns(padding, 0)
+    size, stride, dilation = columns(kernel_size, 1), columns(stride, 1), columns(dilation, 1)
+    return conv2d(x[:, :, None], as_image, in_channels, out_channels, size, stride, padding, dilation, groups, bias)[:, :, 0]
+
+
+def window_count(length, span, stride, padding, ceil_mode):
+    """Windows along an axis: in ceil_mode the last may reach beyond the padding, but not start there."""
+    count = (math.ceil if ceil_mode else math.floor)((length + 2 * padding - span) / stride) + 1
+    return count - 1 if ceil_mode and (count - 1) * stride >= length + padding else count
+
+
 def max_pool2d_indices(x, parameters, kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False):
     """Largest value of every window, and where it lies in its plane: the first one, row by row; NaN is the largest."""
     size, padding, dilation = both(kernel_size), both(padding), both(dilation)
     stride = size if stride is None else both(stride)
     counts, border = [], []
     for n, k, s, p, d in zip(x.shape[2:], size, stride, padding, dilation, strict=True):
-        count = (math.ceil if ceil_mode else math.floor)((n + 2 * p - d * (k - 1) - 1) / s) + 1
-        counts.append(count - 1 if ceil_mode and (count - 1) * s >= n + p else count)
+        counts.append(window_count(n, d * (k - 1) + 1, s, p, ceil_mode))
         border.append((p, p + s))  # s: ceil_mode reaches beyond the padding
     view = windows(np.pad(x, [(0, 0), (0, 0), *border], constant_values=-np.inf), size, stride, dilation)
     view = view[:, :, : counts[0], : counts[1]].reshape(*x.shape[:2], *counts, size[0] * size[1])
@@ -58,6 +73,70 @@ def max_pool2d_indices(x, parameters, kernel_size, stride=None, padding=0, dilat
 
 def max_pool2d(x, parameters, *args, **kwargs):
     return max_pool2d_indices(x, parameters, *args, **kwargs)[0]
+
+
+def max_pool1d(x, parameters, kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False):
+    options = {"stride": (1, stride or kernel_size), "padding": (0, padding), "dilation": (1, dilation), "ceil_mode": ceil_mode}
+    return max_pool2d(x[:, :, None], parameters, (1, kernel_size), **options)[:, :, 0]
+
+
+def reduced(x, rows, columns, value):
+    """``value`` of the slice of x, for all pairs of a row window and a column window, each a pair of its bounds."""
+    y = np.empty((*x.shape[:2], len(rows), len(columns)))
+    for h, w in np.ndindex(*y.shape[2:]):
+        (top, bottom), (left, right) = rows[h], columns[w]
+        y[:, :, h, w] = value(x[:, :, max(top, 0) : bottom, max(left, 0) : right], (bottom - top) * (right - left))
+    return y
+
+
+def avg_pool2d(
+    x, parameters, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+):
+    size, padding, bounds = both(kernel_size), both(padding), []
+    for n, k, s, p in zip(x.shape[2:], size, both(stride or size), padding, strict=True):
+        starts = [i * s - p for i in range(window_count(n, k, s, p, ceil_mode))]
+        bounds.append([(start, min(start + k, n + p)) for start in starts])
+
+    def mean(inside, padded_size):
+        return inside.sum((2, 3)) / (divisor_override or (padded_size if count_include_pad else inside[0, 0].size))
+
+    return reduced(x, *bounds, mean)
+
+
+def avg_pool1d(x, parameters, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    one_row = (1, kernel_size), (1, stride or kernel_size), (0, padding)
+    return avg_pool2d(x[:, :, None], parameters, *one_row, ceil_mode, count_include_pad)[:, :, 0]
+
+
+def adaptive_bounds(x, output_size):
+    sizes = [n if size is None else size for n, size in zip(x.shape[2:], output_size, strict=True)]
+    return [
+        [(math.floor(i * n / o), math.ceil((i + 1) * n / o)) for i in range(o)] for n, o in zip(x.shape[2:], sizes, strict=True)
+    ]
+
+
+def adaptive_avg_pool2d(x, parameters, output_size=1):
+    return reduced(x, *adaptive_bounds(x, both(output_size)), lambda window, size: window.mean((2, 3)))
+
+
+def adaptive_max_pool2d(x, parameters, output_size=1, return_indices=False):
+    return reduced(x, *adaptive_bounds(x, both(output_size)), lambda window, size: window.max((2, 3)))
+
+
+def adaptive_avg_pool1d(x, parameters, output_size=1):
+    return adaptive_avg_pool2d(x[:, :, None], parameters, (1, output_size))[:, :, 0]
+
+
+def adaptive_max_pool1d(x, parameters, output_size=1, return_indices=False):
+    return adaptive_max_pool2d(x[:, :, None], parameters, (1, output_size))[:, :, 0]
+
+
+def global_avg_pool(x, parameters):
+    return x.mean(tuple(range(2, x.ndim)))
+
+
+def global_max_pool(x, parameters):
+    return x.max(tuple(range(2, x.ndim)))
 
 
 def upsample(x, parameters, size=None, scale_factor=None, mode="nearest"):
@@ -77,14 +156,153 @@ def sigmoid(x, parameters):
     return np.exp(-np.logaddexp(0, -x))
 
 
+def log_softmax(x, parameters, dim):
+    z = x - np.max(x, dim, keepdims=True)
+    return z - np.log(np.sum(np.exp(z), dim, keepdims=True))
+
+
+def softmax(x, parameters, dim):
+    return np.exp(log_softmax(x, parameters, dim))
+
+
 def flatten(x, parameters, start_dim=1, end_dim=-1):
     end = end_dim % x.ndim + 1
     return x.reshape(*x.shape[:start_dim], math.prod(x.shape[start_dim:end]), *x.shape[end:])
 
 
-def mse_loss(prediction, target, reduction="mean"):
-    squares = (prediction - target) ** 2
-    return {"mean": np.mean, "sum": np.sum, "none": np.asarray}[reduction](squares)
+def unflatten(x, parameters, dim, unflattened_size):
+    dim = dim % x.ndim
+    return x.reshape(*x.shape[:dim], *np.empty(x.shape[dim]).reshape(unflattened_size).shape, *x.shape[dim + 1 :])
+
+
+def reshape(x, parameters, *shape):
+    return x.reshape(x.shape[0], *(shape[0] if isinstance(shape[0], tuple) else shape))
+
+
+def squeeze(x, parameters, dim=None):
+    dims = range(1, x.ndim) if dim is None else [d % x.ndim for d in ((dim,) if isinstance(dim, int) else dim)]
+    return np.squeeze(x, tuple(d for d in dims if x.shape[d] == 1))
+
+
+def unsqueeze(x, parameters, dim):
+    return np.expand_dims(x, dim)
+
+
+def permute(x, parameters, *dims):
+    return np.transpose(x, dims[0] if isinstance(dims[0], tuple) else dims)
+
+
+def transpose(x, parameters, dim0, dim1):
+    return np.swapaxes(x, dim0, dim1)
+
+
+def pad(x, padding, **how):
+    """`numpy.pad`, where negative numbers take away; padding: that of the last dimension first, as PyTorch has it."""
+    sides = (padding,) * (2 * x.ndim - 4) if isinstance(padding, int) else padding
+    both = [(0, 0), (0, 0), *list(zip(sides[::2], sides[1::2], strict=True))[::-1]]
+    wide = np.pad(x, np.maximum(both, 0), **how)
+    return wide[tuple(slice(max(0, -before), n - max(0, -after)) for n, (before, after) in zip(wide.shape, both, strict=True))]
+
+
+def constant_pad(x, parameters, padding, value):
+    return pad(x, padding, constant_values=value)
+
+
+def zero_pad(x, parameters, padding):
+    return pad(x, padding)
+
+
+def reflection_pad(x, parameters, padding):
+    return pad(x, padding, mode="reflect")
+
+
+def per_channel(values, x):
+    """One value for each channel, to broadcast over x: (N, C, ...)."""
+    return values.reshape(1, -1, *[1] * (x.ndim - 2))
+
+
+def normalize(x, mean, variance, eps, weight=1.0, bias=0.0):
+    mean, variance, weight, bias = (per_channel(np.asarray(a), x) for a in (mean, variance, weight, bias))
+    return (x - mean) / np.sqrt(variance + eps) * weight + bias
+
+
+def batch_moments(x):
+    """Mean and biased variance of every channel."""
+    axes = (0, *range(2, x.ndim))
+    return x.mean(axes), x.var(axes)
+
+
+def batch_norm(x, parameters, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True):
+    """In training mode."""
+    return normalize(x, *batch_moments(x), eps, **parameters)
+
+
+def philox(size, seed, stream):
+    """The first 32-bit words of a random stream: Salmon et al. 2011, Philox4x32-10."""
+    low, shift = np.uint64(2**32 - 1), np.uint64(32)
+    block = np.arange(-(-size // 4), dtype=np.uint64)
+    c0, c1, c2, c3 = block & low, block >> shift, np.uint64(stream % 2**32), np.uint64(stream >> 32)
+    k0, k1 = seed % 2**32, seed >> 32 & 2**32 - 1
+    for _ in range(10):
+        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = p1 >> shift ^ c1 ^ np.uint64(k0), p1 & low, p0 >> shift ^ c3 ^ np.uint64(k1), p0 & low
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return np.stack([c0, c1, c2, c3], 1).reshape(-1)[:size]
+
+
+def dropout(x, parameters, p=0.5):
+    """For p = 0, where nothing is random."""
+    assert p == 0
+    return x
+
+
+def dropout_factors(shape, p, seed, stream):
+    """What the elements of a flat array are multiplied by."""
+    words = philox(math.prod(shape), seed, stream).reshape(shape)
+    return np.where(words >= p * 2**32, 1 / (1 - p), 0)
+
+
+# Losses: prediction and target, then what the constructor takes. They give the single losses, and what each counts in the mean.
+
+
+def mse_loss(x, t):
+    return (x - t) ** 2, np.ones_like(x)
+
+
+def l1_loss(x, t):
+    return np.abs(x - t), np.ones_like(x)
+
+
+def bce_loss(x, t, weight=1):
+    return -weight * (t * np.log(x) + (1 - t) * np.log(1 - x)), np.ones_like(x)
+
+
+def bce_with_logits_loss(x, t, weight=1, pos_weight=1):
+    return weight * (pos_weight * t * np.logaddexp(0, -x) + (1 - t) * np.logaddexp(0, x)), np.ones_like(x)
+
+
+def one_hot(t, classes):
+    """t: (N, d1, ...) as (N, K, d1, ...), or () as (K); targets that are no class are zeros."""
+    return np.moveaxis(np.arange(classes) == t[..., None], -1, min(1, t.ndim)).astype(np.float64)
+
+
+def nll_loss(x, t, weight=None, ignore_index=-100):
+    dim = min(1, x.ndim - 1)
+    weight = (np.ones(x.shape[dim]) if weight is None else weight).reshape(-1, *[1] * (x.ndim - 1 - dim))
+    q = np.where(np.expand_dims(t, dim) == ignore_index, 0, weight * one_hot(t, x.shape[dim]))
+    return -np.sum(q * np.where(q == 0, 0, x), dim), np.sum(q, dim)
+
+
+def cross_entropy_loss(x, t, weight=None, ignore_index=-100, label_smoothing=0.0):
+    dim = min(1, x.ndim - 1)
+    classes = x.shape[dim]
+    w = (np.ones(classes) if weight is None else weight).reshape(-1, *[1] * (x.ndim - 1 - dim))
+    log_p = log_softmax(x, {}, dim)
+    shares = t if t.dtype.kind == "f" else one_hot(t, classes)
+    single = -np.sum(w * ((1 - label_smoothing) * shares + label_smoothing / classes) * log_p, dim)
+    if t.dtype.kind == "f":
+        return single, np.ones_like(single)
+    return np.where(t == ignore_index, 0, single), nll_loss(x, t, weight, ignore_index)[1]
 
 
 def matmul(a, b, transpose_a=False, transpose_b=False):

@@ -50,9 +50,12 @@ def passes(layer, case, rows=None):
     return run
 
 
-def needs_buffers(case):
-    layer = case.build().reserve(case.x_shape)
-    return layer.scratch_nbytes + layer.saved_nbytes > 0
+def buffers_grow(case):
+    """Whether a larger batch needs more memory."""
+    layer = case.build().reserve((1, *case.x_shape[1:]))
+    before = layer.scratch_nbytes + layer.saved_nbytes
+    layer.reserve((50, *case.x_shape[1:]))
+    return layer.scratch_nbytes + layer.saved_nbytes > before
 
 
 @every_case
@@ -70,7 +73,7 @@ def test_nothing_is_allocated_after_reserve(case, monkeypatch):
 def test_nothing_is_allocated_for_a_smaller_batch(case):
     layer = case.build().reserve(case.x_shape, strict=True)
     passes(layer, case)()
-    smaller = passes(layer, case, 1)
+    smaller = passes(layer, case, case.x_shape[0] // 2)
     with no_array_data():
         smaller()
     larger = gradients(layer, case.x(), case.dy(layer))
@@ -86,7 +89,7 @@ def test_reserve_for_inference_saves_nothing(case):
     with no_array_data():
         layer.forward(x, out=y)
     assert layer.saved_nbytes == 0
-    np.testing.assert_array_equal(y, case.build()(case.x()))
+    np.testing.assert_array_equal(y, case.build().eval()(case.x()))
 
 
 @every_case
@@ -108,7 +111,7 @@ def test_a_larger_batch_regrows(case):
     assert_same(got, gradients(case.build(), case.x(), case.dy(layer)))
 
 
-@pytest.mark.parametrize("case", [c for c in ONE_OF_EACH if needs_buffers(c)], ids=str)
+@pytest.mark.parametrize("case", [c for c in ONE_OF_EACH if buffers_grow(c)], ids=str)
 def test_a_strict_reserve_refuses_more_and_stays_usable(case):
     small = replace(case, x_shape=(1, *case.x_shape[1:]))
     large = replace(case, x_shape=(50, *case.x_shape[1:]))
@@ -198,7 +201,8 @@ def test_inference_keeps_nothing_and_disturbs_nothing(case):
     dy = case.dy(layer)
     expected = gradients(layer, x, dy)
     layer.eval()
-    np.testing.assert_array_equal(layer(x), expected["y"])
+    if not layer.buffer_names:  # running statistics give another output
+        np.testing.assert_array_equal(layer(x), expected["y"])
     with pytest.raises(nn.BackwardError):
         layer.backward(dy)
     layer.train().zero_grad()
@@ -241,7 +245,7 @@ def test_the_oldest_forward_beyond_the_reserved_ones_is_dropped(case):
 
 @one_of_each_batched
 def test_kept_forwards_may_differ_in_shape(case):
-    small = replace(case, x_shape=(1, *case.x_shape[1:]))
+    small = replace(case, x_shape=(case.x_shape[0] // 2, *case.x_shape[1:]))
     layer = case.build().reserve(case.x_shape, calls=2, strict=True)
     for first, second in ((case, small), (small, case)):
         layer.forward(first.x())

@@ -7,8 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from numba_nn.core import archive
 from numba_nn.core.errors import ArgumentError, CheckpointError, DTypeError
-from numba_nn.io import checkpoint, load_checkpoint, save_checkpoint
+from numba_nn.io import load_checkpoint, save_checkpoint
 
 METADATA = {"epoch": 7, "loss": 0.1, "best": [1, None, True, {"nested": "żółw"}], "big": 2**70}
 
@@ -232,9 +233,9 @@ def test_a_save_that_fails_midway_keeps_the_previous_file(good, monkeypatch, whe
     def fail(*args, **kwargs):
         raise error
 
-    original = checkpoint.npy.write_array
+    original = archive.npy.write_array
     left = iter([original, original])
-    target = {"second array": (checkpoint.npy, "write_array"), "fsync": (os, "fsync"), "replace": (os, "replace")}[where]
+    target = {"second array": (archive.npy, "write_array"), "fsync": (os, "fsync"), "replace": (os, "replace")}[where]
     replacement = (lambda *a, **k: next(left, fail)(*a, **k)) if where == "second array" else fail
     with monkeypatch.context() as patch:
         patch.setattr(*target, replacement)

@@ -109,9 +109,9 @@ def test_resuming_a_damaged_file(capsys: pytest.CaptureFixture[str], tmp_path: P
 def test_missing_package_names_the_extra(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import numba_nn.data.photographs as photographs
+    import numba_nn.data.files as files
 
-    monkeypatch.setattr(photographs, "find_spec", lambda name: None)
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
     code, _, err = run(capsys, "demo", "autoencoder", "--output", str(tmp_path))
     assert code == 2
     assert "make demo" in err

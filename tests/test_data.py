@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from numba_nn.core.errors import ArgumentError, DataError, DTypeError, ShapeError
-from numba_nn.data import Batches, load_cifar10, photograph_patches, photographs
+from numba_nn.data import Batches, files, load_cifar10, photograph_patches, photographs
 
 TRAIN = [f"data_batch_{i}.bin" for i in range(1, 6)]
 
@@ -97,7 +97,7 @@ class TestCifar10:
             load_cifar10(cifar, limit=1)
 
     def test_wrong_directories(self, cifar, tmp_path):
-        with pytest.raises(DataError, match=r"expected a directory, but .*nowhere does not exist"):
+        with pytest.raises(DataError, match=r"expected a directory or an archive \(\.tar\.gz\), but .*nowhere does not exist"):
             load_cifar10(tmp_path / "nowhere")
         with pytest.raises(DataError, match=r"test_batch\.bin is a file"):
             load_cifar10(cifar / "test_batch.bin")
@@ -180,7 +180,7 @@ class TestPhotographPatches:
                 photograph_patches(**{name: value})
 
     def test_missing_package_says_what_to_install(self, monkeypatch):
-        monkeypatch.setattr(photographs, "find_spec", lambda name: None)
+        monkeypatch.setattr(files, "find_spec", lambda name: None)
         with pytest.raises(ImportError, match=r"sklearn.*make demo"):
             photograph_patches(1, 1)
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
     [
         ("quickstart.py", [], r"loss 0\.00\d+"),
         ("own_loop.py", [], r"y = (2\.0\d+|1\.99\d+) x \+ (1\.0\d+|0\.99\d+)"),
+        ("classifier.py", [], r"accuracy 0\.9\d+\n\[\["),
         ("matmul_speed.py", ["40"], r"40\^3 float32 +\d+ GFLOP/s"),
     ],
 )

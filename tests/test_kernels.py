@@ -13,6 +13,7 @@ import pytest
 import numba_nn as nn
 from numba_nn.core.kernel import Kernel
 from tests.cases import CASES, ONE_OF_EACH, assert_close, gradients
+from tests.loss_cases import LOSS_CASES, ONE_OF_EACH_LOSS
 
 MEASURES = {"fma_repeat"}  # kernels that only pass the time
 
@@ -47,17 +48,23 @@ def check_both(force, compute):
         assert_close(parallel[name], serial[name])
 
 
+def both_modes(case):
+    """Output and gradients in training mode, and then the output in eval mode."""
+    layer = case.build()
+    return {**gradients(layer, case.x(), case.dy(layer)), "inference": layer.eval()(case.x())}
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_variants_of_a_layers_kernels_agree(case, force):
-    layer = case.build()
-    check_both(force, lambda: gradients(layer, case.x(), case.dy(layer)))
+    check_both(force, lambda: both_modes(case))
 
 
-def every_loss(p, t):
-    results = {}
+def every_reduction(case):
+    """Losses and gradients of a case; sums are scaled as means are, so that they compare."""
+    results, arrays = {}, case.arrays()
     for reduction in ("mean", "sum", "none"):
-        loss = nn.MSELoss(reduction)
-        results[reduction] = np.float32(loss(p, t)) / p.size
+        loss = case.build(reduction)
+        results[reduction] = np.float32(loss(*arrays)) / arrays[0].size
         results[f"{reduction} gradient"] = loss.backward()
     return results
 
@@ -113,9 +120,9 @@ def every_update():
     return results
 
 
-def test_variants_of_the_losses_agree(force):
-    p, t = np.random.default_rng(0).standard_normal((2, 30, 777)).astype(np.float32)
-    check_both(force, lambda: every_loss(p, t))
+@pytest.mark.parametrize("case", LOSS_CASES, ids=str)
+def test_variants_of_a_losss_kernels_agree(case, force):
+    check_both(force, lambda: every_reduction(case))
 
 
 def test_variants_of_the_other_kernels_agree(force):
@@ -129,14 +136,14 @@ def test_variants_of_the_optimisers_agree(force):
 def test_every_kernel_of_the_package_is_compared(monkeypatch, force):
     """A kernel counts if the tests above reach it, or a kernel that they reach calls it."""
     ran = set()
-    for case in ONE_OF_EACH:
-        layer = case.build()
-        with monkeypatch.context() as patch:
-            patch.setattr(Kernel, "for_work", lambda self, work: ran.add(self.__name__) or self.serial)
-            gradients(layer, case.x(), case.dy(layer))
-            every_loss(np.zeros((3, 4), np.float32), np.ones((3, 4), np.float32))
-            every_other_kernel()
-            every_update()
+    with monkeypatch.context() as patch:
+        patch.setattr(Kernel, "for_work", lambda self, work: ran.add(self.__name__) or self.serial)
+        for case in ONE_OF_EACH:
+            both_modes(case)
+        for case in ONE_OF_EACH_LOSS:
+            every_reduction(case)
+        every_other_kernel()
+        every_update()
     kernels = package_kernels()
     assert {"linear_forward", "pack_matrices", "sgd_update", "uniform_fill", "squared_error_backward"} <= kernels.keys()
     for _ in kernels:  # as deep as they may call one another
@@ -158,6 +165,7 @@ DIGEST = """
     import numba, numpy as np
     import numba_nn as nn
     from tests.cases import CASES, gradients
+    from tests.loss_cases import LOSS_CASES
 
     digest = hashlib.sha256()
     def add(array):
@@ -172,15 +180,17 @@ DIGEST = """
         return rng.standard_normal(shape).astype(np.float32)
     nn.manual_seed(1)
     model = nn.Sequential(
-        nn.Conv2d(3, 40, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(40, 30, 3, padding=1, stride=2), nn.Sigmoid(),
-        nn.Upsample(scale_factor=2), nn.Flatten(), nn.Linear(30 * 16 * 16, 70),
+        nn.Conv2d(3, 40, 3, padding=1), nn.BatchNorm2d(40), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.2),
+        nn.Conv2d(40, 30, 3, padding=1, stride=2), nn.Sigmoid(), nn.Upsample(scale_factor=2), nn.Flatten(), nn.Dropout(0.3),
+        nn.BatchNorm1d(30 * 16 * 16), nn.Linear(30 * 16 * 16, 70),
     )
     optimizer = nn.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     step = nn.TrainStep(model, nn.MSELoss(), optimizer, (5, 3, 32, 32))
     for _ in range(3):
         add(np.float64(step(draw(5, 3, 32, 32), draw(5, 70))))
+    for array in model.state_dict().values():
+        add(array)
     for parameter in model.parameters():
-        add(parameter.value)
         parameter.grad[...] = draw(*parameter.grad.shape)
     for order in (2.0, 1.0, 2.5, np.inf):
         add(np.float64(nn.optim.ClipNorm(model.parameters(), 1.0, order)()))
@@ -189,10 +199,11 @@ DIGEST = """
     for parameter in model.parameters():
         add(parameter.value)
         add(parameter.grad)
-    for reduction in ("mean", "sum", "none"):
-        loss = nn.MSELoss(reduction)
-        add(np.float64(loss(draw(300, 333), draw(300, 333))))
-        add(loss.backward())
+    for case in LOSS_CASES:
+        for reduction in ("mean", "sum", "none"):
+            loss = case.build(reduction)
+            add(np.float64(loss(*case.arrays())))
+            add(loss.backward())
     add(nn.matmul(draw(3, 250, 130), draw(130, 270)))
     add(nn.core.random.normal((100_001,), 1.0))
     print(json.dumps([numba.get_num_threads(), digest.hexdigest()]))

@@ -8,9 +8,7 @@ import pytest
 
 import numba_nn as nn
 from tests import reference
-from tests.cases import CASES, assert_same, gradients
-
-POOLS = [c for c in CASES if c.layer is nn.MaxPool2d]
+from tests.cases import gradients
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -29,53 +27,6 @@ def test_sigmoid_is_exact_in_its_tails(dtype):
     np.testing.assert_array_equal(got["y"][:5], [0.5, 0, 1, 0, 1])
     np.testing.assert_allclose(got["y"], reference.sigmoid(x.astype(np.float64), {}), rtol=8 * np.finfo(dtype).eps, atol=0)
     np.testing.assert_array_equal(got["x"][1:5], 0)
-
-
-@pytest.mark.parametrize("case", POOLS, ids=str)
-@pytest.mark.parametrize("training", [True, False])
-def test_max_pool_gives_the_first_of_equal_maxima(case, training):
-    x = np.round(case.x())
-    layer = nn.MaxPool2d(*case.args, **case.kwargs, return_indices=True).train(training)
-    expected, positions = reference.max_pool2d_indices(x.astype(np.float64), {}, *case.args, **case.kwargs)
-    out = np.empty(expected.shape, np.float32)
-    y, indices = layer.forward(x, out=out)
-    assert y is out
-    assert indices.dtype == np.int64
-    np.testing.assert_array_equal(y, expected)
-    np.testing.assert_array_equal(indices, positions)
-    if training:
-        dx, dy = np.zeros((*x.shape[:2], x[0, 0].size), np.float32), np.ones(y.shape, np.float32)
-        for n, c, h, w in np.ndindex(*y.shape):
-            dx[n, c, positions[n, c, h, w]] += 1
-        np.testing.assert_array_equal(layer.backward(dy), dx.reshape(x.shape))
-
-
-def test_max_pool_prefers_nan_and_finds_minus_infinity():
-    x = np.full((1, 1, 2, 6), -np.inf, np.float32)
-    x[0, 0, 1, 0], x[0, 0, 0, 1] = np.nan, np.inf
-    y, indices = nn.MaxPool2d(2, return_indices=True)(x)
-    np.testing.assert_array_equal(y[0, 0, 0], [np.nan, -np.inf, -np.inf])
-    np.testing.assert_array_equal(indices[0, 0, 0], [6, 2, 4])
-
-
-def test_max_pool_refuses_planes_beyond_its_positions():
-    assert nn.MaxPool2d(2).output_shape((1, 1, 2**16, 2**15 - 1)) == (1, 1, 2**15, 2**14 - 1)
-    with pytest.raises(nn.ShapeError, match="32 bits"):
-        nn.MaxPool2d(2).output_shape((1, 1, 2**16, 2**15))
-
-
-def test_max_pool_takes_the_last_of_several_nans():
-    x = np.array([[[[1, np.nan, 2], [np.nan, 3, 4]]]], np.float32)
-    assert nn.MaxPool2d((2, 3), return_indices=True)(x)[1].item() == 3
-
-
-def test_max_pool_hands_on_its_output_alone_inside_a_sequential():
-    x = np.random.default_rng(0).standard_normal((2, 1, 4, 6)).astype(np.float32)
-    plain, indexed = (nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=kept), nn.Flatten()) for kept in (False, True))
-    assert_same(gradients(indexed, x, np.ones((2, 6), np.float32)), gradients(plain, x, np.ones((2, 6), np.float32)))
-    last = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=True))
-    np.testing.assert_array_equal(last(x).reshape(2, 6), plain(x))
-    assert "return_indices=True" in repr(last)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +84,7 @@ def test_flatten_keeps_the_numbers_and_owns_its_output():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_layers_without_parameters_follow_their_input(dtype):
     x = np.ones((1, 1, 2, 2), dtype)
-    for layer in (nn.ReLU(), nn.Sigmoid(), nn.MaxPool2d(2), nn.Upsample(scale_factor=2), nn.Flatten()):
+    for layer in (nn.ReLU(), nn.Sigmoid(), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Upsample(scale_factor=2), nn.Flatten()):
         y = layer(x)
         assert y.dtype == dtype
         assert layer.backward(y).dtype == dtype
@@ -146,3 +97,19 @@ def test_parameters_may_be_changed_in_place():
     layer.weight.value[...] += 1
     layer.bias.value[0] -= 1
     np.testing.assert_allclose(layer(x) - before, [[2, 3]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [(-3, 4), (4, -3), (-7, 8)], ids=str)
+def test_padding_that_takes_the_whole_signal_leaves_its_constant(padding):
+    layer, x = nn.ConstantPad1d(padding, 0.5), np.ones((1, 2, 2), np.float32)
+    np.testing.assert_array_equal(layer(x), np.full((1, 2, 3), 0.5))
+    np.testing.assert_array_equal(layer.backward(np.ones((1, 2, 3), np.float32)), np.zeros_like(x))
+
+
+def test_dimensions_that_are_reordered_in_a_sequential_may_be_the_batch():
+    model = nn.Sequential(nn.Transpose(0, 1), nn.ReLU(), nn.Unsqueeze(0), nn.Squeeze(0), nn.Transpose(0, 1))
+    model.reserve((5, 3, 4), strict=True)
+    for batch in (5, 2, 5):
+        x = np.random.default_rng(batch).standard_normal((batch, 3, 4)).astype(np.float32)
+        np.testing.assert_array_equal(model(x), np.maximum(x, 0))
+        np.testing.assert_array_equal(model.backward(x), np.maximum(x, 0))

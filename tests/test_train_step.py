@@ -81,3 +81,75 @@ def test_swapped_or_unmade_arguments_are_named():
         nn.TrainStep(model, nn.MSELoss, optimizer, (4, 3))
     with pytest.raises(nn.ArgumentError, match="model must be a Layer object"):
         nn.TrainStep(nn.MSELoss(), model, optimizer, (4, 3))
+
+
+def test_the_optimizer_must_be_over_the_models_parameters():
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    for parameters in (other.parameters(), model.parameters() + other.parameters()):
+        with pytest.raises(nn.ArgumentError, match=r"are not the model's, Parameter\(weight.*model.parameters\(\)"):
+            nn.TrainStep(model, nn.MSELoss(), nn.optim.SGD(parameters, lr=0.1), (4, 3))
+    nn.TrainStep(model, nn.MSELoss(), nn.optim.SGD([model.weight], lr=0.1), (4, 3))
+    optimizer = nn.optim.SGD([model.weight], lr=0.1)
+    model.weight.requires_grad = False
+    with pytest.raises(nn.ArgumentError, match="nothing to train"):
+        nn.TrainStep(model, nn.MSELoss(), optimizer, (4, 3))
+    for wrong in (None, nn.optim.SGD, object()):
+        with pytest.raises(nn.ArgumentError, match="optimizer must be an object with"):
+            nn.TrainStep(other, nn.MSELoss(), wrong, (4, 3))
+    optimizer = nn.optim.SGD(other.parameters(), lr=0.1)
+    with pytest.raises(nn.ArgumentError, match="reduction must be 'mean' or 'sum'"):
+        nn.TrainStep(other, nn.MSELoss("none"), optimizer, (4, 3))
+    with pytest.raises(nn.ArgumentError, match="clip must be callable"):
+        nn.TrainStep(other, nn.MSELoss(), optimizer, (4, 3), clip=1.0)
+
+
+def test_gradients_are_clipped_between_backward_and_update():
+    model = nn.Linear(3, 2)
+    before = model.state_dict()
+    seen = []
+
+    def clip():
+        seen.append(model.weight.grad.copy())
+        model.zero_grad()
+
+    step = nn.TrainStep(model, nn.MSELoss(), nn.optim.SGD(model.parameters(), lr=0.1), (4, 3), clip)
+    step(numbers(4, 3), numbers(4, 2, seed=1))
+    assert np.any(seen[0])
+    assert_same(model.state_dict(), before)
+
+
+def test_output_is_the_prediction_of_the_last_batch():
+    model = perceptron(sizes=(30, 20))
+    step = nn.TrainStep(model, nn.MSELoss(), nn.optim.SGD(model.parameters(), lr=0.1), (50, 30))
+    assert step.output.shape == (0, 20)
+    for rows in (50, 7):
+        expected = model(numbers(rows, 30))
+        step(numbers(rows, 30), numbers(rows, 20, seed=1))
+        np.testing.assert_array_equal(step.output, expected)
+
+
+def test_an_embedding_is_trained_on_whole_numbers():
+    model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 3))
+    step = nn.TrainStep(model, nn.MSELoss(), nn.optim.SGD(model.parameters(), lr=0.5), (6, 5))
+    x, target = np.arange(30).reshape(6, 5) % 10, numbers(6, 5, 3)
+    first = step(x, target)
+    with no_array_data():
+        step(x, target)
+    assert step(x[:2], target[:2]) < first
+    with pytest.raises(nn.DTypeError, match="x must"):
+        step(x.astype(np.float32), target)
+    assert nn.predict(model, x).shape == (6, 5, 3)
+
+
+def test_targets_may_be_classes():
+    model = perceptron(sizes=(30, 20))
+    step = nn.TrainStep(model, nn.CrossEntropyLoss(), nn.optim.Adam(model.parameters()), (50, 30))
+    x, target = numbers(50, 30), np.arange(50) % 20
+    first = step(x, target)
+    with no_array_data():
+        step(x, target)
+    assert step(x[:7], target[:7]) < first
+    state = model.state_dict()
+    with pytest.raises(nn.RangeError):
+        step(x, target + 1)
+    assert_same(model.state_dict(), state)

@@ -1,10 +1,6 @@
-"""Losses, optimisers, and whole training steps."""
+"""Optimisers, and whole training steps."""
 
 from __future__ import annotations
-
-import copy
-import pickle
-import threading
 
 import numpy as np
 import pytest
@@ -15,118 +11,14 @@ from numba_nn.core.gemm import SINGLE, packed_sizes
 from numba_nn.core.reduce import block_count
 from numba_nn.layers.activation import relu_backward, relu_forward
 from numba_nn.layers.linear import linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward
-from numba_nn.losses import squared_error_backward, squared_error_forward
+from numba_nn.losses.elementwise import squared_error_backward, squared_error_forward
 from tests import reference
 from tests.allocations import no_array_data, one_box_per_array_argument
 from tests.cases import assert_close
 
-SIZES = [(1,), (3, 5), (4096,), (4097,), (2, 3, 4, 5), (7, 12_345)]
-
 
 def numbers(*shape, seed=0, dtype=np.float32):
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-# Losses
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("shape", SIZES, ids=str)
-def test_squared_error_equals_the_formula(shape, reduction, dtype):
-    loss, p, t = nn.MSELoss(reduction), numbers(*shape, dtype=dtype), numbers(*shape, seed=1, dtype=dtype)
-    expected = reference.mse_loss(p.astype(np.float64), t.astype(np.float64), reduction)
-    value = loss(p, t)
-    assert type(value) is (np.ndarray if reduction == "none" else float)
-    assert_close(np.asarray(value, dtype), expected)
-    gradient = 2 * (p - t).astype(np.float64) / (p.size if reduction == "mean" else 1)
-    assert_close(loss.backward() * p.size, gradient * p.size)
-    out, dx = np.empty(shape if reduction == "none" else 1, dtype), np.empty(shape, dtype)
-    assert loss.forward(p[..., ::-1][..., ::-1], t.T.copy().T, out=out) is out
-    np.testing.assert_array_equal(out.reshape(np.shape(value)), value)
-    assert loss.backward(out=dx) is dx
-    np.testing.assert_array_equal(dx, loss.backward())
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_squared_error_is_the_integral_of_its_gradient(reduction):
-    loss, t, direction = nn.MSELoss(reduction), numbers(40, dtype=np.float64), numbers(40, seed=2, dtype=np.float64)
-    p, step = numbers(40, seed=1, dtype=np.float64), 1e-4
-    loss.forward(p, t)
-    slope = np.sum(loss.backward() * direction)
-    assert slope == pytest.approx((loss(p + step * direction, t) - loss(p - step * direction, t)) / (2 * step), rel=1e-9)
-
-
-def test_squared_error_of_nothing():
-    nothing = np.empty((0, 3), np.float32)
-    for reduction, expected in (("mean", np.nan), ("sum", 0.0)):
-        loss = nn.MSELoss(reduction)
-        np.testing.assert_equal(loss(nothing, nothing), expected)
-        assert loss.backward().shape == (0, 3)
-    assert nn.MSELoss("none")(nothing, nothing).shape == (0, 3)
-
-
-def test_squared_error_passes_not_a_number():
-    p, t = numbers(9000), numbers(9000, seed=1)
-    p[5000] = np.nan
-    loss = nn.MSELoss()
-    assert np.isnan(loss(p, t))
-    np.testing.assert_array_equal(np.isnan(loss.backward()), np.isnan(p))
-    p[5000] = np.inf
-    assert loss(p, t) == np.inf
-
-
-def test_what_does_not_fit_a_loss_is_refused():
-    loss, p, t = nn.MSELoss(), numbers(3, 4), numbers(3, 4, seed=1)
-    with pytest.raises(nn.BackwardError, match="MSELoss"):
-        loss.backward()
-    with pytest.raises(nn.ArgumentError, match="reduction"):
-        nn.MSELoss("average")
-    value = loss(p, t)
-    gradient = loss.backward()
-    out = np.full(1, 7, np.float32)
-    for arguments, error, words in [
-        ((p.tolist(), t), nn.DTypeError, "prediction must be a NumPy array, got list"),
-        ((p, t.astype(np.float64)), nn.DTypeError, "target must be float32, got float64"),
-        ((p, t[0]), nn.ShapeError, r"target must have shape \(3, 4\), got \(4,\)"),
-        ((p, t[:2]), nn.ShapeError, r"target must have shape"),
-    ]:
-        with pytest.raises(error, match=words):
-            loss.forward(*arguments, out=out)
-    for wrong, error in ((np.empty(2, np.float32), nn.ShapeError), (p[0, :1], nn.DestinationError), ([0], nn.DTypeError)):
-        with pytest.raises(error, match="out"):
-            loss.forward(p, t, out=wrong)
-    for wrong, error in ((out, nn.ShapeError), (p, nn.DestinationError), (t, nn.DestinationError)):
-        with pytest.raises(error, match="out"):
-            loss.backward(out=wrong)
-    assert out == 7
-    np.testing.assert_array_equal(loss.backward(), gradient)  # of the last forward that was not refused
-    assert loss(p, t) == value
-
-
-def test_a_loss_is_of_one_thread_and_its_copy_has_seen_nothing(monkeypatch):
-    inside, leave = threading.Event(), threading.Event()
-    loss, p, t = nn.MSELoss(), numbers(5), numbers(5, seed=1)
-    value = loss(p, t)
-    twin = copy.deepcopy(loss)
-    with pytest.raises(nn.BackwardError):
-        twin.backward()
-    assert pickle.loads(pickle.dumps(loss))(p, t) == twin(p, t) == value
-    monkeypatch.setattr(nn.MSELoss, "_forward", lambda *_: (inside.set(), leave.wait(10)))
-    thread = threading.Thread(target=loss.forward, args=(p, t))
-    thread.start()
-    assert inside.wait(10)
-    for call in (lambda: loss(p, t), loss.backward, lambda: loss.reserve((3,))):
-        with pytest.raises(nn.ConcurrencyError, match="MSELoss is in use by another thread"):
-            call()
-    leave.set()
-    thread.join()
-
-
-def test_a_loss_reserves_floats_only():
-    assert nn.MSELoss().reserve((3, 4), np.float64)._workspace.nbytes > 0
-    with pytest.raises(nn.DTypeError, match="float32 or float64"):
-        nn.MSELoss().reserve((3, 4), np.int32)
 
 
 # SGD

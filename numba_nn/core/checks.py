@@ -62,10 +62,22 @@ def check_destination(where: object, name: str, out: Any, shape: Shape, dtype: n
 
 def pair(where: object, name: str, value: Any, least: int) -> tuple[int, int]:
     """An int or a pair of ints, as a pair; raises `ArgumentError` below ``least`` or for anything else."""
-    both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(both) != 2 or not all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= least for v in both):
-        raise ArgumentError(f"{where}: {name} must be an int or a pair of ints, each at least {least}, got {value!r}")
-    return int(both[0]), int(both[1])
+    first, second = per_axis(where, name, value, least, 2)
+    return first, second
+
+
+def per_axis(where: object, name: str, value: Any, least: int, axes: int) -> tuple[int, ...]:
+    """An int for every axis, or one for all, as a tuple; raises `ArgumentError` below ``least`` or for anything else."""
+    numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
+    if len(numbers) != axes or not all(is_whole(v) and v >= least for v in numbers):
+        wanted = {1: f"an int of at least {least}", 2: f"an int or a pair of ints, each at least {least}"}[axes]
+        raise ArgumentError(f"{where}: {name} must be {wanted}, got {value!r}")
+    return tuple(map(int, numbers))
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an int of Python's or NumPy's; a bool is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def check_rank(where: object, name: str, shape: Shape, letters: str) -> None:
@@ -74,16 +86,22 @@ def check_rank(where: object, name: str, shape: Shape, letters: str) -> None:
         raise ShapeError(f"{where}: {name} must have shape ({letters}), got {shape}")
 
 
+def check_batch(where: object, x_shape: Shape, letters: str) -> None:
+    """Raise `ShapeError` unless x is a batch with these dimensions, "N, C, ...", and at least one element in every channel."""
+    check_rank(where, "x", x_shape, letters)
+    if 0 in x_shape[2:]:
+        sizes = " and ".join(letters.split(", ")[2:])
+        raise ShapeError(f"{where}: x must have shape ({letters}) with {sizes} at least 1, got {x_shape}")
+
+
 def check_images(where: object, x_shape: Shape) -> None:
     """Raise `ShapeError` unless x is a batch of images (N, C, H, W) of at least one pixel."""
-    check_rank(where, "x", x_shape, "N, C, H, W")
-    if 0 in x_shape[2:]:
-        raise ShapeError(f"{where}: x must have shape (N, C, H, W) with H and W at least 1, got {x_shape}")
+    check_batch(where, x_shape, "N, C, H, W")
 
 
 def check_count(where: object, name: str, value: Any) -> int:
     """A whole number of at least 1; raises `ArgumentError` for anything else."""
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+    if not is_whole(value) or value < 1:
         raise ArgumentError(f"{where}: {name} must be a whole number of at least 1, got {value!r}")
     return int(value)
 

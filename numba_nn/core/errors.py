@@ -1,5 +1,7 @@
 """Every error that numba_nn raises on purpose. Each is also the built-in exception a caller would expect."""
 
+from typing import Any
+
 
 class NumbaNNError(Exception):
     """Root of the hierarchy."""
@@ -58,6 +60,25 @@ class DataError(NumbaNNError, ValueError):
 
 class ReportError(NumbaNNError, RuntimeError):
     """A report cannot be made: there is no such revision or row, or the record is damaged."""
+
+
+class TrainingError(NonFiniteError):
+    """Training came to a loss, or a gradient's norm, that is not finite.
+
+    Parameters
+    ----------
+    message : str
+        What came, and what may help.
+
+    Attributes
+    ----------
+    history : dict of list
+        Of the whole epochs before.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.history: dict[str, list[Any]] = {}
 
 
 class MissingTwinError(NumbaNNError, NotImplementedError):

@@ -60,10 +60,10 @@ def pack_one(packed, at, source, source_at, row_stride, rows, height):
     if row_stride == 1 and rows >= height and height % vector_lanes(packed) == 0:
         copy_run(packed, at, source, source_at, height)
         return
-    for r in range(min(rows, height)):
-        packed[at + r] = source[source_at + r * row_stride]
+    for r in range(min(rows, height)):  # unsigned indices: see `fill`
+        packed[np.uintp(at + r)] = source[np.uintp(source_at + r * row_stride)]
     for r in range(rows, height):
-        packed[at + r] = 0
+        packed[np.uintp(at + r)] = 0
 
 
 @inner
@@ -107,7 +107,7 @@ def block_counts(row_panels, column_panels, height, width, others):
 def fill(array, start, stop, value):
     """array[start:stop] = value."""
     for i in range(start, stop):
-        array[i] = value
+        array[np.uintp(i)] = value  # unsigned: no test for negative indices, so the loop vectorises
 
 
 @inner

@@ -9,6 +9,7 @@ import numpy as np
 from numba_nn.core.call import Array
 from numba_nn.core.errors import RangeError
 from numba_nn.core.kernel import In, Out, kernel
+from numba_nn.core.workspace import thread_workspace
 
 
 @kernel
@@ -37,11 +38,9 @@ def check_range(where: object, name: str, indices: Array, count: int, ignored: i
     ignored : int, optional
         A number that is allowed too, if there is anything to choose from.
     """
-    find_outside(_found, indices.reshape(-1), count, ignored if count else -1)
-    position = int(_found[0])
+    found = thread_workspace().array("found", (1,), np.int64)
+    find_outside(found, indices.reshape(-1), count, ignored if count else -1)
+    position = int(found[0])
     if position >= 0:
         at: Any = tuple(int(i) for i in np.unravel_index(position, indices.shape)) if indices.ndim else ()
         raise RangeError(f"{where}: {name} must lie in 0 .. {count - 1}, got {indices[at]} at {list(at)}")
-
-
-_found = np.empty(1, np.int64)

@@ -67,6 +67,8 @@ FLAGS: dict[str, Any] = {"nopython": True, "nogil": True, "error_model": "numpy"
 
 inner = jit(**FLAGS)
 """Decorator of the helpers that kernels are made of: compiled as kernels are, into each kernel that calls them."""
+inlined = jit(**FLAGS, forceinline=True)
+"""`inner` for what stands inside a vector loop: a call there, which LLVM leaves where a helper is long, ends the vectors."""
 
 # Below this many simple element operations a parallel region (1.5 us) costs more than it gains on two cores.
 PARALLEL_GRAIN = 32_768

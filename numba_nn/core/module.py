@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
+from numba_nn.core.errors import StateDictError
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.state import load_arrays
+from numba_nn.core.weights import load_weights, save_weights
 
 
 class Module:
@@ -100,6 +103,57 @@ class Module:
         """
         load_arrays(repr(self), dict(self.named_arrays()), arrays, strict)
         return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state dict to a file, all or nothing: the previous file stays until the new one is whole on the disk.
+
+        Parameters
+        ----------
+        path : path
+            The file, ending in ``.npz`` (NumPy's format, without pickled objects) or ``.safetensors`` (needs the package
+            safetensors).
+
+        Raises
+        ------
+        ArgumentError
+            If the path ends in anything else.
+        ImportError
+            If safetensors is needed and not installed.
+        OSError
+            If the file cannot be written; the previous one is untouched.
+        """
+        save_weights(path, self.state_dict())
+
+    def load(self, path: str | os.PathLike[str], strict: bool = True) -> Self:
+        """Load a file that `save` wrote, or PyTorch through safetensors; all or nothing.
+
+        Parameters
+        ----------
+        path : path
+            The file, ending in ``.npz`` or ``.safetensors``.
+        strict : bool, optional
+            As `load_state_dict` takes it.
+
+        Returns
+        -------
+        Module
+            The module itself.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is truncated, damaged or of another kind.
+        StateDictError
+            Listing every missing, unexpected and mis-shaped name; nothing was loaded.
+        ArgumentError, ImportError
+            As `save` does.
+        OSError
+            If the file cannot be opened.
+        """
+        try:
+            return self.load_state_dict(load_weights(path), strict)
+        except StateDictError as error:
+            raise StateDictError(f"{os.fspath(path)}: {error}") from error
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._arguments()})"

@@ -17,30 +17,37 @@ import numpy as np
 from numba import prange, uint32, uint64
 from numpy.typing import NDArray
 
-from numba_nn.core.kernel import Out, inner, kernel
+from numba_nn.core.kernel import Out, inlined, inner, kernel
 
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
 ROUNDS = 10
 
 
-@inner
+@inlined  # LLVM takes Philox for too long, and a loop with a call in it stays scalar: 7 times the time of a dropout mask
 def philox(c0, c1, c2, c3, k0, k1):
     """Four random 32-bit words for a counter of four words and a key of two."""
     for _ in range(ROUNDS):
         p0, p1 = MULTIPLIERS[0] * uint64(c0), MULTIPLIERS[1] * uint64(c2)
-        c0, c1, c2, c3 = uint32(p1 >> uint64(32)) ^ c1 ^ k0, uint32(p1), uint32(p0 >> uint64(32)) ^ c3 ^ k1, uint32(p0)
+        high0, high1 = uint32(p0 >> uint64(32)), uint32(p1 >> uint64(32))
+        c0, c1, c2, c3 = uint32(high1 ^ c1 ^ k0), uint32(p1), uint32(high0 ^ c3 ^ k1), uint32(p0)
         k0, k1 = uint32(k0 + WEYL[0]), uint32(k1 + WEYL[1])
     return c0, c1, c2, c3
+
+
+@inlined
+def words(block, stream, seed):
+    """The four random 32-bit words of a block of a stream."""
+    b, s, k = uint64(block), uint64(stream), uint64(seed)
+    return philox(
+        uint32(b), uint32(b >> uint64(32)), uint32(s), uint32(s >> uint64(32)), uint32(k), uint32(k >> uint64(32))
+    )  # fmt: skip
 
 
 @inner
 def uniforms(block, stream, seed):
     """The four numbers of a block, in the open interval (0, 1), from 32 bits each."""
-    b, s, k = uint64(block), uint64(stream), uint64(seed)
-    w = philox(
-        uint32(b), uint32(b >> uint64(32)), uint32(s), uint32(s >> uint64(32)), uint32(k), uint32(k >> uint64(32))
-    )  # fmt: skip
+    w = words(block, stream, seed)
     scale = 1.0 / 4294967296.0
     return (w[0] + 0.5) * scale, (w[1] + 0.5) * scale, (w[2] + 0.5) * scale, (w[3] + 0.5) * scale
 
@@ -66,19 +73,47 @@ def normal_fill(y: Out, seed: int, stream: int, mean: float, std: float):
 
 
 _seed = 0
+_seedings = 0
 _streams: Iterator[int] = itertools.count()
+_mask_streams: Iterator[int] = itertools.count()
 
 
 def manual_seed(seed: int) -> None:
-    """Start all random streams anew: layers made after this call draw the same initial values in every run.
+    """Start all random streams anew.
+
+    Layers made after this call draw the same initial values in every run; layers that draw while they run, such as `Dropout`,
+    begin again with their first draw, also those made before.
 
     Parameters
     ----------
     seed : int
         Any integer; its low 64 bits count.
     """
-    global _seed, _streams
-    _seed, _streams = (int(seed) + 2**63) % 2**64 - 2**63, itertools.count()
+    global _seed, _seedings, _streams, _mask_streams
+    _seed, _seedings = (int(seed) + 2**63) % 2**64 - 2**63, _seedings + 1
+    _streams, _mask_streams = itertools.count(), itertools.count()
+
+
+class MaskStream:
+    """The random masks of one layer: one stream for every draw, numbered from the last `manual_seed` on.
+
+    The layer's number is the low half of a stream, the draw's number, from 1, the high half. Initial values have streams whose
+    high half is 0, so they and the masks share no random words. A copy draws masks of its own.
+    """
+
+    def __init__(self) -> None:
+        self._layer = next(_mask_streams)
+        self._draws, self._seedings = 0, _seedings
+
+    def draw(self) -> tuple[int, int]:
+        """Seed and stream of the next mask; the stream is never 0."""
+        if self._seedings != _seedings:
+            self._draws, self._seedings = 0, _seedings
+        self._draws += 1
+        return _seed, (self._draws << 32) + self._layer
+
+    def __reduce__(self) -> tuple[type[MaskStream], tuple[()]]:
+        return MaskStream, ()
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, dtype: Any = np.float32) -> NDArray[Any]:

@@ -30,6 +30,7 @@ from numba.extending import intrinsic
 VECTORS = 2  # vectors of columns in a tile
 FEW_ROWS = 4  # a tile of so few rows leaves the others out: 3 times the speed for the 3 channels of an image
 INTP = ir.IntType(64)
+INT32 = ir.IntType(32)
 
 
 @functools.cache
@@ -90,6 +91,12 @@ class _Emitter:
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         self.multiply_add = cgutils.get_or_insert_function(builder.module, kind, name)
         self.alignment = array.dtype.bitwidth // 8
+        self.align, mask, pointer = INT32(self.alignment), ir.VectorType(ir.IntType(1), self.lanes), self.vector.as_pointer()
+        load = ir.FunctionType(self.vector, [pointer, INT32, mask, self.vector])
+        store = ir.FunctionType(ir.VoidType(), [self.vector, pointer, INT32, mask])
+        suffix = f"v{self.lanes}f{array.dtype.bitwidth}.p0"
+        self.masked_load = cgutils.get_or_insert_function(builder.module, load, f"llvm.masked.load.{suffix}")
+        self.masked_store = cgutils.get_or_insert_function(builder.module, store, f"llvm.masked.store.{suffix}")
 
     def vector_pointer(self, base: Any, offset: Any) -> Any:
         """A pointer to the vector at base[offset]."""
@@ -105,8 +112,8 @@ class _Emitter:
         """base[offset] in every lane."""
         undefined = ir.Constant(self.vector, ir.Undefined)
         scalar = self.builder.load(self.builder.gep(base, [offset]), align=self.alignment)
-        first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), None)
+        first = self.builder.insert_element(undefined, scalar, INT32(0))
+        everywhere = ir.Constant(ir.VectorType(INT32, self.lanes), None)
         return self.builder.shuffle_vector(first, undefined, everywhere)
 
     def accumulate(self, rows: int, a: Any, b: Any, depth: Any) -> list[list[Any]]:
@@ -166,16 +173,27 @@ class _Emitter:
         for i, row in enumerate(sums):
             for j, value in enumerate(row):
                 self.store(value, spilled, INTP(i * width + j * self.lanes))
-        with cgutils.for_range(builder, rows) as row_loop, cgutils.for_range(builder, columns) as column_loop:
-            source = builder.add(builder.mul(row_loop.index, INTP(width)), column_loop.index)
-            target = builder.gep(c, [builder.add(builder.mul(row_loop.index, stride), column_loop.index)])
-            kept = builder.select(keep, builder.load(target), ir.Constant(self.element, 0.0))
-            builder.store(builder.fadd(kept, builder.load(builder.gep(spilled, [source]))), target)
+        zero = ir.Constant(self.vector, None)
+        with cgutils.for_range(builder, rows) as row_loop:
+            source, c_row = builder.mul(row_loop.index, INTP(width)), builder.gep(c, [builder.mul(stride, row_loop.index)])
+            for j in range(VECTORS):
+                offset = INTP(j * self.lanes)
+                mask, target = self.first_lanes(builder.sub(columns, offset)), self.vector_pointer(c_row, offset)
+                kept = builder.select(keep, builder.call(self.masked_load, [target, self.align, mask, zero]), zero)
+                total = builder.fadd(kept, self.load(spilled, builder.add(source, offset)))
+                builder.call(self.masked_store, [total, target, self.align, mask])
+
+    def first_lanes(self, count: Any) -> Any:
+        """A mask of the first ``count`` lanes; none or all where that is out of range."""
+        lanes = ir.VectorType(INTP, self.lanes)
+        one = self.builder.insert_element(ir.Constant(lanes, ir.Undefined), count, INT32(0))
+        counts = self.builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(INT32, self.lanes), None))
+        return self.builder.icmp_signed("<", ir.Constant(lanes, list(range(self.lanes))), counts)
 
     def transpose(self, rows: list[Any]) -> list[Any]:
         """Transpose a square of lanes x lanes by perfect shuffles: each of log2(lanes) stages interleaves the two halves."""
         lanes, half = self.lanes, self.lanes // 2
-        index = ir.VectorType(ir.IntType(32), lanes)
+        index = ir.VectorType(INT32, lanes)
         low = ir.Constant(index, [i // 2 + lanes * (i % 2) for i in range(lanes)])
         high = ir.Constant(index, [half + i // 2 + lanes * (i % 2) for i in range(lanes)])
         for _ in range(lanes.bit_length() - 1):
@@ -265,3 +283,15 @@ def transpose_lanes(typingctx, target, at, step, source, source_at, stride, row,
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic
+def maximum(typingctx, a, b):
+    """The larger of two floats, NaN if either is NaN: unlike ``max``, LLVM makes vectors of it (6 times as fast over a row)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = arguments[0].type
+        function = builder.module.declare_intrinsic("llvm.maximum", [kind], ir.FunctionType(kind, [kind, kind]))
+        return builder.call(function, arguments)
+
+    return a(a, a), codegen

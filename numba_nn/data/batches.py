@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from numba_nn.core.errors import ArgumentError, DataError, DTypeError, ShapeError
 
-_KEY_LIMIT = 2**64  # seed and epoch are the two 64-bit words of Philox's key
+KEY_LIMIT = 2**64  # seed and epoch are the two 64-bit words of Philox's key
 
 
 class Batches:
@@ -55,9 +55,9 @@ class Batches:
     def __init__(
         self, *arrays: NDArray[Any], batch_size: int, seed: int = 0, shuffle: bool = True, drop_last: bool = False
     ) -> None:
-        count = _common_length(arrays)
-        _require_whole_number("batch_size", batch_size, 1, None)
-        _require_whole_number("seed", seed, 0, _KEY_LIMIT)
+        count = common_length("Batches", arrays)
+        require_whole_number("Batches", "batch_size", batch_size, 1, None)
+        require_whole_number("Batches", "seed", seed, 0, KEY_LIMIT)
         if drop_last and batch_size > count:
             raise ArgumentError(f"Batches: drop_last with batch_size {batch_size} leaves none of the {count} items")
         self.batch_size = int(batch_size)
@@ -97,7 +97,7 @@ class Batches:
         DataError
             From the iterator, when a later call of `epoch` has taken over its buffers.
         """
-        _require_whole_number("epoch", e, 0, _KEY_LIMIT)
+        require_whole_number("Batches", "epoch", e, 0, KEY_LIMIT)
         np.copyto(self._order, self._in_order)
         if self.shuffle:
             key = np.array([self.seed, e], np.uint64)
@@ -118,23 +118,25 @@ class Batches:
             yield batch
 
 
-def _common_length(arrays: tuple[NDArray[Any], ...]) -> int:
+def common_length(where: str, arrays: tuple[NDArray[Any], ...]) -> int:
+    """Length that all arrays have; raises `ShapeError` or `DTypeError` where they do not fit each other."""
     if not arrays:
-        raise ArgumentError("Batches: expected at least one array, got none")
+        raise ArgumentError(f"{where}: expected at least one array, got none")
     for i, array in enumerate(arrays):
         if not isinstance(array, np.ndarray):
-            raise DTypeError(f"Batches: array {i} must be an ndarray, got {type(array).__name__}")
+            raise DTypeError(f"{where}: array {i} must be an ndarray, got {type(array).__name__}")
         if array.dtype.hasobject:
-            raise DTypeError(f"Batches: array {i} must hold plain values, got dtype {array.dtype}")
+            raise DTypeError(f"{where}: array {i} must hold plain values, got dtype {array.dtype}")
         if array.ndim == 0 or len(array) == 0:
-            raise ShapeError(f"Batches: array {i} must have at least one item, got shape {array.shape}")
+            raise ShapeError(f"{where}: array {i} must have at least one item, got shape {array.shape}")
     lengths = [len(array) for array in arrays]
     if len(set(lengths)) > 1:
-        raise ShapeError(f"Batches: arrays must have equal lengths, got {lengths}")
+        raise ShapeError(f"{where}: arrays must have equal lengths, got {lengths}")
     return lengths[0]
 
 
-def _require_whole_number(name: str, value: int, low: int, limit: int | None) -> None:
+def require_whole_number(where: str, name: str, value: int, low: int, limit: int | None) -> None:
+    """Raise `ArgumentError` unless a value is a whole number in a range."""
     if not isinstance(value, int | np.integer) or value < low or (limit is not None and value >= limit):
         range_ = f">= {low}" if limit is None else f"in [{low}, 2**64)"
-        raise ArgumentError(f"Batches: {name} must be a whole number {range_}, got {value!r}")
+        raise ArgumentError(f"{where}: {name} must be a whole number {range_}, got {value!r}")

@@ -4,25 +4,29 @@ A record is 3,073 bytes: one label (0-9), then 1,024 bytes each of red, green an
 ``data_batch_1.bin`` to ``data_batch_5.bin``, test images in ``test_batch.bin``.
 """
 
-import gzip
 import os
-import zlib
-from collections.abc import Iterator
-from pathlib import Path
+import tarfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numba_nn.core.errors import ArgumentError, DataError
+from numba_nn.data.files import plain_or_gzipped, read_bytes
 
 _FILES = {
     "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
     "test": ("test_batch.bin",),
 }
 _FOLDER = "cifar-10-batches-bin"  # what the published archive unpacks to
+_ARCHIVES = (".tar.gz", ".tgz", ".tar")
 _IMAGE = (3, 32, 32)
 _RECORD_BYTES = 1 + 3 * 32 * 32
 _CLASSES = 10
+_Source = tuple[str, Callable[[], bytes]]  # a file's name, for messages, and how to read it
 
 
 def load_cifar10(
@@ -35,6 +39,7 @@ def load_cifar10(
     directory : path
         The folder ``cifar-10-batches-bin``, or the folder that contains it. Each file may be gzipped (``.bin.gz``); where both
         lie side by side the plain one is read.
+        Also the published archive as it is, ``cifar-10-binary.tar.gz`` (or ``.tgz``, ``.tar``).
     split : {"train", "test"}
         The five training files in order, or the test file.
     limit : int, optional
@@ -52,8 +57,8 @@ def load_cifar10(
     ArgumentError
         `split` is neither "train" nor "test", or `limit` is no whole number of at least 1.
     DataError
-        The directory or a file is missing, a file is not a whole number of records, a label is above 9, or a gzipped file is
-        damaged. The message names the file.
+        The directory or a file is missing, a file is not a whole number of records, a label is above 9, or a gzipped file or an
+        archive is damaged. The message names the file.
 
     Notes
     -----
@@ -63,7 +68,9 @@ def load_cifar10(
         raise ArgumentError(f"load_cifar10: split must be 'train' or 'test', got {split!r}")
     if limit is not None and (not isinstance(limit, int | np.integer) or limit < 1):
         raise ArgumentError(f"load_cifar10: limit must be a whole number >= 1 or None, got {limit!r}")
-    parts = list(_read_until(_locate(Path(directory).expanduser(), _FILES[split]), limit))
+    path = Path(directory).expanduser()
+    sources = _in_archive if path.is_file() and path.name.endswith(_ARCHIVES) else _in_folder
+    parts = list(_read_until(sources(path, _FILES[split]), limit))
     count = sum(len(part) for part in parts)
     images = np.empty((count, *_IMAGE), np.float32)
     labels = np.empty(count, np.int64)
@@ -81,57 +88,78 @@ def _locate(directory: Path, names: tuple[str, ...]) -> list[Path]:
     """Paths of all `names`, plain or gzipped; an error that lists what is missing."""
     if not directory.is_dir():
         what = "is a file" if directory.exists() else "does not exist"
-        raise DataError(f"load_cifar10: expected a directory, but {directory} {what}")
+        raise DataError(f"load_cifar10: expected a directory or an archive (.tar.gz), but {directory} {what}")
     inner = directory / _FOLDER
     # Files in the folder itself come first: a folder that was unpacked twice may contain itself.
     folders = [directory, inner] if inner.is_dir() else [directory]
     missing: list[str] = []
     for folder in folders:
-        paths = [_plain_or_gzipped(folder, name) for name in names]
+        paths = [plain_or_gzipped(folder, [name]) for name in names]
         missing = [name for name, path in zip(names, paths, strict=True) if path is None]
         if len(missing) < len(names):
             directory = folder
             break
     if missing:
-        raise DataError(
-            f"load_cifar10: {directory} lacks {', '.join(missing)} (or the same with .gz); "
-            f"expected the files of CIFAR-10's binary version, {', '.join(names)}, there or in {_FOLDER}/"
-        )
+        raise _missing(directory, missing, names, "(or the same with .gz)")
     return [path for path in paths if path is not None]
 
 
-def _plain_or_gzipped(folder: Path, name: str) -> Path | None:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    return None
+def _missing(where: Path, missing: list[str], names: tuple[str, ...], note: str) -> DataError:
+    return DataError(
+        f"load_cifar10: {where} lacks {', '.join(missing)} {note}; "
+        f"expected the files of CIFAR-10's binary version, {', '.join(names)}, there or in {_FOLDER}/"
+    )
 
 
-def _read_until(paths: list[Path], limit: int | None) -> Iterator[NDArray[np.uint8]]:
+def _in_folder(directory: Path, names: tuple[str, ...]) -> Iterator[_Source]:
+    for path in _locate(directory, names):
+        yield str(path), partial(read_bytes, path, "CIFAR-10 records")
+
+
+def _in_archive(archive: Path, names: tuple[str, ...]) -> Iterator[_Source]:
+    """The files inside a tar archive, in the order of `names`."""
+    # Unpacked as a whole: gzip compares its checksum at the end, and tarfile does not read that far.
+    data = read_bytes(archive, "CIFAR-10's binary version")
+    try:
+        with tarfile.open(fileobj=BytesIO(data)) as tar:
+            members = {PurePosixPath(member.name).name: member for member in tar if member.isfile()}
+            missing = [name for name in names if name not in members]
+            if missing:
+                raise _missing(archive, missing, names, "inside")
+            for name in names:
+                yield f"{archive}: {name}", partial(_extract, tar, members[name])
+    except tarfile.TarError as error:
+        raise DataError(
+            f"{archive}: expected a tar archive of CIFAR-10's binary version, but it is damaged: {error}"
+        ) from error
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    return file.read() if file is not None else b""
+
+
+def _read_until(sources: Iterator[_Source], limit: int | None) -> Iterator[NDArray[np.uint8]]:
     """Records of each file, shape (n, 3073), until `limit` of them were given."""
     left = limit
-    for path in paths:
+    for name, read in sources:
         if left == 0:
             return
-        records = _records(path)[:left]
+        records = _records(name, read())[:left]
         labels = records[:, 0]
         if labels.max() >= _CLASSES:
             at = int(np.argmax(labels >= _CLASSES))
-            raise DataError(f"{path}: record {at} has label {labels[at]}; expected 0 to {_CLASSES - 1}")
+            raise DataError(f"{name}: record {at} has label {labels[at]}; expected 0 to {_CLASSES - 1}")
         if left is not None:
             left -= len(records)
         yield records
 
 
-def _records(path: Path) -> NDArray[np.uint8]:
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: expected a gzipped file of CIFAR-10 records, but it is damaged: {error}") from error
+def _records(name: str, data: bytes) -> NDArray[np.uint8]:
     if not data or len(data) % _RECORD_BYTES:
-        unpacked = "unpacked " if path.suffix == ".gz" else ""
+        unpacked = "unpacked " if name.endswith(".gz") else ""
         raise DataError(
-            f"{path}: expected a whole number of records of {_RECORD_BYTES} bytes, at least one; "
+            f"{name}: expected a whole number of records of {_RECORD_BYTES} bytes, at least one; "
             f"found {len(data)} {unpacked}bytes, {len(data) / _RECORD_BYTES:.3f} records"
         )
     return np.frombuffer(data, np.uint8).reshape(-1, _RECORD_BYTES)

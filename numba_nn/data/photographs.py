@@ -4,14 +4,15 @@ Only files inside the installed packages are opened: ``skimage.data`` would down
 located and not imported, which saves seconds at the start of a demonstration.
 """
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numba_nn.core.errors import ArgumentError, DataError
+from numba_nn.data.files import installed_file, missing_package
 
+_NAME = "photograph_patches"
 # Package, file, and the side that is held out: the one that shows more than background.
 _PHOTOGRAPHS = (
     ("sklearn", "datasets/images/china.jpg", "left"),  # 427 x 640 pixels, a pagoda by a lake
@@ -95,31 +96,14 @@ def _key(seed: int, stream: int) -> NDArray[np.uint64]:
 
 def _photographs() -> list[tuple[NDArray[np.uint8], str]]:
     """All photographs, each of shape (height, width, 3), and the side of each that is held out."""
-    return [(_read(_path(package, inside)), side) for package, inside, side in _PHOTOGRAPHS]
-
-
-def _path(package: str, inside: str) -> Path:
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise _missing_package(package)
-    path = Path(spec.submodule_search_locations[0]) / inside
-    if not path.is_file():
-        raise DataError(f"photograph_patches: the installed {package} does not contain {inside} (looked at {path})")
-    return path
-
-
-def _missing_package(package: str) -> ImportError:
-    return ImportError(
-        f'photograph_patches needs {package}, not installed here; in a clone: make demo, elsewhere: pip install ".[demo]"',
-        name=package,
-    )
+    return [(_read(installed_file(_NAME, package, inside)), side) for package, inside, side in _PHOTOGRAPHS]
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise _missing_package("PIL") from error
+        raise missing_package(_NAME, "PIL") from error
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))

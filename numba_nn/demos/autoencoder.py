@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from numba_nn.config import machine
@@ -19,6 +16,7 @@ from numba_nn.demos.console import PlainConsole, open_console
 from numba_nn.demos.measurements import HEADERS, measure, write_report
 from numba_nn.demos.session import Session, Settings, saved_settings
 from numba_nn.io import load_checkpoint
+from numba_nn.train.interrupt import Interrupt
 
 CHECKPOINT = "checkpoint.npz"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -45,28 +43,6 @@ class Options:
     output: Path
     resume: bool = False
     report: bool = True
-
-
-class Interrupt:
-    """Ctrl-C, held back until the present step is done; a second one ends the program at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: Any = None
-
-    def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
 
 
 def run(options: Options) -> int:

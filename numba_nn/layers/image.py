@@ -1,15 +1,26 @@
-"""Views of image batches (N C H W), for kernels that treat every plane alike."""
+"""Views of image batches (N C H W), for kernels that treat every plane alike. A signal (N C L) is an image of height 1."""
 
 from numba_nn.core.call import Array
+from numba_nn.core.workspace import Shape
 
 
-def planes(images: Array) -> Array:
+def image_shape(shape: Shape) -> Shape:
+    """(N, C, L) as that of images of height 1, (N, C) as that of single pixels; (N, C, H, W) as it is."""
+    return (*shape[:2], *(1,) * (4 - len(shape)), *shape[2:])
+
+
+def images(array: Array) -> Array:
+    """Signals (N, C, L) as images of height 1, (N, C, 1, L); images as they are."""
+    return array.reshape(image_shape(array.shape))
+
+
+def planes(array: Array) -> Array:
     """(N, C, H, W) as (N C, H, W)."""
-    n, c, h, w = images.shape
-    return images.reshape(n * c, h, w)
+    n, c, h, w = image_shape(array.shape)
+    return array.reshape(n * c, h, w)
 
 
-def flat_planes(images: Array) -> Array:
+def flat_planes(array: Array) -> Array:
     """(N, C, H, W) as (N C, H W)."""
-    n, c, h, w = images.shape
-    return images.reshape(n * c, h * w)
+    n, c, h, w = image_shape(array.shape)
+    return array.reshape(n * c, h * w)

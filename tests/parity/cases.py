@@ -5,15 +5,46 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import numba_nn as nn
+
 torch = pytest.importorskip("torch", reason="PyTorch lives in an environment of its own: make parity")
 
-OTHERWISE: dict = {}
+
+class Function(torch.nn.Module):
+    """A function of the input as a layer."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
+def squeeze(dim=None):
+    """All dimensions of size 1 but the batch, where PyTorch leaves out the batch too."""
+    return Function(lambda x: torch.squeeze(x, tuple(range(1, x.ndim)) if dim is None else dim))
+
+
+def whole_plane(adaptive):
+    """A function that builds PyTorch's global pooling, (N, C) as ours gives it."""
+    return lambda: torch.nn.Sequential(adaptive(1), torch.nn.Flatten())
+
+
+OTHERWISE: dict = {
+    nn.Permute: lambda *dims: Function(lambda x: x.permute(*dims)),
+    nn.Reshape: lambda *shape: Function(lambda x: x.reshape(x.shape[0], *(shape[0] if isinstance(shape[0], tuple) else shape))),
+    nn.Squeeze: squeeze,
+    nn.Transpose: lambda *dims: Function(lambda x: x.transpose(*dims)),
+    nn.Unsqueeze: lambda dim: Function(lambda x: x.unsqueeze(dim)),
+    nn.GlobalAvgPool1d: whole_plane(torch.nn.AdaptiveAvgPool1d),
+    nn.GlobalAvgPool2d: whole_plane(torch.nn.AdaptiveAvgPool2d),
+    nn.GlobalMaxPool1d: whole_plane(torch.nn.AdaptiveMaxPool1d),
+    nn.GlobalMaxPool2d: whole_plane(torch.nn.AdaptiveMaxPool2d),
+}
 """Class of ours to a function of its arguments, where PyTorch's name or arguments differ."""
 
 
 def peer(case, dtype):
     """PyTorch's layer for a case."""
-    build = OTHERWISE.get(case.layer, getattr(torch.nn, case.layer.__name__))
+    build = OTHERWISE.get(case.layer) or getattr(torch.nn, case.layer.__name__)
     layer = build(*case.args, **case.kwargs)
     return layer.to(tensor(np.empty(0, dtype)).dtype)
 

@@ -33,18 +33,26 @@ def test_weights_go_both_ways(case):
     assert_same(from_torch(theirs.state_dict()), case.build().state_dict())
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.layer is nn.MaxPool2d], ids=str)
-@pytest.mark.parametrize("special", [None, 0.0, np.nan, -np.inf])
-def test_indices_of_maxima(case, special):
-    x = np.round(case.x())  # many equal ones: the first counts
-    if special is not None:
-        x.reshape(-1)[:: 5 if special == 0 else 37] = special
-    arguments = {**case.kwargs, "return_indices": True}
-    y, indices = nn.MaxPool2d(*case.args, **arguments)(x)
-    expected, positions = torch.nn.MaxPool2d(*case.args, **arguments)(tensor(x))
-    np.testing.assert_array_equal(y, expected.numpy())
-    np.testing.assert_array_equal(indices, positions.numpy())
-    assert indices.dtype == np.int64
+@pytest.mark.parametrize("case", [c for c in CASES if c.layer.buffer_names], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_running_statistics_and_eval_mode(case, dtype):
+    ours, theirs = case.build(dtype), peer(case, dtype)
+    theirs.load_state_dict(to_torch(ours.state_dict()))
+    dy = case.dy(ours, dtype)
+    for name in "abc":
+        assert_close(ours(case.x(dtype, name)), theirs(tensor(case.x(dtype, name))).detach().numpy())
+    got, expected = ours.state_dict(), from_torch(theirs.state_dict())
+    assert list(got) == list(expected)
+    for name in expected:
+        assert got[name].dtype == expected[name].dtype
+        assert_close(got[name], expected[name])
+    frozen = nn.Sequential(ours, nn.Flatten(0))  # keeps the forward of the layer in eval mode
+    ours.eval()
+    expected = peer_gradients(theirs.eval(), case.x(dtype), dy)
+    got = gradients(frozen, case.x(dtype), dy.reshape(-1))
+    assert_close(got["y"].reshape(dy.shape), expected["y"])
+    for name in expected.keys() - {"y"}:
+        assert_close(got["x" if name == "x" else f"0.{name}"], expected[name])
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.7, 2.3, 1 / 3, 3.0000001, (1.1, 5.7), (2.05, 1.02)], ids=str)

@@ -1,5 +1,6 @@
 """Convolutions: see `numba_nn.layers.conv.implicit_gemm` for the maths and the kernels."""
 
+from numba_nn.layers.conv.conv1d import Conv1d
 from numba_nn.layers.conv.conv2d import Conv2d
 
-__all__ = ["Conv2d"]
+__all__ = ["Conv1d", "Conv2d"]

@@ -1,0 +1,241 @@
+"""exp, expm1, log, tanh, sigmoid and erf of one number, in arithmetic that LLVM turns into vector instructions.
+
+A loop over ``math.exp`` calls the C library element by element. These functions are `inner` helpers without branches, calls or
+tables: what varies is chosen by ``a if condition else b`` with both sides ready, so that a loop over an array runs in whole
+vectors. They serve float32 and float64; constants take the type of the argument and never widen it.
+
+All rest on one idea (Cody and Waite, "Software manual for the elementary functions", 1980): bring the argument near 0 by a
+power of two, which is exact, and use a polynomial there.
+
+    x = n ln2 + r, |r| <= ln2 / 2       exp(x) = 2^n (1 + p)      expm1(x) = 2^n p + (2^n - 1)      p = r + r^2 P(r)
+    x = 2^k m, m in [1/sqrt2, sqrt2)    log(x) = k ln2 + log(m)   log(m) = 2 s + s^3 L(s^2)         s = (m - 1) / (m + 1)
+    sigmoid(x) = 1 / (1 + exp(-x))      tanh(x) = e / (e + 2)     e = expm1(2 x)
+    erf(x) = -expm1(-x Q(x))            Q(x) = -log(erfc(x)) / x, which is smooth where erf itself turns flat
+
+P, L and Q are minimax polynomials: the largest error relative to the function is as small as the degree allows. Lawson's
+algorithm finds them (least squares over Chebyshev nodes, each node weighted again by its error), here in 40 digits.
+
+==========  ==========================  =======================
+function    largest error in float32    in float64
+==========  ==========================  =======================
+==========  ==========================  =======================
+
+NaN stays NaN, infinities and overflow give the limits, underflow is gradual, and -0 keeps its sign where the function is odd.
+``reassoc`` among the flags of `inner` could undo n ln2 = n HIGH + n LOW; `multiply_add` is out of its reach.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
+
+from numba_nn.core.kernel import inner
+
+# n ln2 in two parts: n HIGH is exact for every exponent n. A pair of constants is the one for float32 and the one for float64.
+LN2_HIGH = 0.693359375, 6.93147180369123816490e-01
+LN2_LOW = -2.12194440054690583e-4, 1.90821492927058770002e-10
+EXP_LEAST, EXP_MOST = (-104.0, -746.0), (89.0, 710.0)  # exp of what lies beyond is 0, or infinite
+TANH_ONE = 10.0, 20.0  # tanh is 1 from here on
+ERF_ONE = 3.95, 5.95
+TINY = float(np.finfo(np.float32).tiny), float(np.finfo(np.float64).tiny)
+# 1.5 2^23: in a sum with a whole number, the low bits of the mantissa are that number; here with the exponent's bias
+SHIFTER = 1.5 * 2.0**23 + 127, 1.5 * 2.0**52 + 1023
+MANTISSA_BITS = {types.float32: 23, types.float64: 52}
+
+# Coefficients, the constant one first. Errors are relative to exp, log and erf.
+EXP_SINGLE = (  # 3e-9
+    0.4999999343693426, 0.16666520472916277, 0.041668389956878896, 0.00836873601129185, 0.0013814555188438105,
+)  # fmt: skip
+EXP_DOUBLE = (  # 4e-18
+    0.5000000000000011, 0.16666666666666413, 0.041666666666529864, 0.008333333333494806, 0.0013888888943717718,
+    0.00019841269506045808, 2.4801492998485397e-05, 2.755758665495887e-06, 2.7630287230811734e-07, 2.5000035232725376e-08,
+)  # fmt: skip
+LOG_SINGLE = 0.6666677641687566, 0.3997753680934694, 0.2987186612186152  # 8e-10
+LOG_DOUBLE = (  # 1e-18
+    0.6666666666666734, 0.39999999999414193, 0.2857142874249866, 0.22222198561357479, 0.18183564965638732,
+    0.15314033528154689, 0.14796126756738648,
+)  # fmt: skip
+ERF_SINGLE = (  # 4e-9
+    1.1283791716107567, 0.6366193820032062, 0.10277783010267869, -0.01915306221669883, -0.00016039946462726533,
+    0.0016670311122744504, -0.0006328389839448371, 0.00011764190406297183, -9.256339948902037e-06,
+)  # fmt: skip
+ERF_DOUBLE = (  # 7e-17
+    1.1283791670955126, 0.6366197723676116, 0.10277260330005752, -0.019128446963019116, -0.0002091952307297006,
+    0.0016962105324020427, -0.0005901468224987481, 2.5955233090882226e-05, 6.428995596279195e-05, -2.9323447433272745e-05,
+    2.7957431105489054e-06, 3.5648112166471274e-06, -2.429900704232989e-06, 8.537810299650463e-07, -1.7412622491563314e-07,
+    8.383522095372539e-09, 7.778941871764581e-09, -3.1523585437528855e-09, 6.809697416949431e-10, -9.54673655808938e-11,
+    8.719829667222758e-12, -4.754243469914812e-13, 1.1798589091391419e-14,
+)  # fmt: skip
+
+
+# ---- what the functions below are made of: a few instructions that have no name in Python --------------------------------
+
+
+def _check_float(x: types.Type) -> None:
+    if x not in MANTISSA_BITS:
+        raise TypingError(f"expected float32 or float64, got {x}")
+
+
+def _integer(x: types.Type) -> ir.IntType:
+    return ir.IntType(x.bitwidth)
+
+
+def _emit_multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    function = builder.module.declare_intrinsic("llvm.fmuladd", [a.type], ir.FunctionType(a.type, [a.type] * 3))
+    return builder.call(function, [a, b, c])
+
+
+@intrinsic
+def number(typingctx, x, single, double):
+    """``number(x, single, double)``: a constant for the type of x, in this type."""
+    _check_float(x)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return arguments[1 if signature.return_type == types.float32 else 2]
+
+    return x(x, x, x), codegen
+
+
+@intrinsic
+def multiply_add(typingctx, a, b, c):
+    """``multiply_add(a, b, c)``: a b + c in the type of a, rounded once where the CPU can; nothing moves in or out."""
+    _check_float(a)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _emit_multiply_add(builder, *arguments)
+
+    return a(a, a, a), codegen
+
+
+@intrinsic
+def polynomial(typingctx, x, single, double):
+    """``polynomial(x, single, double)``: sum_k c[k] x^k by Horner's rule, with the coefficients for the type of x."""
+    _check_float(x)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value, *tables = arguments
+        chosen = 0 if x == types.float32 else 1
+        source = signature.args[1 + chosen]
+        elements = [builder.extract_value(tables[chosen], k) for k in range(len(source))]
+        *lower, total = [context.cast(builder, c, t, x) for c, t in zip(elements, source, strict=True)]
+        for coefficient in reversed(lower):
+            total = _emit_multiply_add(builder, total, value, coefficient)
+        return total
+
+    return x(x, single, double), codegen
+
+
+@intrinsic
+def power_of_two(typingctx, shifted):
+    """``power_of_two(n + SHIFTER)``: 2^n for a whole n within the exponents: the sum's low bits, moved to the exponent."""
+    _check_float(shifted)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integer = _integer(shifted)
+        bits = builder.bitcast(arguments[0], integer)
+        return builder.bitcast(builder.shl(bits, integer(MANTISSA_BITS[shifted])), arguments[0].type)
+
+    return shifted(shifted), codegen
+
+
+@intrinsic
+def split_exponent(typingctx, x):
+    """``split_exponent(x)``: m and k with x = 2^k m, m from 1/sqrt2 to sqrt2, for a positive, normal and finite x."""
+    _check_float(x)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integer, shift = _integer(x), MANTISSA_BITS[x]
+        least = integer(int(np.array(math.sqrt(0.5), x.name).view(f"i{x.bitwidth // 8}")))
+        above = builder.sub(builder.bitcast(arguments[0], integer), least)  # the exponent steps where m would
+        kept = builder.and_(above, integer(2**shift - 1))
+        m = builder.bitcast(builder.add(kept, least), arguments[0].type)
+        k = builder.sitofp(builder.ashr(above, integer(shift)), arguments[0].type)
+        return context.make_tuple(builder, signature.return_type, (m, k))
+
+    return types.UniTuple(x, 2)(x), codegen
+
+
+# ---- the functions -------------------------------------------------------------------------------------------------------
+
+
+@inner
+def two_to(n):
+    """2^n for a whole n within the exponents of normal numbers."""
+    return power_of_two(n + number(n, *SHIFTER))
+
+
+@inner
+def reduce_exp(x):
+    """p = exp(r) - 1, h and n - h, where x = n ln2 + r: half of n by itself, since 2^n need not be a normal number."""
+    low, high = number(x, *EXP_LEAST), number(x, *EXP_MOST)
+    x = low if x < low else x
+    x = high if x > high else x
+    n = np.rint(x * number(x, 1 / math.log(2), 1 / math.log(2)))
+    r = multiply_add(n, -number(x, *LN2_LOW), multiply_add(n, -number(x, *LN2_HIGH), x))
+    h = np.rint(n * number(x, 0.5, 0.5))
+    return multiply_add(r * r, polynomial(r, EXP_SINGLE, EXP_DOUBLE), r), h, n - h
+
+
+@inner
+def exp(x):
+    """e^x."""
+    p, h, rest = reduce_exp(x)
+    return (p + number(x, 1, 1)) * two_to(h) * two_to(rest)
+
+
+@inner
+def expm1(x):
+    """e^x - 1, accurate for small x too."""
+    p, h, rest = reduce_exp(x)
+    scale = two_to(rest)
+    return math.copysign(multiply_add(scale, p, scale - two_to(-h)) * two_to(h), x)
+
+
+@inner
+def log(x):
+    """Natural logarithm; -inf at 0, NaN below."""
+    one, half, zero = number(x, 1, 1), number(x, 0.5, 0.5), number(x, 0, 0)
+    denormal = x < number(x, *TINY)
+    m, k = split_exponent(x * number(x, 2.0**60, 2.0**60) if denormal else x)
+    k = k - (number(x, 60, 60) if denormal else zero)
+    f = m - one
+    s = f / (m + one)
+    z = s * s
+    square = half * f * f
+    # 2 s = f - s f, so log(m) = f - (f^2/2 - s (f^2/2 + z L)): the exact f comes last
+    tail = multiply_add(s, multiply_add(z, polynomial(z, LOG_SINGLE, LOG_DOUBLE), square), k * number(x, *LN2_LOW))
+    y = multiply_add(k, number(x, *LN2_HIGH), f - (square - tail))
+    y = x if x == number(x, math.inf, math.inf) else y
+    return y if x > zero else number(x, -math.inf, -math.inf) if x == zero else number(x, math.nan, math.nan)
+
+
+@inner
+def sigmoid(x):
+    """1 / (1 + e^-x). Exact in either tail: the exponential is that of a negative number."""
+    one = number(x, 1, 1)
+    e = exp(-abs(x))
+    y = one / (one + e)
+    return e * y if x < 0 else y
+
+
+@inner
+def tanh(x):
+    """Hyperbolic tangent."""
+    most, size = number(x, *TANH_ONE), abs(x)
+    size = most if size > most else size
+    e = expm1(size + size)
+    return math.copysign(e / (e + number(x, 2, 2)), x)
+
+
+@inner
+def erf(x):
+    """Error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+    most, size = number(x, *ERF_ONE), abs(x)
+    size = most if size > most else size
+    return math.copysign(expm1(-size * polynomial(size, ERF_SINGLE, ERF_DOUBLE)), x)

@@ -1,0 +1,45 @@
+"""The `Conv1d` layer."""
+
+from numba_nn.layers.conv.convolution import Convolution
+
+
+class Conv1d(Convolution):
+    """One-dimensional convolution (cross-correlation) of signals, (N, C, L) to (N, O, L').
+
+        y[n, o, l] = bias[o] + sum_{c, i} weight[o, c, i] x[n, c, l s - p + i d]
+
+    with stride s, padding p and dilation d; x is 0 outside of the signal.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels of input and output.
+    kernel_size : int
+        Taps of the weights.
+    stride : int, optional
+        Step between output samples, in input samples.
+    padding : int, "same" or "valid", optional
+        Zeros at either end; "same" (stride 1) keeps the length, with the odd zero at the right; "valid" is 0.
+    dilation : int, optional
+        Step between taps.
+    groups : int, optional
+        Split channels into so many independent convolutions; ``groups=in_channels`` is depthwise.
+    bias : bool, optional
+        Whether to add a bias to every output channel.
+    dtype : dtype, optional
+        float32 or float64.
+
+    Attributes
+    ----------
+    weight : Parameter
+        (out_channels, in_channels / groups, k), drawn from U(-b, b), b = 1 / sqrt(in_channels / groups k).
+    bias : Parameter or None
+        (out_channels,), likewise.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range, or ``groups`` does not divide both numbers of channels.
+    """
+
+    letters = "N, C, L"

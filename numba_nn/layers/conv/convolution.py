@@ -1,0 +1,158 @@
+"""What the convolution layers share. The kernels take images: a signal (N, C, L) is one of height 1."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numba
+import numpy as np
+
+from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.checks import check_batch, check_count, check_dtype, per_axis
+from numba_nn.core.errors import ArgumentError, ShapeError
+from numba_nn.core.gemm import product_work
+from numba_nn.core.layer import Layer
+from numba_nn.core.parameter import Parameter
+from numba_nn.core.random import uniform
+from numba_nn.core.workspace import Shape, Spec
+from numba_nn.layers.conv.blocks import Geometry, scratch_shapes
+from numba_nn.layers.conv.implicit_gemm import (
+    conv2d_backward_bias,
+    conv2d_backward_input,
+    conv2d_backward_weight,
+    conv2d_forward,
+)
+from numba_nn.layers.image import image_shape, images
+
+
+class Convolution(Layer):
+    """Base of `Conv1d` and `Conv2d`, which document the arguments.
+
+    Attributes
+    ----------
+    letters : str
+        The dimensions of an input.
+    """
+
+    letters: ClassVar[str]
+    keeps_input = True
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+        groups: int = 1, bias: bool = True, dtype: Any = np.float32,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        name, axes = type(self).__name__, self.letters.count(",") - 1
+        self.in_channels = check_count(name, "in_channels", in_channels)
+        self.out_channels = check_count(name, "out_channels", out_channels)
+        self.kernel_size = per_axis(name, "kernel_size", kernel_size, 1, axes)
+        self.stride = per_axis(name, "stride", stride, 1, axes)
+        self.dilation = per_axis(name, "dilation", dilation, 1, axes)
+        self.groups = check_count(name, "groups", groups)
+        self.padding = padding if isinstance(padding, str) else per_axis(name, "padding", padding, 0, axes)
+        self._borders = self._border_widths()
+        if in_channels % groups or out_channels % groups:
+            raise ArgumentError(
+                f"{name}: groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
+            )
+        self.dtype = check_dtype(name, dtype)
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        bound = 1 / math.sqrt(math.prod(shape[1:]))
+        self.weight = Parameter(uniform(shape, -bound, bound, self.dtype), "weight")
+        self.bias = Parameter(uniform((out_channels,), -bound, bound, self.dtype), "bias") if bias else None
+        self._bias_value = self.bias.value if self.bias else np.zeros(out_channels, self.dtype)
+        self._no_bias = np.zeros(in_channels, self.dtype)
+
+    def _border_widths(self) -> list[tuple[int, int]]:
+        """Zeros before and after, along each axis."""
+        name = type(self).__name__
+        if self.padding == "same":
+            if max(self.stride) > 1:
+                raise ArgumentError(f"{name}: padding='same' needs stride 1, got {self.stride}")
+            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            return [(total // 2, total - total // 2) for total in totals]
+        if isinstance(self.padding, str):
+            if self.padding != "valid":
+                raise ArgumentError(f"{name}: padding must be numbers, 'same' or 'valid', got {self.padding!r}")
+            return [(0, 0)] * len(self.kernel_size)
+        return [(p, p) for p in self.padding]
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the output: (N, out_channels, ...).
+
+        Raises
+        ------
+        ShapeError
+            If the input has other dimensions or channels, or is smaller than the dilated kernel.
+        """
+        check_batch(self, x_shape, self.letters)
+        if x_shape[1] != self.in_channels:
+            wanted = self.letters.replace("C", str(self.in_channels))
+            raise ShapeError(f"{self!r}: x must have shape ({wanted}), got {x_shape}")
+        rooms = [
+            n + sum(p) - d * (k - 1) - 1
+            for n, p, d, k in zip(x_shape[2:], self._borders, self.dilation, self.kernel_size, strict=True)
+        ]
+        if min(rooms) < 0:
+            raise ShapeError(f"{self!r}: x of shape {x_shape} is smaller than the kernel")
+        return (x_shape[0], self.out_channels, *(room // s + 1 for room, s in zip(rooms, self.stride, strict=True)))
+
+    def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """Packed weights, and for each worker a slice of patches, as large as any pass needs."""
+        # As many workers as there can be threads: a number that does not change, as that of the threads in use does.
+        workers = numba.config.NUMBA_NUM_THREADS
+        x_shape, y_shape = image_shape(x_shape), image_shape(self.output_shape(x_shape))
+        shapes = scratch_shapes(x_shape, y_shape, self._passes(), self.groups, dtype, workers)
+        return {name: (shape, dtype) for name, shape in shapes.items()}
+
+    def _passes(self) -> tuple[Geometry, Geometry]:
+        """Geometry of the forward, and of the input gradient: see `numba_nn.layers.conv.implicit_gemm`."""
+
+        def rows_and_columns(numbers: Any, of_one_row: int) -> tuple[int, ...]:
+            return (of_one_row, *numbers)[-2:]
+
+        taps, steps = rows_and_columns(self.kernel_size, 1), rows_and_columns(self.stride, 1)
+        dilation = rows_and_columns(self.dilation, 1)
+        corner = rows_and_columns([-before for before, _ in self._borders], 0)
+        back = [-c - d * (k - 1) for c, d, k in zip(corner, dilation, taps, strict=True)]
+        return (*taps, *steps, *corner, *dilation, 1, 1), (*taps, 1, 1, *back, *dilation, *steps)
+
+    def forward_flops(self, x_shape: Shape) -> int:
+        """Two for each weight and output position."""
+        y_shape = self.output_shape(x_shape)
+        return 2 * y_shape[0] * math.prod(y_shape[2:]) * self.weight.value.size
+
+    def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[Geometry, Geometry, float]:
+        y_shape = self.output_shape(x_shape)
+        positions, depth = y_shape[0] * math.prod(y_shape[2:]), math.prod(self.weight.value.shape[1:])
+        return (*self._passes(), product_work(self.out_channels, positions, depth))
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        scratch, (geometry, _, work) = call.scratch, call.geometry
+        conv2d_forward.for_work(work)(
+            images(y), scratch["weight"], scratch["padded"], scratch["patches"], images(x), images(self.weight.value),
+            self._bias_value, geometry, self.groups,
+        )  # fmt: skip
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        scratch, (forward, backward, work) = call.scratch, call.geometry
+        dy = images(dy)
+        if self.weight.requires_grad:
+            conv2d_backward_weight.for_work(work)(
+                self.weight.grad.reshape(-1), scratch["partial"], scratch["dy"], scratch["padded"], scratch["patches"],
+                scratch["panels"], images(x), dy, forward, self.groups,
+            )  # fmt: skip
+        if self.bias and self.bias.requires_grad:
+            conv2d_backward_bias.for_work(dy.size)(self.bias.grad, dy.reshape(*dy.shape[:2], dy.shape[2] * dy.shape[3]))
+        if dx is not None:
+            conv2d_backward_input.for_work(work)(
+                images(dx), scratch["weight"], scratch["padded"], scratch["patches"], dy, images(self.weight.value),
+                self._no_bias, backward, self.groups,
+            )  # fmt: skip
+
+    def _arguments(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding!r}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}"
+        )

@@ -1,0 +1,177 @@
+"""Dropout: random elements, or whole channels (N C H W), are set to zero in training mode.
+
+    y[i] = x[i] m[i] / (1 - p)        dx[i] = dy[i] m[i] / (1 - p)        m[i] = 1 with probability 1 - p, else 0
+
+m[i] is a pure function of (seed, layer, draw, i): word i mod 4 of block i div 4 of a Philox stream, kept where the word is at
+least p 2^32. So a mask is the same on any number of threads, and backward computes it again from two integers. That costs more
+than to read a mask kept in bytes (8.6 against 1.8 us for 16,384 elements on one core), but a quarter of the activation's memory
+and a second kernel less.
+
+As in PyTorch, what is dropped is multiplied by 0: NaN and infinity give NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+from numba import prange, uint32
+
+from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.checks import check_number, check_rank
+from numba_nn.core.kernel import In, Out, inner, kernel
+from numba_nn.core.layer import Layer
+from numba_nn.core.random import MaskStream, words
+from numba_nn.core.reduce import BLOCK, block_bounds
+from numba_nn.core.workspace import Shape, Spec
+
+WORK = 4  # simple operations that an element's share of Philox counts for
+
+
+@inner
+def least_word(p):
+    """The smallest random word that keeps; dropping all is left to `scale_of`."""
+    return uint32(min(p * 4294967296.0 + 0.5, 4294967295.0))
+
+
+@inner
+def scale_of(p):
+    """What kept elements are multiplied by."""
+    return 1.0 / (1.0 - p) if p < 1.0 else 0.0
+
+
+@kernel
+def drop_elements(y: Out, x: In, seed: int, stream: int, p: float):
+    """y = x, with elements dropped, the others scaled by 1 / (1 - p); x and y: flat. Backward is the same on dy."""
+    least, scale, zero = least_word(p), x.dtype.type(scale_of(p)), x.dtype.type(0)
+    for part in prange(-(-x.size // BLOCK)):
+        start, stop = block_bounds(part, x.size)
+        a, b = x[start:stop], y[start:stop]
+        first, blocks = start // 4, a.size // 4
+        for block in range(blocks):
+            w = words(first + block, stream, seed)
+            i = 4 * block  # four statements, not a loop: so LLVM vectorises over blocks, 9 us against 50 for 16,384 elements
+            b[i] = a[i] * (scale if w[0] >= least else zero)
+            b[i + 1] = a[i + 1] * (scale if w[1] >= least else zero)
+            b[i + 2] = a[i + 2] * (scale if w[2] >= least else zero)
+            b[i + 3] = a[i + 3] * (scale if w[3] >= least else zero)
+        w = words(first + blocks, stream, seed)
+        for i in range(4 * blocks, a.size):
+            b[i] = a[i] * (scale if w[i % 4] >= least else zero)
+
+
+@kernel
+def drop_rows(y: Out, x: In, seed: int, stream: int, p: float):
+    """y = x, with whole rows dropped, the others scaled by 1 / (1 - p); x and y: (R, L). Backward is the same on dy."""
+    least, scale, zero = least_word(p), x.dtype.type(scale_of(p)), x.dtype.type(0)
+    for row in prange(x.shape[0]):
+        w = words(row // 4, stream, seed)
+        factor = scale if w[row % 4] >= least else zero
+        for i in range(x.shape[1]):
+            y[row, i] = x[row, i] * factor
+
+
+class Dropout(Layer):
+    """Set random elements to zero in training mode, and scale the others by 1 / (1 - p); in eval mode y = x.
+
+    Masks depend on the seed (`manual_seed`), the layer's number among those made since, and the forwards in training mode
+    counted from the seed on.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability that an element is dropped.
+
+    Raises
+    ------
+    ArgumentError
+        If ``p`` is not a number from 0 to 1.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = check_number(type(self).__name__, "p", p, 0, 1)
+        self._masks = MaskStream()
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the output: the input's."""
+        return x_shape
+
+    def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """Seed and stream of the mask; stream 0 where nothing is dropped."""
+        return {"draw": ((2,), np.dtype(np.int64))}
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        saved["draw"][0], saved["draw"][1] = self._masks.draw() if self.training else (0, 0)
+        self._drop(y, x, saved["draw"])
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        if dx is not None:
+            self._drop(dx, dy, saved["draw"])
+
+    def _drop(self, y: Array, x: Array, draw: Array) -> None:
+        seed, stream = int(draw[0]), int(draw[1])
+        if stream == 0:
+            np.copyto(y, x)
+        else:
+            self._drop_masked(y, x, seed, stream)
+
+    def _drop_masked(self, y: Array, x: Array, seed: int, stream: int) -> None:
+        drop_elements.for_work(WORK * x.size)(y.reshape(-1), x.reshape(-1), seed, stream, self.p)
+
+    def _arguments(self) -> str:
+        return f"p={self.p}"
+
+
+class _ChannelDropout(Dropout):
+    letters: ClassVar[str]
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the output: the input's.
+
+        Raises
+        ------
+        ShapeError
+            If the input has another number of dimensions.
+        """
+        check_rank(self, "x", x_shape, self.letters)
+        return x_shape
+
+    def _drop_masked(self, y: Array, x: Array, seed: int, stream: int) -> None:
+        rows = x.shape[0] * x.shape[1], math.prod(x.shape[2:])
+        drop_rows(y.reshape(rows), x.reshape(rows), seed, stream, self.p)
+
+
+class Dropout1d(_ChannelDropout):
+    """Set random channels of (N, C, L) to zero in training mode, and scale the others by 1 / (1 - p); see `Dropout`.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability that a channel of a sample is dropped.
+
+    Raises
+    ------
+    ArgumentError
+        If ``p`` is not a number from 0 to 1.
+    """
+
+    letters = "N, C, L"
+
+
+class Dropout2d(_ChannelDropout):
+    """Set random channels of (N, C, H, W) to zero in training mode, and scale the others by 1 / (1 - p); see `Dropout`.
+
+    Parameters
+    ----------
+    p : float, optional
+        Probability that a channel of a sample is dropped.
+
+    Raises
+    ------
+    ArgumentError
+        If ``p`` is not a number from 0 to 1.
+    """
+
+    letters = "N, C, H, W"

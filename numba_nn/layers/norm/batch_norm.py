@@ -1,0 +1,230 @@
+"""Batch normalisation.
+
+    y = (x - mean) / sqrt(variance + eps) weight + bias        for each channel c of (N, C), (N, C, L) or (N, C, H, W)
+
+In training mode mean and (biased) variance are the batch's, over N and all positions; with n of them and
+x^ = (x - mean) / sqrt(variance + eps):
+
+    dbias += sum dy        dweight += sum dy x^        dx = weight / sqrt(variance + eps) (dy - sum dy / n - x^ sum (dy x^) / n)
+
+In eval mode they are running statistics, constants for backward: dx = weight / sqrt(variance + eps) dy.
+
+S. Ioffe and C. Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate shift", 2015.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.checks import check_count, check_dtype, check_number
+from numba_nn.core.errors import ShapeError
+from numba_nn.core.kernel import Kernel
+from numba_nn.core.layer import Layer
+from numba_nn.core.parameter import Parameter
+from numba_nn.core.reduce import BLOCK
+from numba_nn.core.workspace import Shape, Spec
+from numba_nn.layers.norm import planes, rows
+from numba_nn.layers.norm.statistics import batch_statistics, gradient_coefficients, recall_running, update_running
+
+
+class Layout(NamedTuple):
+    """The kernels for a layout of the input."""
+
+    moments: Kernel
+    normalize: Kernel
+    gradient_sums: Kernel
+    backward_input: Kernel
+
+
+PLANES = Layout(planes.plane_moments, planes.plane_normalize, planes.plane_gradient_sums, planes.plane_backward_input)
+ROWS = Layout(rows.row_moments, rows.row_normalize, rows.row_gradient_sums, rows.row_backward_input)
+
+
+class Geometry(NamedTuple):
+    """What follows from an input's shape: the kernels, the shape of the arrays that they see, and a channel's tiles."""
+
+    layout: Layout
+    shape: Shape
+    tiles: int
+
+    @classmethod
+    def of(cls, x_shape: Shape) -> Geometry:
+        n, c, length = x_shape[0], x_shape[1], math.prod(x_shape[2:])
+        if length == 1:
+            return cls(ROWS, (n, c), -(-n // rows.ROWS))
+        return cls(PLANES, (n, c, length), n * -(-length // BLOCK))
+
+
+class _BatchNorm(Layer):
+    keeps_input = True
+    buffer_names = ("running_mean", "running_var", "num_batches_tracked")
+    letters: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+        track_running_stats: bool = True, dtype: Any = np.float32,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        name = type(self).__name__
+        self.num_features = check_count(name, "num_features", num_features)
+        self.dtype = check_dtype(name, dtype)
+        self.eps = check_number(name, "eps", eps, 0)
+        self.momentum = None if momentum is None else check_number(name, "momentum", momentum, 0, 1)
+        ones, zeros = np.ones(num_features, self.dtype), np.zeros(num_features, self.dtype)
+        self.weight = Parameter(ones, "weight") if affine else None
+        self.bias = Parameter(zeros, "bias") if affine else None
+        self._weight_value = self.weight.value if self.weight else ones
+        self._bias_value = self.bias.value if self.bias else zeros
+        self.running_mean = zeros.copy() if track_running_stats else None
+        self.running_var = ones.copy() if track_running_stats else None
+        self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the output: the input's.
+
+        Raises
+        ------
+        ShapeError
+            If the input has another number of dimensions, or of channels.
+        """
+        letters = next((one for one in self.letters if one.count(",") + 1 == len(x_shape)), None)
+        if letters is None or x_shape[1] != self.num_features:
+            expected = " or ".join(f"({one})" for one in self.letters)
+            raise ShapeError(f"{self!r}: x must have shape {expected} with C = {self.num_features}, got {x_shape}")
+        return x_shape
+
+    def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """Statistics that x was normalised with, and the share of one value in them."""
+        channels = (self.num_features,)
+        return {"mean": (channels, dtype), "inv_std": (channels, dtype), "share": ((1,), np.dtype(np.float64))}
+
+    def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """Sums of every tile, and of every channel."""
+        channels = self.num_features
+        return {
+            "tiles": ((4, Geometry.of(x_shape).tiles, channels), dtype),
+            "variance": ((channels,), np.dtype(np.float64)),
+            "sums": ((2, channels), dtype),
+            "coefficients": ((3, channels), dtype),
+        }
+
+    def _geometry(self, x_shape: Shape, dtype: Any) -> Geometry:
+        return Geometry.of(x_shape)
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        if x.size == 0:
+            return
+        mean, inv_std = saved["mean"], saved["inv_std"]
+        layout, shape, _ = call.geometry
+        x = x.reshape(shape)
+        if self.training or self.running_mean is None:
+            self._measure(call, x, mean, inv_std)
+            saved["share"][0] = mean.size / x.size
+        else:
+            recall_running(mean, inv_std, self.running_mean, self.running_var, self.eps)
+            saved["share"][0] = 0.0
+        layout.normalize.for_work(x.size)(y.reshape(shape), mean, inv_std, x, self._weight_value, self._bias_value)
+
+    def _measure(self, call: Call, x: Array, mean: Array, inv_std: Array) -> None:
+        """Statistics of a batch; running statistics move on in training mode."""
+        tiles, variance = call.scratch["tiles"], call.scratch["variance"]
+        count = x.size // mean.size
+        if count == 1:
+            raise ShapeError(f"{self!r}: a batch has statistics from two values per channel on, got x of shape {call.x_shape}")
+        call.geometry.layout.moments.for_work(2 * x.size)(tiles, x)
+        batch_statistics.for_work(tiles.size)(mean, inv_std, variance, tiles, self.eps)
+        if self.training and self.running_mean is not None and self.num_batches_tracked is not None:
+            factor = 1 / (int(self.num_batches_tracked) + 1) if self.momentum is None else self.momentum
+            tracked = self.num_batches_tracked.reshape(1)
+            update_running(self.running_mean, self.running_var, tracked, variance, mean, factor, count / (count - 1))
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        if x.size == 0:
+            return
+        layout, shape, _ = call.geometry
+        mean, inv_std = saved["mean"], saved["inv_std"]
+        x, dy = x.reshape(shape), dy.reshape(shape)
+        tiles, sums, coefficients = call.scratch["tiles"][:2], call.scratch["sums"], call.scratch["coefficients"]
+        layout.gradient_sums.for_work(x.size)(mean, tiles, x, dy)
+        share = float(saved["share"][0])
+        gradient_coefficients.for_work(tiles.size)(inv_std, sums, coefficients, tiles, self._weight_value, share)
+        for parameter, total in zip((self.bias, self.weight), sums, strict=True):
+            if parameter and parameter.requires_grad:
+                np.add(parameter.grad, total, out=parameter.grad)
+        if dx is not None:
+            layout.backward_input.for_work(x.size)(dx.reshape(shape), mean, coefficients, x, dy)
+
+    def _arguments(self) -> str:
+        return (
+            f"num_features={self.num_features}, eps={self.eps}, momentum={self.momentum}, "
+            f"affine={self.weight is not None}, track_running_stats={self.running_mean is not None}"
+        )
+
+
+class BatchNorm1d(_BatchNorm):
+    """Normalise every channel of (N, C) or (N, C, L) to mean 0 and variance 1 over the batch, then scale and shift it.
+
+    In training mode by the batch's own statistics, which also move the running ones; in eval mode by the running statistics.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels, C.
+    eps : float, optional
+        Added to the variance.
+    momentum : float or None, optional
+        How far a batch moves the running statistics, from 0 to 1; None makes them the mean over all batches.
+    affine : bool, optional
+        Whether to scale by a weight and add a bias.
+    track_running_stats : bool, optional
+        False: the batch's statistics serve in eval mode too.
+    dtype : dtype, optional
+        float32 or float64.
+
+    Attributes
+    ----------
+    weight, bias : Parameter or None
+        (C,); 1 and 0 at first.
+    running_mean, running_var : ndarray or None
+        (C,), of the dtype; 0 and 1 at first. The variance is the unbiased one.
+    num_batches_tracked : ndarray or None
+        Number of batches, int64 without dimensions.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    ShapeError
+        In ``forward``, if the batch's statistics are needed and a channel has one value only.
+    """
+
+    letters = ("N, C", "N, C, L")
+
+
+class BatchNorm2d(_BatchNorm):
+    """Normalise every channel of (N, C, H, W) to mean 0 and variance 1 over the batch, then scale and shift it.
+
+    In training mode by the batch's own statistics, which also move the running ones; in eval mode by the running statistics.
+    Attributes and errors are those of `BatchNorm1d`.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels, C.
+    eps : float, optional
+        Added to the variance.
+    momentum : float or None, optional
+        How far a batch moves the running statistics, from 0 to 1; None makes them the mean over all batches.
+    affine : bool, optional
+        Whether to scale by a weight and add a bias.
+    track_running_stats : bool, optional
+        False: the batch's statistics serve in eval mode too.
+    dtype : dtype, optional
+        float32 or float64.
+    """
+
+    letters = ("N, C, H, W",)

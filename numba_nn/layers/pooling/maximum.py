@@ -1,0 +1,282 @@
+"""Max pooling (N C L, N C H W): y = max of x over a window; see `numba_nn.layers.pooling.windows` for where the windows lie.
+
+Positions outside of the input count as minus infinity. The first maximum of a window, row by row, is taken; a NaN is larger
+than everything, and of several NaNs the last is taken, as in PyTorch. Its flat position h W + w in the plane is kept, and
+backward adds the gradient there.
+
+A row of windows is pooled in two steps: down every column, which vectorises, then along the row of the columns' maxima. On one
+core of a Zen 5 that is 1.3 (2 x 2) to 2.9 times (3 x 3) as fast as window by window.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.errors import ShapeError
+from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
+from numba_nn.core.workspace import Shape, Spec
+from numba_nn.layers.image import flat_planes, planes
+from numba_nn.layers.pooling.windows import WORK, Adaptive, Global, Pooling, Sliding, scratch_rows
+
+MOST_PIXELS = 2**31 - 1  # of a plane, whose positions are int32
+
+
+@inner
+def column_maxima(best, position, plane, first, count, step):
+    """Largest value of every column, over count rows from the first, step apart, and its flat position in the plane."""
+    width = plane.shape[1]
+    for j in range(width):
+        best[j] = plane[first, j]
+        position[j] = first * width + j
+    for a in range(1, count):
+        i = first + a * step
+        for j in range(width):
+            value = plane[i, j]
+            larger = (value > best[j]) | (value != value)
+            best[j] = value if larger else best[j]
+            position[j] = np.int32(i * width + j) if larger else position[j]
+
+
+@inner
+def comes_first(value, at, best, position):
+    """Whether a value is to be taken rather than the best so far: larger, or equal and earlier, or the last NaN."""
+    equal = (value == best) & (at < position)
+    nan = (value != value) & ((best == best) | (at > position))
+    return (value > best) | equal | nan
+
+
+@kernel
+def max_pool2d_forward(
+    y: Out, indices: Saved, best: Scratch, position: Scratch, x: In, rows: In, columns: In, dilation: tuple[int, int]
+):
+    """Largest value of every window, and its flat position in the plane.
+
+    x: (P, H, W), y and indices: (P, H', W'), best and position: (workers, W or more).
+    """
+    workers = best.shape[0]
+    for worker in prange(workers):
+        column_best, column_position = best[worker], position[worker]
+        for p in range(y.shape[0] * worker // workers, y.shape[0] * (worker + 1) // workers):
+            for h in range(y.shape[1]):
+                column_maxima(column_best, column_position, x[p], rows[h, 0], rows[h, 1], dilation[0])
+                for w in range(y.shape[2]):
+                    first = columns[w, 0]
+                    top, at = column_best[first], column_position[first]
+                    for b in range(1, columns[w, 1]):
+                        j = first + b * dilation[1]
+                        # selects, not branches: on real images a branch here goes wrong every other time
+                        taken = comes_first(column_best[j], column_position[j], top, at)
+                        top = column_best[j] if taken else top
+                        at = column_position[j] if taken else at
+                    missed = (rows[h, 1] == 0) | (columns[w, 1] == 0)  # as a dilated window can miss a small image
+                    y[p, h, w] = x.dtype.type(-np.inf) if missed else top
+                    indices[p, h, w] = np.int32(-1) if missed else at
+
+
+@kernel
+def max_pool2d_backward(dx: Out, indices: Saved, dy: In):
+    """dx = 0, then dx at every window's maximum += dy; dx: (P, H W), indices and dy: (P, H', W')."""
+    zero = dx.dtype.type(0)
+    for p in prange(dx.shape[0]):
+        for i in range(dx.shape[1]):
+            dx[p, i] = zero
+        for h in range(dy.shape[1]):
+            for w in range(dy.shape[2]):
+                if indices[p, h, w] >= 0:
+                    dx[p, indices[p, h, w]] += dy[p, h, w]
+
+
+class _Max(Pooling):
+    """What the max poolings share."""
+
+    dilation: tuple[int, ...]
+    return_indices: bool
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the output: N, C, and the number of windows along every other axis.
+
+        Raises
+        ------
+        ShapeError
+            If the input has other dimensions or 2**31 elements in a plane, or no window fits in it.
+        """
+        y_shape = super().output_shape(x_shape)
+        if int(np.prod(x_shape[2:])) > MOST_PIXELS:
+            raise ShapeError(f"{self!r}: positions are kept in 32 bits, {MOST_PIXELS} pixels in a plane at most, got {x_shape}")
+        return y_shape
+
+    def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """Position of every maximum."""
+        return {"indices": (self.output_shape(x_shape), np.dtype(np.int32))}
+
+    def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """The columns' maxima and their positions."""
+        rows = scratch_rows(x_shape)
+        return {"best": (rows, dtype), "position": (rows, np.dtype(np.int32))}
+
+    def forward(self, x: Array, out: Array | None = None) -> Any:
+        """As `Layer.forward`; with ``return_indices``, the output and the positions of the maxima.
+
+        Parameters
+        ----------
+        x : ndarray
+            (N, C, L) or (N, C, H, W), as the layer's name says.
+        out : ndarray, optional
+            Where to write the output.
+
+        Returns
+        -------
+        ndarray or (ndarray, ndarray)
+            The output; with ``return_indices`` also the flat position of each maximum in its plane, int64.
+        """
+        y = super().forward(x, out)
+        if not self.return_indices:
+            return y
+        arrays = self._kept[-1].arrays if self.training else self._call(x.shape, x.dtype).inference
+        return y, arrays["indices"].astype(np.int64)
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        rows, columns = call.geometry
+        run = max_pool2d_forward.for_work(WORK * x.size)
+        run(
+            planes(y), planes(saved["indices"]), call.scratch["best"], call.scratch["position"], planes(x), rows, columns,
+            (self.dilation[0], self.dilation[-1]),
+        )  # fmt: skip
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        if dx is not None:
+            max_pool2d_backward(flat_planes(dx), planes(saved["indices"]), planes(dy))
+
+
+class _SlidingMax(_Max, Sliding):
+    """What MaxPool1d and MaxPool2d share."""
+
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+        return_indices: bool = False, ceil_mode: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
+        self.return_indices = return_indices
+
+    def _arguments(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
+            f"return_indices={self.return_indices}, ceil_mode={self.ceil_mode}"
+        )
+
+
+class _AdaptiveMax(_Max, Adaptive):
+    """What the adaptive max poolings share."""
+
+    dilation = (1, 1)
+
+    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
+        super().__init__(output_size)
+        self.return_indices = return_indices
+
+    def _arguments(self) -> str:
+        return f"{super()._arguments()}, return_indices={self.return_indices}"
+
+
+class MaxPool1d(_SlidingMax):
+    """Largest value of every window of a signal (N, C, L).
+
+    Parameters
+    ----------
+    kernel_size : int
+        Length of the window.
+    stride : int, optional
+        Step between windows; the window's length by default.
+    padding : int, optional
+        Elements of minus infinity at either end, at most half the window.
+    dilation : int, optional
+        Step between the elements of a window.
+    return_indices : bool, optional
+        ``forward`` returns ``(y, indices)``: the position of every maximum, int64.
+        Inside a Sequential only y goes on.
+    ceil_mode : bool, optional
+        Keep a last window that reaches beyond the padded signal, if it starts inside the signal or the left padding.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    """
+
+    letters = "N, C, L"
+
+
+class MaxPool2d(_SlidingMax):
+    """Largest value of every window of an image (N, C, H, W).
+
+    Parameters
+    ----------
+    kernel_size : int or (int, int)
+        Height and width of the window.
+    stride : int or (int, int), optional
+        Step between windows; the window's size by default.
+    padding : int or (int, int), optional
+        Rows and columns of minus infinity around the image, at most half the window.
+    dilation : int or (int, int), optional
+        Step between the elements of a window.
+    return_indices : bool, optional
+        ``forward`` returns ``(y, indices)``: the flat position h W + w of every maximum, int64.
+        Inside a Sequential only y goes on.
+    ceil_mode : bool, optional
+        Keep a last window that reaches beyond the padded image, if it starts inside the image or the left padding.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    """
+
+
+class AdaptiveMaxPool1d(_AdaptiveMax):
+    """Largest value of each of so many windows that cover a signal (N, C, L).
+
+    Parameters
+    ----------
+    output_size : int or None
+        Number of windows; None keeps the length.
+    return_indices : bool, optional
+        ``forward`` returns ``(y, indices)``: the position of every maximum, int64.
+        Inside a Sequential only y goes on.
+
+    Raises
+    ------
+    ArgumentError
+        If ``output_size`` is out of range.
+    """
+
+    letters = "N, C, L"
+
+
+class AdaptiveMaxPool2d(_AdaptiveMax):
+    """Largest value of each of so many windows that cover an image (N, C, H, W).
+
+    Parameters
+    ----------
+    output_size : int, None, or a pair of these
+        Rows and columns of windows; None keeps the image's.
+    return_indices : bool, optional
+        ``forward`` returns ``(y, indices)``: the flat position h W + w of every maximum, int64.
+        Inside a Sequential only y goes on.
+
+    Raises
+    ------
+    ArgumentError
+        If ``output_size`` is out of range.
+    """
+
+
+class GlobalMaxPool1d(Global, AdaptiveMaxPool1d):
+    """Largest value of a signal: (N, C, L) to (N, C), as ``AdaptiveMaxPool1d(1)`` and then ``Flatten()``."""
+
+
+class GlobalMaxPool2d(Global, AdaptiveMaxPool2d):
+    """Largest value of an image: (N, C, H, W) to (N, C), as ``AdaptiveMaxPool2d(1)`` and then ``Flatten()``."""

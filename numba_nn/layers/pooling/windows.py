@@ -1,0 +1,145 @@
+"""Where the windows of pooling lie, along each axis of signals (N C L) or images (N C H W).
+
+    sliding     window i starts at i s - p and takes every d-th of the following d (k - 1) + 1 positions
+    adaptive    window i of o goes from floor(i n / o) to ceil((i + 1) n / o)
+
+An axis's windows are a table with a row for each: its first position inside of the input, and how many of its positions are
+inside. The kernels see nothing else, so one kernel serves both kinds, and a signal is an image of height 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numba
+import numpy as np
+
+from numba_nn.core.call import Array
+from numba_nn.core.checks import check_batch, is_whole, per_axis
+from numba_nn.core.errors import ArgumentError, ShapeError
+from numba_nn.core.layer import Layer
+from numba_nn.core.workspace import Shape
+
+ONE_ROW = np.array([[0, 1, 1]])  # the windows of height 1 of a signal; the third number is a divisor, of averages only
+WORK = 4  # simple operations that a window's pooling takes for every element of the input, about
+CACHE_LINE = 16  # elements of float32
+
+
+def scratch_rows(x_shape: Shape) -> Shape:
+    """Shape of scratch that holds a row of the input for every worker, apart from the cache lines of the others."""
+    # As many workers as there can be threads: a number that does not change, as that of the threads in use does.
+    return numba.config.NUMBA_NUM_THREADS, -(-x_shape[-1] // CACHE_LINE) * CACHE_LINE
+
+
+class Pooling(Layer):
+    """A layer whose output has an element for every window of every plane of its input."""
+
+    letters: ClassVar[str] = "N, C, H, W"
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the output: N, C, and the number of windows along every other axis.
+
+        Raises
+        ------
+        ShapeError
+            If the input has other dimensions, or no window fits in it.
+        """
+        check_batch(self, x_shape, self.letters)
+        counts = [self._count(axis, length) for axis, length in enumerate(x_shape[2:])]
+        if min(counts) < 1:
+            raise ShapeError(f"{self!r}: no window fits in x of shape {x_shape}")
+        return (*x_shape[:2], *counts)
+
+    def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[Array, Array]:
+        """The windows along the height and along the width."""
+        tables = [self._windows(axis, length) for axis, length in enumerate(x_shape[2:])]
+        rows, columns = tables if len(tables) == 2 else (ONE_ROW, *tables)
+        return rows, columns
+
+    def _count(self, axis: int, length: int) -> int:
+        """Number of windows along an axis."""
+        raise NotImplementedError
+
+    def _windows(self, axis: int, length: int) -> Array:
+        """First position and number of positions of every window along an axis."""
+        raise NotImplementedError
+
+
+class Sliding(Pooling):
+    """Windows of one size, a stride apart."""
+
+    def __init__(self, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> None:
+        super().__init__()
+        name, axes = type(self).__name__, self.letters.count(",") - 1
+        self.kernel_size = per_axis(name, "kernel_size", kernel_size, 1, axes)
+        self.stride = self.kernel_size if stride is None else per_axis(name, "stride", stride, 1, axes)
+        self.padding = per_axis(name, "padding", padding, 0, axes)
+        self.dilation = per_axis(name, "dilation", dilation, 1, axes)
+        self.ceil_mode = ceil_mode
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
+            raise ArgumentError(f"{name}: padding must be at most half of kernel_size {self.kernel_size}, got {self.padding}")
+
+    def _count(self, axis: int, length: int) -> int:
+        stride, padding = self.stride[axis], self.padding[axis]
+        room = length + 2 * padding - self.dilation[axis] * (self.kernel_size[axis] - 1) - 1
+        if not self.ceil_mode:
+            return room // stride + 1
+        count = -(-room // stride) + 1
+        # The last window must start inside the input or the left padding.
+        return count - 1 if (count - 1) * stride >= length + padding else count
+
+    def _starts(self, axis: int, length: int) -> Array:
+        """Position of every window's first element, which may lie in the padding."""
+        return np.arange(self._count(axis, length)) * self.stride[axis] - self.padding[axis]
+
+    def _windows(self, axis: int, length: int) -> Array:
+        starts, dilation = self._starts(axis, length), self.dilation[axis]
+        before = -(np.minimum(starts, 0) // dilation)  # elements of the window that lie before the input
+        first = starts + before * dilation
+        inside = np.clip(-((first - length) // dilation), 0, self.kernel_size[axis] - before)
+        return np.stack([np.minimum(first, length - 1), inside], 1)
+
+
+class Adaptive(Pooling):
+    """As many windows as are asked for, which cover the input."""
+
+    def __init__(self, output_size: Any) -> None:
+        super().__init__()
+        axes = self.letters.count(",") - 1
+        sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * axes
+        if len(sizes) != axes or not all(size is None or (is_whole(size) and size >= 1) for size in sizes):
+            wanted = {1: "an int of at least 1, or None", 2: "one or a pair of ints of at least 1, or None"}[axes]
+            raise ArgumentError(f"{type(self).__name__}: output_size must be {wanted}, got {output_size!r}")
+        self.output_size = tuple(None if size is None else int(size) for size in sizes)
+
+    def _count(self, axis: int, length: int) -> int:
+        return self.output_size[axis] or length
+
+    def _windows(self, axis: int, length: int) -> Array:
+        count = self._count(axis, length)
+        windows = np.arange(count)
+        first = windows * length // count
+        return np.stack([first, -(-(windows + 1) * length // count) - first], 1)
+
+    def _arguments(self) -> str:
+        return f"output_size={self.output_size}"
+
+
+class Global(Adaptive):
+    """One window that is the whole plane, and no axes left in the output; goes before an adaptive layer in the bases."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the output, (N, C).
+
+        Raises
+        ------
+        ShapeError
+            If the input has other dimensions, or is empty.
+        """
+        return super().output_shape(x_shape)[:2]
+
+    def _arguments(self) -> str:
+        return ""

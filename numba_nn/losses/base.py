@@ -1,0 +1,225 @@
+"""`Loss`: the contract that every loss keeps, in one place.
+
+What a subclass writes:
+
+* ``loss_shape(shape)``: shape of the single losses (reduction "none"); raises `ShapeError` for a prediction it cannot take;
+* ``_check(prediction, target)``: raise for a target, or values, that do not fit;
+* ``_forward(loss, prediction, target, arrays)``: write ``loss``, one element unless the reduction is "none";
+* ``_backward(dx, prediction, target, arrays)``: write ``dx``;
+* ``saved_spec`` and ``scratch_spec``, where it needs arrays from forward to backward, or within a call; ``_fill``, where some
+  of them hold what only depends on the shape, as weights do.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+
+from numba_nn.core.call import Array, Arrays
+from numba_nn.core.checks import as_shape, check_array, check_destination, check_dtype
+from numba_nn.core.errors import ArgumentError, BackwardError
+from numba_nn.core.workspace import Shape, Spec, Workspace
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def own_weight(where: object, name: str, weight: Any) -> Array | None:
+    """A copy of a constructor's weight that nobody changes; raises `DTypeError` unless it is an array of floats, or None."""
+    if weight is None:
+        return None
+    check_array(where, name, weight, None)
+    weight = weight.copy()
+    weight.flags.writeable = False
+    return weight
+
+
+class Loss:
+    """Base of the losses: checks, buffers, and what backward needs.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum", "none"}, optional
+        What becomes of the single losses: their mean, their sum, or nothing.
+
+    Raises
+    ------
+    ArgumentError
+        For another reduction.
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        if reduction not in REDUCTIONS:
+            raise ArgumentError(f"{type(self).__name__}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+        self.reduction = reduction
+        self._workspace = Workspace()
+        self._arrays: tuple[Any, Arrays] = None, {}
+        self._kept: tuple[Array, Array, Arrays] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_arrays": (None, {}), "_kept": None}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._arguments()})"
+
+    # ---- what a subclass defines -------------------------------------------------------------------------------------
+
+    def loss_shape(self, shape: Shape) -> Shape:
+        """Shape of the single losses for a prediction of this shape.
+
+        Raises
+        ------
+        ShapeError
+            If the loss cannot take this shape.
+        """
+        raise NotImplementedError
+
+    def saved_spec(self, shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
+        """Shape and dtype of every array that forward keeps for backward."""
+        return {}
+
+    def scratch_spec(self, shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
+        """Shape and dtype of every array that is dead at return."""
+        return {}
+
+    def _fill(self, arrays: Arrays) -> None:
+        """Write what depends on the shape alone into new arrays."""
+
+    def _check(self, prediction: Array, target: Any) -> None:
+        raise NotImplementedError
+
+    def _forward(self, loss: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
+        raise NotImplementedError
+
+    def _backward(self, dx: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
+        raise NotImplementedError
+
+    def _arguments(self) -> str:
+        """Constructor arguments, for the repr."""
+        return f"reduction={self.reduction!r}"
+
+    # ---- calls -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, prediction: Array, target: Array) -> Any:
+        """``forward(prediction, target)``."""
+        return self.forward(prediction, target)
+
+    def forward(self, prediction: Array, target: Array, out: Array | None = None) -> Any:
+        """Compute the loss.
+
+        Parameters
+        ----------
+        prediction, target : ndarray
+            Of the shapes and dtypes that the class says; borrowed until `backward`.
+        out : ndarray, optional
+            Where to write the loss: one element, or with reduction "none" one for each single loss.
+
+        Returns
+        -------
+        float or ndarray
+            ``out`` itself if given; else a float, or with reduction "none" a fresh array.
+
+        Raises
+        ------
+        ShapeError, DTypeError, RangeError, DestinationError
+            If an array, or a value of it, does not fit; nothing was written.
+        ConcurrencyError
+            If another thread is inside this loss.
+        """
+        with self._workspace.in_use(self):
+            check_array(self, "prediction", prediction, None)
+            each = self.loss_shape(prediction.shape)
+            shape = each if self.reduction == "none" else (1,)
+            self._check(prediction, target)
+            if out is not None:
+                check_destination(self, "out", out, shape, prediction.dtype, prediction, target)
+            elif self.reduction == "none":
+                out = np.empty(shape, prediction.dtype)
+            return self._checked_forward(prediction, target, out)
+
+    def _checked_forward(self, prediction: Array, target: Array, out: Array | None) -> Any:
+        self._kept = None
+        arrays = self._arrays_of(prediction.shape, prediction.dtype)
+        prediction = self._workspace.contiguous("prediction", prediction)
+        target = self._workspace.contiguous("target", target)
+        self._forward(arrays["loss"] if out is None else out, prediction, target, arrays)
+        self._kept = prediction, target, arrays
+        return float(arrays["loss"][0]) if out is None else out
+
+    def backward(self, out: Array | None = None) -> Array:
+        """Gradient of the last loss (with reduction "none", of its sum) with respect to the prediction.
+
+        Parameters
+        ----------
+        out : ndarray, optional
+            Where to write it: of the prediction's shape and dtype.
+
+        Returns
+        -------
+        ndarray
+            ``out`` itself, or a fresh array.
+
+        Raises
+        ------
+        BackwardError
+            Before any forward.
+        ShapeError, DTypeError, DestinationError
+            If ``out`` does not fit; nothing was written.
+        ConcurrencyError
+            If another thread is inside this loss.
+        """
+        with self._workspace.in_use(self):
+            if self._kept is None:
+                raise BackwardError(f"{self!r}: backward before forward")
+            prediction, target, arrays = self._kept
+            if out is None:
+                out = np.empty(prediction.shape, prediction.dtype)
+            else:
+                check_destination(self, "out", out, prediction.shape, prediction.dtype, prediction, target)
+            self._backward(out, prediction, target, arrays)
+            return out
+
+    # ---- buffers -----------------------------------------------------------------------------------------------------
+
+    def reserve(self, shape: Shape, dtype: Any = np.float32) -> Self:
+        """Allocate everything that later calls need, for predictions of up to this shape; a forward before is forgotten.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of the largest prediction.
+        dtype : dtype, optional
+            Of the prediction, float32 or float64.
+
+        Returns
+        -------
+        Loss
+            The loss itself.
+
+        Raises
+        ------
+        ShapeError, DTypeError
+            If the loss cannot take such predictions; nothing changed.
+        """
+        dtype, shape = check_dtype(self, dtype), as_shape(self, shape)
+        self.loss_shape(shape)  # refuses what does not fit, before anything changes
+        with self._workspace.in_use(self):
+            self._kept = None  # the arrays may be those it was kept in
+            self._arrays_of(shape, dtype)
+        return self
+
+    def _arrays_of(self, shape: Shape, dtype: np.dtype[Any]) -> Arrays:
+        """Saved, scratch, and ``loss``, one element; those of the newest shape are kept ready."""
+        key, arrays = self._arrays
+        if key != (shape, dtype):
+            specs = {"loss": ((1,), dtype), **self.saved_spec(shape, dtype), **self.scratch_spec(shape, dtype)}
+            arrays = self._workspace.carve("arrays", specs)
+            self._fill(arrays)
+            self._arrays = (shape, dtype), arrays
+        return arrays
+
+    def _scale(self, count: int) -> float:
+        """Factor of the sum of so many losses. The mean of none is NaN."""
+        if self.reduction != "mean":
+            return 1.0
+        return 1.0 / count if count else float("nan")

@@ -1,0 +1,229 @@
+"""Running a model over data without training it: `evaluate`, `predict`, and what `fit` shares with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from numba_nn.core.call import Array
+from numba_nn.core.checks import check_count
+from numba_nn.core.errors import ArgumentError, DataError, DTypeError, ShapeError
+from numba_nn.core.layer import Layer
+from numba_nn.data import Batches
+from numba_nn.losses import Loss
+from numba_nn.metrics import Metric
+
+
+class Loader(Protocol):
+    """What gives batches: `data.Batches`, `data.Stream`, or anything else with this method."""
+
+    def epoch(self, e: int) -> Iterator[tuple[Array, ...]]:
+        """The batches (x, target) of epoch e."""
+
+
+def evaluate(
+    model: Layer, loss: Loss, data: Any, metrics: Iterable[Metric] | Mapping[str, Metric] = (), batch_size: int = 256
+) -> dict[str, Any]:
+    """Loss and metrics of a model on data, in eval mode.
+
+    Parameters
+    ----------
+    model : Layer
+        The model; it and all inside it are put back into the modes they were in.
+    loss : Loss
+        With reduction "mean", the losses of batches are averaged with their sizes as weights; with "sum" they are added.
+    data : (x, target) or loader
+        Two arrays of equal length, or what gives batches: `data.Batches`, `data.Stream`.
+    metrics : iterable or dict of Metric, optional
+        Metrics (`nn.metrics`); a dict names them.
+    batch_size : int, optional
+        Items in a batch, where ``data`` is arrays.
+
+    Returns
+    -------
+    dict
+        "loss", and every metric's value under its name.
+
+    Raises
+    ------
+    ArgumentError, DataError
+        If ``data`` is of another kind or gives no batch, or metrics have one name.
+
+    Examples
+    --------
+    >>> nn.evaluate(model, nn.MSELoss(), (x, target), [nn.metrics.R2()])  # doctest: +SKIP
+    {'loss': 0.0213, 'r2': 0.978}
+    """
+    loader = as_loader("evaluate", data, batch_size, shuffle=False)
+    return Evaluator(model, loss, named_metrics(metrics)).run(loader)
+
+
+def predict(model: Layer, x: Array, batch_size: int = 256) -> Array:
+    """A model's output for an array of any length, batch by batch, in eval mode.
+
+    Parameters
+    ----------
+    model : Layer
+        The model; it and all inside it are put back into the modes they were in.
+    x : ndarray
+        Input.
+    batch_size : int, optional
+        Items in a batch: bounds the memory for what lies between layers.
+
+    Returns
+    -------
+    ndarray
+        Output, of ``model.output_shape(x.shape)``.
+
+    Raises
+    ------
+    ArgumentError
+        If ``batch_size`` is below 1.
+    ShapeError, DTypeError
+        If the model cannot take ``x``.
+    """
+    check_count("predict", "batch_size", batch_size)
+    if not isinstance(x, np.ndarray):
+        raise DTypeError(f"predict: x must be a NumPy array, got {type(x).__name__}")
+    if x.ndim == 0:
+        raise ShapeError("predict: x must have shape (N, ...), got ()")
+    y = np.empty(model.output_shape(x.shape), model.dtype or x.dtype)
+    with evaluating(model):
+        for start in range(0, len(x), batch_size):
+            batch = slice(start, start + batch_size)
+            model.forward(x[batch], out=y[batch])
+    return y
+
+
+@contextmanager
+def evaluating(model: Layer) -> Iterator[None]:
+    """Eval mode for a while; then every layer's own mode again, so that what was frozen stays so."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class Evaluator:
+    """A model's loss and metrics on data, over buffers that later runs use again.
+
+    Parameters
+    ----------
+    model : Layer
+        The model.
+    loss : Loss
+        Compares the model's output with the target.
+    metrics : dict of str to Metric
+        Metrics by name.
+    """
+
+    def __init__(self, model: Layer, loss: Loss, metrics: dict[str, Metric]) -> None:
+        for name, value, kind in (("model", model, Layer), ("loss", loss, Loss)):
+            if not isinstance(value, kind):
+                raise ArgumentError(f"evaluate: {name} must be a {kind.__name__} object, got {value!r}")
+        if loss.reduction == "none":
+            raise ArgumentError(f"evaluate: {type(loss).__name__}: reduction must be 'mean' or 'sum', got 'none'")
+        self.model, self.loss, self.metrics = model, loss, metrics
+        self._output = np.empty((0,), np.float32)
+        self._value = np.empty(1, np.float32)
+
+    def run(self, loader: Loader) -> dict[str, Any]:
+        """Values over all batches of a loader."""
+        tally = Tally(self.loss, self.metrics)
+        with evaluating(self.model):
+            for x, target in pairs("evaluate", loader, 0):
+                y = self._forward(x)
+                tally.add(float(self.loss.forward(y, target, out=self._value)[0]), y, target)
+        return tally.values()
+
+    def _forward(self, x: Array) -> Array:
+        shape = self.model.output_shape(x.shape)
+        dtype = self.model.dtype or x.dtype
+        if self._output.shape[1:] != shape[1:] or len(self._output) < len(x) or self._output.dtype != dtype:
+            self._output, self._value = np.empty(shape, dtype), np.empty(1, dtype)
+        return self.model.forward(x, out=self._output[: len(x)])
+
+
+class Tally:
+    """Loss and metrics over the batches of one pass.
+
+    Parameters
+    ----------
+    loss : Loss
+        Whose values are added up.
+    metrics : dict of str to Metric
+        Metrics by name; they start anew.
+    """
+
+    def __init__(self, loss: Loss, metrics: dict[str, Metric]) -> None:
+        self._is_mean = loss.reduction == "mean"
+        self._metrics = metrics
+        self._sum, self._items = 0.0, 0
+        for metric in metrics.values():
+            metric.reset()
+
+    def add(self, loss: float, prediction: Array, target: Array) -> None:
+        """Count a batch; the last of an epoch may be smaller and weighs less."""
+        self._sum += loss * len(prediction) if self._is_mean else loss
+        self._items += len(prediction)
+        for metric in self._metrics.values():
+            metric.update(prediction, target)
+
+    @property
+    def loss(self) -> float:
+        """Loss of the batches so far."""
+        if self._items == 0:
+            raise DataError("the data gave no batch with items")
+        return self._sum / self._items if self._is_mean else self._sum
+
+    def values(self) -> dict[str, Any]:
+        """Loss and metrics of the batches so far."""
+        return {"loss": self.loss, **{name: metric.value for name, metric in self._metrics.items()}}
+
+
+def as_loader(where: str, data: Any, batch_size: int, shuffle: bool, seed: int = 0) -> Loader:
+    """Arrays (x, target) as batches; a loader as it is."""
+    if hasattr(data, "epoch"):
+        return data
+    if _is_pair(data):
+        return Batches(*data, batch_size=batch_size, seed=seed, shuffle=shuffle)
+    raise ArgumentError(
+        f"{where}: data must be a pair of NumPy arrays (x, target), data.Batches or data.Stream, got {_kinds(data)}; "
+        "wrap a generator function in data.Stream"
+    )
+
+
+def pairs(where: str, loader: Loader, epoch: int) -> Iterator[tuple[Array, Array]]:
+    """The batches of an epoch, each of which must be x and target."""
+    for batch in loader.epoch(epoch):
+        if not _is_pair(batch):
+            raise DataError(f"{where}: a batch must be a pair of NumPy arrays (x, target), got {_kinds(batch)}")
+        yield batch[0], batch[1]
+
+
+def _is_pair(data: Any) -> bool:
+    return isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(a, np.ndarray) for a in data)
+
+
+def _kinds(data: Any) -> str:
+    if isinstance(data, (tuple, list)):
+        return f"({', '.join(type(item).__name__ for item in data)})"
+    return type(data).__name__
+
+
+def named_metrics(metrics: Iterable[Metric] | Mapping[str, Metric]) -> dict[str, Metric]:
+    """Metrics by name."""
+    named = list(metrics.items()) if isinstance(metrics, Mapping) else [(getattr(m, "name", ""), m) for m in metrics]
+    for _, metric in named:
+        if not isinstance(metric, Metric):
+            raise ArgumentError(f"metrics must be objects of nn.metrics (nn.metrics.Accuracy()), got {metric!r}")
+    names = [name for name, _ in named]
+    if len(set(names)) < len(names) or "loss" in names:
+        raise ArgumentError(f"metrics need names of their own, none 'loss', got {names}; name them in a dict")
+    return dict(named)
