@@ -146,14 +146,16 @@ def test_only_like_is_compared_with_like() -> None:
 
 
 def test_markdown_tells_what_is_not_there() -> None:
-    text = render(compare(measured("c", conv_forward=2_000_000, gelu_forward=3), [], [CONV, GELU]))
+    current = measured("c", conv_forward=2_000_000, gelu_forward=3)
+    assert "no earlier run" in render(compare(current, [], [CONV, GELU]))
+    text = render(compare(current, [measured("b", gelu_forward=3)], [CONV, GELU]))
     (conv,) = [line for line in text.splitlines() if line.startswith("| Conv2d") and "forward" in line and "1,000" in line]
     assert [cell.strip() for cell in conv.strip("|").split("|")] == [
         "Conv2d", "forward", "2,000,000", "4,000,000", "0", "0", "1,000", "15", "**0.0x**",
     ]  # fmt: skip
     assert "no figure" in text  # the backward of Conv2d
     assert "ours only" in text
-    assert "n/a / n/a / 0" in text  # no earlier run
+    assert text.count("n/a / n/a / 0") == 2  # allocations and bytes of the forward that the earlier run lacks
     assert text.count("n/a / n/a / n/a") == 4  # allocations and bytes of the two backwards
 
 
@@ -169,7 +171,7 @@ def test_the_summary_names_the_worst() -> None:
 def test_one_thread_has_one_table() -> None:
     alone = measured("a", conv_forward=1)
     alone.machine["threads"] = 1
-    assert render(compare(alone, [], [CONV])).count("## Before, after, current") == 1
+    assert render(compare(alone, [alone], [CONV])).count("## Before, after, current") == 1
 
 
 # The record

@@ -37,9 +37,7 @@ def render(comparison: Comparison) -> str:
         "## Current, beside the reference",
         _current_table(rows, threads),
         *_missing(current),
-        f"## Before, after, current: {threads} threads" if threads > 1 else "## Before, after, current",
-        _change_table(rows, "ns", counts=True),
-        *([] if threads == 1 else ["## Before, after, current: 1 thread", _change_table(rows, "ns_one_thread", counts=False)]),
+        *_changes(comparison),
         "## Notes",
         NOTES,
     ]
@@ -98,13 +96,27 @@ def _missing(current: Run) -> list[str]:
     return ["Without figures:", "\n".join(lines)] if lines else []
 
 
+def _changes(comparison: Comparison) -> list[str]:
+    title, threads = "## Before, after, current", comparison.current.machine["threads"]
+    if not (comparison.before or comparison.after):
+        return [title, "There is no earlier run to compare with."]
+    if threads == 1:
+        return [title, _change_table(comparison.rows, "ns", counts=True)]
+    return [
+        f"{title}: {threads} threads",
+        _change_table(comparison.rows, "ns", counts=True),
+        f"{title}: 1 thread",
+        _change_table(comparison.rows, "ns_one_thread", counts=False),
+    ]
+
+
 # Tables
 
 
 def _current_table(rows: Sequence[Row], threads: int) -> str:
     one = ["1 thread: ns/op"] if threads > 1 else []
     headers = [
-        "layer", "pass", "ns/op", *one, "allocations/op", "bytes/op", "reference: ns/op", "allocations/op", "speed-up"
+        "layer", "pass", "ns/op", *one, "allocations/op", "bytes/op", "reference: ns/op", "and allocations", "speed-up"
     ]  # fmt: skip
     least = min((row.speedup for row in rows if row.speedup is not None), default=None)
     lines = []

@@ -18,7 +18,8 @@ from numba_nn.core.peak import measure_peak
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.optim import SGD
-from numba_nn.report.instruments import STEP, Counts, Key, counted_step, timed_step
+from numba_nn.report.instruments import STEP, Key, counted_step, timed_step
+from numba_nn.report.measuring.allocations import Count
 from numba_nn.report.tables import markdown_table
 from numba_nn.sequential import Sequential
 from numba_nn.train import TrainStep
@@ -56,9 +57,9 @@ class LayerRow:
         Their rate, and its share of the measured multiply-add peak.
     scratch_bytes, saved_bytes : int
         Memory that the layer's call uses, and that it (or its container, for its input) keeps until backward.
-    numpy_arrays, peak_bytes, numba_allocations : int
-        Array buffers that a call left behind; the most Python and NumPy memory that it took on the way; allocations of
-        Numba's runtime beyond one box for every array argument.
+    allocations, nbytes : int
+        Array buffers that NumPy made in a call, kept or not, and blocks of Numba's runtime beyond one box for every array
+        argument; bytes of NumPy's.
     """
 
     name: str
@@ -70,9 +71,8 @@ class LayerRow:
     peak_share: float | None
     scratch_bytes: int
     saved_bytes: int
-    numpy_arrays: int
-    peak_bytes: int
-    numba_allocations: int
+    allocations: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _phases(medians: dict[Key, float], overhead: float) -> list[Phase]:
 
 def _rows(
     model: Sequential, x_shape: Shape, dtype: np.dtype[Any], medians: dict[Key, float],
-    counts: dict[Key, Counts], peak: float,
+    counts: dict[Key, Count], peak: float,
 ) -> list[LayerRow]:  # fmt: skip
     shapes = dict(zip(model.children(), model.shapes(x_shape), strict=False))
     total = sum(medians.get((name, direction), 0.0) for name in shapes for direction in ("forward", "backward"))
@@ -160,9 +160,10 @@ def _rows(
             gflops = flops / ms / 1e6 if flops else None
             peak_share = None if gflops is None else gflops / peak
             memory = _nbytes(layer.scratch_spec(shapes[name], dtype)), _saved_nbytes(layer, shapes[name], dtype, name)
+            count = counts[name, direction]
             label, share = f"{name} {layer_label(layer)}", ms / total
             rows.append(
-                LayerRow(label, direction, ms, share, flops, gflops, peak_share, *memory, *counts[name, direction])
+                LayerRow(label, direction, ms, share, flops, gflops, peak_share, *memory, count.blocks, count.nbytes)
             )  # fmt: skip
     return rows
 
@@ -209,14 +210,14 @@ def render_markdown(result: Profile) -> str:
     phases = [[p.name, f"{p.ms:.3f}", f"{p.share:.1%}"] for p in result.phases]
     phases.append(["whole step", f"{result.step_ms:.3f}", "100.0%"])
     headers = [
-        "layer", "direction", "ms", "share", "GFLOP/s", "of peak", "scratch KB", "saved KB", "NumPy arrays", "peak KB", "Numba"
+        "layer", "direction", "ms", "share", "GFLOP/s", "of peak", "scratch KB", "saved KB", "allocations", "bytes"
     ]  # fmt: skip
     rows = [
         [
             row.name, row.direction, f"{row.ms:.3f}", f"{row.share:.1%}",
             "-" if row.gflops is None else f"{row.gflops:.0f}", "-" if row.peak_share is None else f"{row.peak_share:.0%}",
             f"{row.scratch_bytes / 1024:.0f}", f"{row.saved_bytes / 1024:.0f}",
-            str(row.numpy_arrays), f"{row.peak_bytes / 1024:.1f}", str(row.numba_allocations),
+            str(row.allocations), str(row.nbytes),
         ]
         for row in result.layers
     ]  # fmt: skip

@@ -107,12 +107,25 @@ def _boxes_taken_off() -> Iterator[None]:
         yield
 
 
-def allocations(call: Callable[[], Any]) -> Count:
-    """Count what a call allocates; it should have been called before, so that nothing is left to compile or to reserve."""
+@contextmanager
+def counted() -> Iterator[Count]:
+    """What is allocated while this lasts; the count is there when it is over."""
+    result, was_counting = Count(), runtime.memsys_stats_enabled()
     runtime.memsys_enable_stats()
     _count.blocks = _count.nbytes = 0
-    with _boxes_taken_off(), _numpy_counted():
-        before = runtime.memsys_get_stats_alloc()
+    try:
+        with _boxes_taken_off(), _numpy_counted():
+            before = runtime.memsys_get_stats_alloc()
+            yield result
+            numba_blocks = runtime.memsys_get_stats_alloc() - before
+        result.blocks, result.nbytes = _count.blocks + numba_blocks, _count.nbytes
+    finally:
+        if not was_counting:
+            runtime.memsys_disable_stats()
+
+
+def allocations(call: Callable[[], Any]) -> Count:
+    """Count what a call allocates; it should have been called before, so that nothing is left to compile or to reserve."""
+    with counted() as count:
         call()
-        numba_blocks = runtime.memsys_get_stats_alloc() - before
-    return Count(_count.blocks + numba_blocks, _count.nbytes)
+    return count

@@ -38,6 +38,8 @@ def measure_case(nn: ModuleType, prepare: Prepare, batches: int) -> dict[str, An
     """Figures of every pass, or why there are none: this revision lacks the layer, or cannot run it."""
     try:
         return {name: measure_pass(measured, batches) for name, measured in prepare(nn).items()}
+    except NotImplementedError as error:
+        return {"missing": str(error)}
     except Exception as error:
         return {"missing": f"{type(error).__name__}: {error}"}
 
