@@ -25,7 +25,7 @@ from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import manual_seed
 from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
-from numba_nn.layers.activation import ReLU, Sigmoid
+from numba_nn.layers.activation import GELU, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Tanh
 from numba_nn.layers.conv import Conv1d, Conv2d
 from numba_nn.layers.dropout import Dropout, Dropout1d, Dropout2d
 from numba_nn.layers.embedding import Embedding
@@ -48,6 +48,7 @@ from numba_nn.layers.pooling import (
     MaxPool1d,
     MaxPool2d,
 )
+from numba_nn.layers.recurrent import LSTM, LSTMCell
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueeze
 from numba_nn.layers.softmax import LogSoftmax, Softmax
@@ -57,9 +58,11 @@ from numba_nn.sequential import Sequential
 from numba_nn.train import EarlyStopping, TrainStep, evaluate, fit, predict
 from numba_nn.warmup import warmup
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
+    "GELU",
+    "LSTM",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool1d",
@@ -95,7 +98,9 @@ __all__ = [
     "GlobalMaxPool1d",
     "GlobalMaxPool2d",
     "L1Loss",
+    "LSTMCell",
     "Layer",
+    "LeakyReLU",
     "Linear",
     "LogSoftmax",
     "Loss",
@@ -111,6 +116,7 @@ __all__ = [
     "Permute",
     "RangeError",
     "ReLU",
+    "ReLU6",
     "ReflectionPad1d",
     "ReflectionPad2d",
     "ReportError",
@@ -118,10 +124,12 @@ __all__ = [
     "Reshape",
     "Sequential",
     "ShapeError",
+    "SiLU",
     "Sigmoid",
     "Softmax",
     "Squeeze",
     "StateDictError",
+    "Tanh",
     "TrainStep",
     "TrainingError",
     "Transpose",

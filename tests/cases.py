@@ -4,7 +4,7 @@ import functools
 
 import numba_nn as nn
 from tests import reference
-from tests.case import Case, assert_close, assert_same, case, gradients
+from tests.case import Case, FirstOutput, LSTMCellOutput, LSTMOutput, assert_close, assert_same, case, gradients
 
 __all__ = ["CASES", "ONE_OF_EACH", "REFUSED", "Case", "assert_close", "assert_same", "gradients"]
 
@@ -22,6 +22,11 @@ adaptive_max1d = functools.partial(case, nn.AdaptiveMaxPool1d, reference.adaptiv
 upsample = functools.partial(case, nn.Upsample, reference.upsample)
 relu = functools.partial(case, nn.ReLU, reference.relu)
 sigmoid = functools.partial(case, nn.Sigmoid, reference.sigmoid)
+leaky_relu = functools.partial(case, nn.LeakyReLU, reference.leaky_relu)
+relu6 = functools.partial(case, nn.ReLU6, reference.relu6)
+tanh = functools.partial(case, nn.Tanh, reference.tanh)
+silu = functools.partial(case, nn.SiLU, reference.silu)
+gelu = functools.partial(case, nn.GELU, reference.gelu)
 batch_norm1d = functools.partial(case, nn.BatchNorm1d, reference.batch_norm)
 batch_norm2d = functools.partial(case, nn.BatchNorm2d, reference.batch_norm)
 dropout = functools.partial(case, nn.Dropout, reference.dropout)
@@ -29,6 +34,8 @@ dropout1d = functools.partial(case, nn.Dropout1d, reference.dropout)
 dropout2d = functools.partial(case, nn.Dropout2d, reference.dropout)
 softmax = functools.partial(case, nn.Softmax, reference.softmax)
 log_softmax = functools.partial(case, nn.LogSoftmax, reference.log_softmax)
+lstm = functools.partial(case, LSTMOutput, FirstOutput.of(reference.lstm))
+lstm_cell = functools.partial(case, LSTMCellOutput, FirstOutput.of(reference.lstm_cell))
 flatten = functools.partial(case, nn.Flatten, reference.flatten)
 unflatten = functools.partial(case, nn.Unflatten, reference.unflatten)
 reshape = functools.partial(case, nn.Reshape, reference.reshape)
@@ -192,6 +199,19 @@ CASES = [
     sigmoid((0, 3)),
     sigmoid((2, 3, 17)),
     sigmoid((7, 31, 257)),
+    leaky_relu((3, 5)),
+    leaky_relu((7, 31, 257), 0.2),
+    leaky_relu((2, 3, 17), negative_slope=-1.5),
+    relu6((3, 5)),
+    relu6((7, 31, 257)),
+    tanh((3, 5)),
+    tanh((7, 31, 257)),
+    silu((3, 5)),
+    silu((7, 31, 257)),
+    gelu((3, 5)),
+    gelu((7, 31, 257)),
+    gelu((3, 5), approximate="tanh"),
+    gelu((7, 31, 257), "tanh"),
     # batch normalisation, in training mode; tiles are 64 rows, or 4,096 values of a run
     batch_norm1d((7, 5), 5),
     batch_norm1d((5, 1), 1, eps=0.1),
@@ -231,6 +251,17 @@ CASES = [
         ]
     ),
     softmax((400, 129), 1),
+    # steps, batch, inputs, hidden units: around the tile and beyond a block; states in tests/test_recurrent.py
+    lstm((3, 2, 5), 5, 4),
+    lstm((1, 1, 1), 1, 1),
+    lstm((2, 13, 3), 3, 33, num_layers=2),
+    lstm((3, 4, 2), 2, 3, 3, False, True),
+    lstm((4, 3), 3, 5, bidirectional=True),
+    lstm((2, 3, 4), 4, 5, num_layers=2, batch_first=True, bidirectional=True),
+    lstm((2, 250, 3), 3, 67),
+    lstm_cell((3, 5), 5, 4),
+    lstm_cell((1, 5), 5, 1, bias=False),
+    lstm_cell((13, 40), 40, 65),
     # shape
     flatten((2, 3, 4, 5)),
     flatten((2, 3, 4), start_dim=0),

@@ -165,6 +165,28 @@ def softmax(x, parameters, dim):
     return np.exp(log_softmax(x, parameters, dim))
 
 
+def leaky_relu(x, parameters, negative_slope=0.01):
+    return np.where(x > 0, x, negative_slope * x)
+
+
+def relu6(x, parameters):
+    return np.clip(x, 0, 6)
+
+
+def tanh(x, parameters):
+    return np.tanh(x)
+
+
+def silu(x, parameters):
+    return x * sigmoid(x, parameters)
+
+
+def gelu(x, parameters, approximate="none"):
+    if approximate == "tanh":
+        return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+    return x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2))) / 2
+
+
 def flatten(x, parameters, start_dim=1, end_dim=-1):
     end = end_dim % x.ndim + 1
     return x.reshape(*x.shape[:start_dim], math.prod(x.shape[start_dim:end]), *x.shape[end:])
@@ -260,6 +282,40 @@ def dropout_factors(shape, p, seed, stream):
     """What the elements of a flat array are multiplied by."""
     words = philox(math.prod(shape), seed, stream).reshape(shape)
     return np.where(words >= p * 2**32, 1 / (1 - p), 0)
+
+
+def lstm_cell(x, parameters, input_size, hidden_size, bias=True, state=None, end=""):
+    """New hidden and cell state. Hochreiter and Schmidhuber 1997, with the gates as PyTorch's documentation numbers them."""
+    h, c = state or (np.zeros((*x.shape[:-1], hidden_size)),) * 2
+    gates = x @ parameters["weight_ih" + end].T + h @ parameters["weight_hh" + end].T
+    if bias:
+        gates = gates + parameters["bias_ih" + end] + parameters["bias_hh" + end]
+    i, f, g, o = np.split(gates, 4, -1)
+    c = sigmoid(f, {}) * c + sigmoid(i, {}) * np.tanh(g)
+    return sigmoid(o, {}) * np.tanh(c), c
+
+
+def lstm(
+    x, parameters, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
+    state=None,
+):  # fmt: skip
+    """Output of every step, and the last hidden and cell states of every layer and direction; without dropout."""
+    ends = ["", "_reverse"] if bidirectional else [""]
+    y = x.swapaxes(0, 1) if batch_first and x.ndim == 3 else x
+    shape = (num_layers * len(ends), *y.shape[1:-1], hidden_size)
+    h, c = (np.array(part) for part in state or (np.zeros(shape),) * 2)
+    for layer in range(num_layers):
+        outputs = []
+        for number, end in enumerate(ends):
+            k, steps = layer * len(ends) + number, y[::-1] if end else y
+            hidden = []
+            for step in steps:
+                h[k], c[k] = lstm_cell(step, parameters, 0, hidden_size, bias, (h[k], c[k]), f"_l{layer}{end}")
+                hidden.append(h[k].copy())
+            hidden = np.array(hidden).reshape(len(y), *shape[1:])
+            outputs.append(hidden[::-1] if end else hidden)
+        y = np.concatenate(outputs, -1)
+    return y.swapaxes(0, 1) if batch_first and x.ndim == 3 else y, h, c
 
 
 # Losses: prediction and target, then what the constructor takes. They give the single losses, and what each counts in the mean.

@@ -8,11 +8,14 @@ total = ordered_sum(partial)
 
 from __future__ import annotations
 
+from numba.extending import register_jitable
+
 from numba_nn.core.kernel import inner
 
 BLOCK = 4096  # elements that are summed in their own precision: 16 KB of float32
 
 
+@register_jitable
 def block_count(size: int) -> int:
     """Number of blocks of ``size`` elements."""
     return -(-size // BLOCK)

@@ -1,9 +1,17 @@
 """Element-wise activations.
 
-    ReLU      y = max(x, 0)             dx = dy where x > 0
-    Sigmoid   y = 1 / (1 + exp(-x))     dx = dy y (1 - y)
+    ReLU        y = max(x, 0)                           LeakyReLU   y = x where x > 0, else slope x
+    ReLU6       y = min(max(x, 0), 6)                   Tanh        y = tanh(x)
+    Sigmoid     y = 1 / (1 + exp(-x))                   SiLU        y = x sigmoid(x)
+    GELU        y = x (1 + erf(x / sqrt 2)) / 2, or with tanh: y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
 
-Kernels take flat arrays. NaN passes through both directions.
+Backward multiplies dy by the derivative: from y for Sigmoid, y (1 - y), and Tanh, 1 - y^2; from x for all others.
+
+Kernels take flat arrays. NaN passes through both directions. Those with a transcendental function run over fixed blocks: a
+vector loop and its remainder may differ in the last bit, so the number of threads must not say which elements are a remainder.
+
+D. Hendrycks and K. Gimpel, "Gaussian error linear units", 2016; S. Elfwing, E. Uchibe and K. Doya, "Sigmoid-weighted linear
+units", 2017.
 """
 
 from __future__ import annotations
@@ -15,11 +23,63 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.kernel import In, Out, Saved, kernel
+from numba_nn.core.checks import check_number
+from numba_nn.core.errors import ArgumentError
+from numba_nn.core.kernel import In, Kernel, Out, Saved, inlined, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.ptx import cuda
-from numba_nn.core.reduce import BLOCK, block_bounds
+from numba_nn.core.reduce import block_bounds, block_count
+from numba_nn.core.vmath import erf, exp, number, sigmoid, tanh
 from numba_nn.core.workspace import Shape, Spec
+
+# ---- one element ---------------------------------------------------------------------------------------------------------
+
+
+@inlined
+def silu(x):
+    """x sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+@inlined
+def silu_slope(x):
+    """Its derivative."""
+    one, s = number(x, 1, 1), sigmoid(x)
+    return s * (one + x * (one - s))
+
+
+@inlined
+def normal_share(x):
+    """How much of the standard normal distribution lies below x."""
+    return number(x, 0.5, 0.5) * (number(x, 1, 1) + erf(x * number(x, math.sqrt(0.5), math.sqrt(0.5))))
+
+
+@inlined
+def gelu_slope(x):
+    """Derivative of x times `normal_share`: that share, and x times the density at x."""
+    density = number(x, 1 / math.sqrt(2 * math.pi), 1 / math.sqrt(2 * math.pi)) * exp(number(x, -0.5, -0.5) * x * x)
+    return normal_share(x) + x * density
+
+
+CUBIC = 0.044715
+SCALE = math.sqrt(2 / math.pi)
+
+
+@inlined
+def gelu_tanh(x):
+    """tanh(SCALE (x + CUBIC x^3))."""
+    return tanh(number(x, SCALE, SCALE) * (x + number(x, CUBIC, CUBIC) * x * x * x))
+
+
+@inlined
+def gelu_tanh_slope(x):
+    """Derivative of x (1 + `gelu_tanh`) / 2."""
+    half, one, t = number(x, 0.5, 0.5), number(x, 1, 1), gelu_tanh(x)
+    inside = number(x, SCALE, SCALE) * (one + number(x, 3 * CUBIC, 3 * CUBIC) * x * x)
+    return half * (one + t) + half * x * (one - t * t) * inside
+
+
+# ---- kernels -------------------------------------------------------------------------------------------------------------
 
 
 @kernel
@@ -39,20 +99,47 @@ def relu_backward(dx: Out, x: In, dy: In):
 
 
 @kernel
-def sigmoid_forward(y: Out, saved_y: Saved, x: In):
-    """y = 1 / (1 + exp(-x)), kept a second time for backward. Exact in the tails: exp never overflows.
+def leaky_relu_forward(y: Out, x: In, slope: float):
+    """y = x where x > 0, else slope x."""
+    zero, below = x.dtype.type(0), x.dtype.type(slope)
+    for i in prange(x.size):
+        y[i] = x[i] if x[i] > zero else below * x[i]
 
-    In fixed blocks: the exp of a vector loop and that of its remainder may differ in the last bit, so the number of threads
-    must not say which elements are a remainder.
-    """
-    one = x.dtype.type(1)
-    for block in prange(-(-x.size // BLOCK)):
+
+@kernel
+def leaky_relu_backward(dx: Out, x: In, dy: In, slope: float):
+    """dx = dy where x > 0, else slope dy."""
+    zero, below = x.dtype.type(0), x.dtype.type(slope)
+    for i in prange(x.size):
+        dx[i] = dy[i] if x[i] > zero else below * dy[i]
+
+
+@kernel
+def relu6_forward(y: Out, x: In):
+    """y = min(max(x, 0), 6)."""
+    zero, six = x.dtype.type(0), x.dtype.type(6)
+    for i in prange(x.size):
+        y[i] = zero if x[i] <= zero else six if x[i] >= six else x[i]
+
+
+@kernel
+def relu6_backward(dx: Out, x: In, dy: In):
+    """dx = dy where 0 < x < 6, else 0."""
+    zero, six = x.dtype.type(0), x.dtype.type(6)
+    for i in prange(x.size):
+        dx[i] = dy[i] if (x[i] > zero) & (x[i] < six) else zero
+
+
+@kernel
+def sigmoid_forward(y: Out, saved_y: Saved, x: In):
+    """y = 1 / (1 + exp(-x)), kept a second time for backward."""
+    for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        for i in range(start, stop):
-            e = math.exp(-abs(x[i]))
-            value = one / (one + e)
-            y[i] = e * value if x[i] < 0 else value
-            saved_y[i] = y[i]
+        source, target, kept = x[start:stop], y[start:stop], saved_y[start:stop]
+        for i in range(source.size):
+            value = sigmoid(source[i])
+            target[i] = value
+            kept[i] = value
 
 
 @kernel
@@ -61,6 +148,87 @@ def sigmoid_backward(dx: Out, saved_y: Saved, dy: In):
     one = dy.dtype.type(1)
     for i in prange(dx.size):
         dx[i] = dy[i] * saved_y[i] * (one - saved_y[i])
+
+
+@kernel
+def tanh_forward(y: Out, saved_y: Saved, x: In):
+    """y = tanh(x), kept a second time for backward."""
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        source, target, kept = x[start:stop], y[start:stop], saved_y[start:stop]
+        for i in range(source.size):
+            value = tanh(source[i])
+            target[i] = value
+            kept[i] = value
+
+
+@kernel
+def tanh_backward(dx: Out, saved_y: Saved, dy: In):
+    """dx = dy (1 - y^2)."""
+    one = dy.dtype.type(1)
+    for i in prange(dx.size):
+        dx[i] = dy[i] * (one - saved_y[i] * saved_y[i])
+
+
+@kernel
+def silu_forward(y: Out, x: In):
+    """y = x sigmoid(x)."""
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        source, target = x[start:stop], y[start:stop]
+        for i in range(source.size):
+            target[i] = silu(source[i])
+
+
+@kernel
+def silu_backward(dx: Out, x: In, dy: In):
+    """dx = dy times the derivative at x."""
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        source, gradient, target = x[start:stop], dy[start:stop], dx[start:stop]
+        for i in range(source.size):
+            target[i] = gradient[i] * silu_slope(source[i])
+
+
+@kernel
+def gelu_forward(y: Out, x: In):
+    """y = x times the share of the normal distribution below x."""
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        source, target = x[start:stop], y[start:stop]
+        for i in range(source.size):
+            target[i] = source[i] * normal_share(source[i])
+
+
+@kernel
+def gelu_backward(dx: Out, x: In, dy: In):
+    """dx = dy times the derivative at x."""
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        source, gradient, target = x[start:stop], dy[start:stop], dx[start:stop]
+        for i in range(source.size):
+            target[i] = gradient[i] * gelu_slope(source[i])
+
+
+@kernel
+def gelu_tanh_forward(y: Out, x: In):
+    """y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
+    half, one = x.dtype.type(0.5), x.dtype.type(1)
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        source, target = x[start:stop], y[start:stop]
+        for i in range(source.size):
+            target[i] = half * source[i] * (one + gelu_tanh(source[i]))
+
+
+@kernel
+def gelu_tanh_backward(dx: Out, x: In, dy: In):
+    """dx = dy times the derivative at x."""
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        source, gradient, target = x[start:stop], dy[start:stop], dx[start:stop]
+        for i in range(source.size):
+            target[i] = gradient[i] * gelu_tanh_slope(source[i])
 
 
 @relu_forward.on_cuda
@@ -84,40 +252,133 @@ def relu_backward(dx: Out, x: In, dy: In):
         i += stride
 
 
+# ---- layers --------------------------------------------------------------------------------------------------------------
+
+
 class _Elementwise(Layer):
-    """A layer whose output has its input's shape."""
+    """A layer whose output has its input's shape; it names its kernels, and the scalars that they take."""
+
+    _run_forward: Kernel
+    _run_backward: Kernel
+
+    def _scalars(self) -> tuple[float, ...]:
+        return ()
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output: the input's, whatever it is."""
         return x_shape
 
 
-class ReLU(_Elementwise):
+class _FromInput(_Elementwise):
+    """Backward needs the input."""
+
+    keeps_input = True
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        self._run_forward(y.reshape(-1), x.reshape(-1), *self._scalars())
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        if dx is not None:
+            self._run_backward(dx.reshape(-1), x.reshape(-1), dy.reshape(-1), *self._scalars())
+
+
+class _FromOutput(_Elementwise):
+    """Backward needs the output."""
+
+    def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """The output."""
+        return {"y": (x_shape, dtype)}
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        self._run_forward(y.reshape(-1), saved["y"].reshape(-1), x.reshape(-1))
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        if dx is not None:
+            self._run_backward(dx.reshape(-1), saved["y"].reshape(-1), dy.reshape(-1))
+
+
+class ReLU(_FromInput):
     """Rectified linear unit: y = max(x, 0), for arrays of any shape.
 
     The gradient at 0 is 0. NaN passes through, forward and backward.
     """
 
-    keeps_input = True
-
-    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        relu_forward(y.reshape(-1), x.reshape(-1))
-
-    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        if dx is not None:
-            relu_backward(dx.reshape(-1), x.reshape(-1), dy.reshape(-1))
+    _run_forward, _run_backward = relu_forward, relu_backward
 
 
-class Sigmoid(_Elementwise):
+class LeakyReLU(_FromInput):
+    """Rectified linear unit with a slope below 0: y = x where x > 0, else slope x, for arrays of any shape.
+
+    Parameters
+    ----------
+    negative_slope : float, optional
+        The slope.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no finite number.
+    """
+
+    _run_forward, _run_backward = leaky_relu_forward, leaky_relu_backward
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        super().__init__()
+        self.negative_slope = check_number("LeakyReLU", "negative_slope", negative_slope, -math.inf)
+
+    def _scalars(self) -> tuple[float, ...]:
+        return (self.negative_slope,)
+
+    def _arguments(self) -> str:
+        return f"negative_slope={self.negative_slope}"
+
+
+class ReLU6(_FromInput):
+    """Rectified linear unit up to 6: y = min(max(x, 0), 6), for arrays of any shape. The gradient at 0 and at 6 is 0."""
+
+    _run_forward, _run_backward = relu6_forward, relu6_backward
+
+
+class Sigmoid(_FromOutput):
     """Logistic function: y = 1 / (1 + exp(-x)), for arrays of any shape."""
 
-    def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """The output, from which the gradient follows."""
-        return {"y": (x_shape, dtype)}
+    _run_forward, _run_backward = sigmoid_forward, sigmoid_backward
 
-    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        sigmoid_forward(y.reshape(-1), saved["y"].reshape(-1), x.reshape(-1))
 
-    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        if dx is not None:
-            sigmoid_backward(dx.reshape(-1), saved["y"].reshape(-1), dy.reshape(-1))
+class Tanh(_FromOutput):
+    """Hyperbolic tangent, for arrays of any shape."""
+
+    _run_forward, _run_backward = tanh_forward, tanh_backward
+
+
+class SiLU(_FromInput):
+    """Sigmoid linear unit, or swish: y = x sigmoid(x), for arrays of any shape."""
+
+    _run_forward, _run_backward = silu_forward, silu_backward
+
+
+class GELU(_FromInput):
+    """Gaussian error linear unit: y = x times the share of the standard normal distribution below x, for arrays of any shape.
+
+    Parameters
+    ----------
+    approximate : {"none", "tanh"}, optional
+        Compute that share by the error function, or approximate it by a hyperbolic tangent.
+
+    Raises
+    ------
+    ArgumentError
+        For another approximation.
+    """
+
+    def __init__(self, approximate: str = "none") -> None:
+        super().__init__()
+        if approximate not in ("none", "tanh"):
+            raise ArgumentError(f"GELU: approximate must be 'none' or 'tanh', got {approximate!r}")
+        self.approximate = approximate
+        exact = approximate == "none"
+        self._run_forward = gelu_forward if exact else gelu_tanh_forward
+        self._run_backward = gelu_backward if exact else gelu_tanh_backward
+
+    def _arguments(self) -> str:
+        return f"approximate={self.approximate!r}"
