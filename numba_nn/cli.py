@@ -1,9 +1,10 @@
-"""The command ``numba-nn``: demonstrations, and what there is to know about the installation."""
+"""The command ``numba-nn``: demonstrations, the layer report, and what there is to know about the installation."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from numba_nn.config import show_config
 from numba_nn.core.errors import NumbaNNError
 from numba_nn.demos.autoencoder import INTERRUPTED, Options, run
 from numba_nn.demos.session import Settings
+from numba_nn.report import layers
 
 USER_ERROR = 2  # argparse's own
 
@@ -46,14 +48,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses what it does not know by itself, so that a command shows its own usage, not the one above it."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return given, unknown
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="numba-nn", description="Neural-network layers compiled by Numba.")
+    parser = _Parser(prog="numba-nn", description="Neural-network layers compiled by Numba.")
     parser.add_argument("--version", action="version", version=f"numba-nn {__version__}")
     parser.set_defaults(command=None, help=parser.print_help)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     demo = commands.add_parser("demo", help="train a network before your eyes", description="Demonstrations.")
     demo.set_defaults(help=demo.print_help)
     _add_autoencoder(demo.add_subparsers(title="demonstrations", metavar="NAME"))
+    _add_report(commands)
     info = commands.add_parser("info", help="show versions, CPU, threads, cache", description="Versions, CPU, threads, cache.")
     info.set_defaults(command=_info)
     return parser
@@ -85,10 +98,35 @@ def _autoencoder(given: argparse.Namespace) -> int:
     return run(Options({name: getattr(given, name) for name in names}, given.output, given.resume, given.report))
 
 
+def _add_report(commands: Any) -> None:
+    text = "Measure every layer, forward and backward, beside earlier runs, another revision, and the reference's figures."
+    parser = commands.add_parser("report", help="measure every layer", description=text)
+    parser.add_argument(
+        "--against", metavar="REV", help="compare with this git revision, measured now (default: the first run)"
+    )
+    parser.add_argument("--quick", action="store_true", help="few batches: rough figures")
+    parser.add_argument("--only", type=_expression, default="", metavar="REGEX", help="measure the layers that this matches")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the record and the report (default: print it)")
+    parser.set_defaults(command=_report)
+
+
+def _report(given: argparse.Namespace) -> int:
+    layers.run(layers.Options(given.against, given.quick, given.only, given.output))
+    return 0
+
+
 def _info(given: argparse.Namespace) -> int:
     print(f"{'numba-nn':<20}{__version__}")
     show_config()
     return 0
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"must be a regular expression, got {text!r}: {error}") from None
+    return text
 
 
 def _whole(low: int) -> Callable[[str], int]:

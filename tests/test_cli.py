@@ -66,6 +66,13 @@ def test_users_errors(
     assert "Traceback" not in out + err
 
 
+@pytest.mark.parametrize("command", [["demo", "autoencoder"], ["report"], ["info"], []])
+def test_an_unknown_option_shows_the_commands_own_usage(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    code, _, err = run(capsys, *command, "--no-such-option")
+    assert code == 2
+    assert err.startswith(" ".join(["usage: numba-nn", *command, "[-h]"]))
+
+
 def test_output_that_is_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x", encoding="utf-8")
     code, _, err = run(capsys, "demo", "autoencoder", "--output", str(tmp_path / "taken"))
