@@ -112,8 +112,8 @@ def permutation(x_shape: Shape, dims: tuple[int, ...]) -> tuple[Any, ...]:
         rows, y_stride, _ = loops.pop(next(k for k, loop in enumerate(loops) if loop[2] == 1))
         run, x_stride = transpose_matrices, step
     outer = [*loops[::-1], *[(1, 0, 0)] * (OUTER - len(loops))]
-    size = math.prod(size for size, _, _ in loops), rows, columns
-    return run, tuple(n for loop in outer for n in loop), size, (y_stride, x_stride)
+    matrices = math.prod(size for size, _, _ in loops)
+    return run, tuple(n for loop in outer for n in loop), (matrices, rows, columns), (y_stride, x_stride)
 
 
 class Reordering(Layer):
