@@ -67,6 +67,16 @@ class Run:
 def load_runs(path: Path) -> list[Run]:
     """The runs on record, oldest first; none if there is no file.
 
+    Parameters
+    ----------
+    path : Path
+        The record.
+
+    Returns
+    -------
+    list of Run
+        What `save_runs` was given.
+
     Raises
     ------
     ReportError
