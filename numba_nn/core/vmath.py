@@ -25,7 +25,7 @@ float64   1.1   2.1     0.9   2.7    2.7       4.1
 ========  ====  ======  ====  =====  ========  ====
 
 NaN stays NaN, infinities and overflow give the limits, underflow is gradual, and -0 keeps its sign where the function is odd.
-``reassoc`` among the flags of kernels could undo n ln2 = n HIGH + n LOW; `multiply_add` is out of its reach.
+``reassoc`` among the flags of kernels could undo n ln2 = n HIGH + n LOW, so the reduction is spelled with `multiply_add`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def number(typingctx, x, single, double):
 
 @intrinsic
 def multiply_add(typingctx, a, b, c):
-    """``multiply_add(a, b, c)``: a b + c, rounded once where the CPU can; nothing is moved into or out of it."""
+    """``multiply_add(a, b, c)``: a b + c, rounded once where the CPU can; LLVM does not take it apart."""
     _check_float(a)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
