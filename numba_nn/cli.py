@@ -1,4 +1,4 @@
-"""The command ``numba-nn``: demonstrations, the layer report, and what there is to know about the installation."""
+"""The command ``numba-nn``: demonstrations, features, the layer report, and what there is to know about the installation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from numba_nn import __version__
 from numba_nn.config import cache, show_config
 from numba_nn.core.errors import ArgumentError, NumbaNNError
 from numba_nn.core.layer import Layer
-from numba_nn.demos.autoencoder import INTERRUPTED, Options, run
+from numba_nn.demos import digits, features
+from numba_nn.demos.autoencoder import Options, run
+from numba_nn.demos.console import INTERRUPTED
 from numba_nn.demos.session import Settings
 from numba_nn.report import layers
 from numba_nn.warmup import warmup
@@ -69,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     demo = commands.add_parser("demo", help="train a network before your eyes", description="Demonstrations.")
     demo.set_defaults(help=demo.print_help)
-    _add_autoencoder(demo.add_subparsers(title="demonstrations", metavar="NAME"))
+    demos = demo.add_subparsers(title="demonstrations", metavar="NAME")
+    _add_autoencoder(demos)
+    _add_digits(demos)
+    _add_features(commands)
     _add_report(commands)
     _add_warmup(commands)
     info = commands.add_parser("info", help="show versions, CPU, threads, cache", description="Versions, CPU, threads, cache.")
@@ -101,6 +106,42 @@ def _add_autoencoder(demos: Any) -> None:
 def _autoencoder(given: argparse.Namespace) -> int:
     names = [name for name in vars(Settings()) if getattr(given, name) is not None]
     return run(Options({name: getattr(given, name) for name in names}, given.output, given.resume, given.report))
+
+
+def _add_digits(demos: Any) -> None:
+    text = "Train a small convolutional net on 1,797 handwritten digits; draw how it learned and what it gets wrong."
+    parser = demos.add_parser("digits", help="read handwritten digits", description=text)
+    _add_options(parser, digits, (
+        ("--epochs", _whole(1), "N", "passes over the training images"),
+        ("--batch-size", _whole(1), "N", "images in a step"),
+        ("--lr", _number(math.inf), "RATE", "first learning rate; it falls along a cosine"),
+        ("--seed", _whole(0), "N", "of weights, order, masks and choice of the held-out images"),
+        ("--output", Path, "DIR", "folder of what is written"),
+    ))  # fmt: skip
+
+
+def _add_features(commands: Any) -> None:
+    text = "Classify images by a support vector machine on the features of a trained autoencoder's encoder."
+    parser = commands.add_parser("features", help="classify by an autoencoder's features", description=text)
+    _add_options(parser, features, (
+        ("--checkpoint", Path, "FILE", "of a run of: numba-nn demo autoencoder"),
+        ("--data", str, "DIR", "folder with the files of CIFAR-10's binary version (default: photographs that come with "
+         "scikit-learn and scikit-image; the class is which of them an image was cut from)"),
+        ("--train", _whole(1), "N", "images to learn from"),
+        ("--test", _whole(1), "N", "images to test on"),
+        ("--batch-size", _whole(1), "N", "images encoded at once"),
+        ("--save", Path, "FILE", "write features and classes to this file, which numpy.load reads"),
+    ))  # fmt: skip
+
+
+def _add_options(parser: argparse.ArgumentParser, module: Any, options: Iterable[tuple[str, Any, str, str]]) -> None:
+    """The options of a command, which is a module with ``Options``, that have the defaults, and ``run``."""
+    names = vars(module.Options())
+    for option, kind, name, meaning in options:
+        default = names[option.removeprefix("--").replace("-", "_")]
+        shown = meaning if default is None else f"{meaning} (default: %(default)s)"
+        parser.add_argument(option, type=kind, default=default, metavar=name, help=shown)
+    parser.set_defaults(command=lambda given: module.run(module.Options(**{name: getattr(given, name) for name in names})))
 
 
 def _add_report(commands: Any) -> None:
