@@ -25,7 +25,7 @@ setup: $(UV) ## install the package and its development tools into .venv
 demo: $(UV) ## train an autoencoder on photographs (ARGS="--data DIR": on CIFAR-10)
 	$(RUN) --extra demo numba-nn demo autoencoder $(ARGS)
 
-report: $(UV) ## measure every layer and write docs/layer_report.md and .json (ARGS="--against REV --only REGEX --quick")
+report: $(UV) ## measure every layer and write docs/layer_report.md and .json (ARGS="--against REV", "--only REGEX", "--quick")
 	$(RUN) numba-nn report --output docs $(ARGS)
 
 test: $(UV) ## run the tests (those that need PyTorch or CUDA tools: parity, cuda-check)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
 import math
 import re
 import sys
@@ -11,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from numba_nn import __version__
-from numba_nn.config import show_config
-from numba_nn.core.errors import NumbaNNError
+from numba_nn.config import cache, show_config
+from numba_nn.core.errors import ArgumentError, NumbaNNError
+from numba_nn.core.layer import Layer
 from numba_nn.demos.autoencoder import INTERRUPTED, Options, run
 from numba_nn.demos.session import Settings
 from numba_nn.report import layers
+from numba_nn.warmup import warmup
 
 USER_ERROR = 2  # argparse's own
 
@@ -67,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(help=demo.print_help)
     _add_autoencoder(demo.add_subparsers(title="demonstrations", metavar="NAME"))
     _add_report(commands)
+    _add_warmup(commands)
     info = commands.add_parser("info", help="show versions, CPU, threads, cache", description="Versions, CPU, threads, cache.")
     info.set_defaults(command=_info)
     return parser
@@ -115,6 +120,32 @@ def _report(given: argparse.Namespace) -> int:
     return 0
 
 
+def _add_warmup(commands: Any) -> None:
+    text = "Compile, or find in the cache, all that a model needs for inputs of a shape, so that its first call does not wait."
+    parser = commands.add_parser("warmup", help="compile a model's kernels ahead of time", description=text)
+    parser.add_argument("model", metavar="MODULE:NAME", help="what makes the model, as in numba_nn.models:Autoencoder")
+    parser.add_argument("shapes", nargs="+", type=_shape, metavar="SHAPE", help="of each input, as in 32x3x32x32")
+    parser.add_argument("--inference", action="store_true", help="leave out what only training needs")
+    parser.set_defaults(command=_warmup)
+
+
+def _warmup(given: argparse.Namespace) -> int:
+    told = warmup(_make(given.model), *given.shapes, training=not given.inference)
+    print(f"{told['compiled']} kernels compiled, {told['found']} found in {cache()['cache']}, in {told['seconds']:.1f} s")
+    return 0
+
+
+def _make(path: str) -> Any:
+    """What ``module:name`` gives when it is called without arguments, or is, if it is a model already."""
+    module, _, name = path.partition(":")
+    sys.path.insert(0, "")  # modules of the folder that the command runs in, as with python -m
+    try:
+        found = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ArgumentError(f"{path!r} is not module:name of a model, or of what makes one: {error}") from None
+    return found() if callable(found) and not isinstance(found, Layer) else found
+
+
 def _info(given: argparse.Namespace) -> int:
     print(f"{'numba-nn':<20}{__version__}")
     show_config()
@@ -127,6 +158,12 @@ def _expression(text: str) -> str:
     except re.error as error:
         raise argparse.ArgumentTypeError(f"must be a regular expression, got {text!r}: {error}") from None
     return text
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(x\d+)*", text):
+        raise argparse.ArgumentTypeError(f"must be a shape such as 32x3x32x32, got {text!r}")
+    return tuple(map(int, text.split("x")))
 
 
 def _whole(low: int) -> Callable[[str], int]:

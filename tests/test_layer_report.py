@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -180,10 +181,10 @@ def test_one_thread_has_one_table() -> None:
 def test_the_record_comes_back(tmp_path: Path) -> None:
     runs = [measured("a", conv_forward=1.5), Run("b", {"cpu": "x", "threads": 1}, True, {}, {"GELU": "no"})]
     comparison = compare(runs[0], [], [CONV])
-    save_runs(tmp_path / "r.json", runs, [row.to_json() for row in comparison.rows])
+    save_runs(tmp_path / "r.json", runs, comparison.to_json())
     assert load_runs(tmp_path / "r.json") == runs
     content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
-    assert content["report"][0]["speedup"] == comparison.rows[0].speedup
+    assert content["report"]["rows"][0]["speedup"] == comparison.rows[0].speedup
     assert load_runs(tmp_path / "none.json") == []
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
@@ -257,6 +258,26 @@ def test_outside_of_a_clone(tmp_path: Path) -> None:
         pass
 
 
+def test_each_process_measures_its_own_folder(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where both revisions are the same, and have one name."""
+    git(repository, "checkout", ".")
+    seen: list[Path] = []
+
+    def worker_or_stop(folder: Path) -> Any:
+        seen.append(folder)
+        if len(seen) == 2:
+            raise ReportError("enough")
+        return nullcontext()
+
+    monkeypatch.setattr(layers, "Worker", worker_or_stop)
+    monkeypatch.setattr(layers, "ROOT", repository)
+    monkeypatch.setattr(layers, "current_revision", lambda: current_revision(repository))
+    monkeypatch.setattr(layers, "checked_out", lambda revision: checked_out(revision, repository))
+    with pytest.raises(ReportError, match="enough"):
+        layers.measure([CONV], "HEAD")
+    assert seen[0] == repository != seen[1]
+
+
 def test_a_process_that_ends_too_soon(tmp_path: Path) -> None:
     (tmp_path / "numba_nn").mkdir()
     (tmp_path / "numba_nn" / "__init__.py").write_text("raise SystemExit(3)", encoding="utf-8")
@@ -273,8 +294,9 @@ def test_the_command_measures_two_revisions(tmp_path: Path, capsys: pytest.Captu
     assert "ReLU x [32,512]" in err
     (only,) = load_runs(tmp_path / "layer_report.json")
     assert list(only.figures) == [("ReLU x [32,512]", "forward"), ("ReLU x [32,512]", "backward")]
-    report: list[dict[str, Any]] = json.loads((tmp_path / "layer_report.json").read_text(encoding="utf-8"))["report"]
-    assert all(row["before"]["ns"] > 0 and row["after"] is None and row["current"]["ns"] > 0 for row in report)
+    report = json.loads((tmp_path / "layer_report.json").read_text(encoding="utf-8"))["report"]
+    assert report["before"][0] == report["current"][0].removesuffix(" + changes")
+    assert all(row["before"]["ns"] > 0 and row["after"] is None and row["current"]["ns"] > 0 for row in report["rows"])
     text = (tmp_path / "layer_report.md").read_text(encoding="utf-8")
     assert "in turns with the current one" in text
 

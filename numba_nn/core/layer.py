@@ -49,12 +49,19 @@ class Layer(Module):
         super().__init__()
         self._workspace = Workspace()
         self._calls: dict[tuple[Shape, np.dtype[Any]], Call] = {}
+        self._made: dict[tuple[Any, np.dtype[Any]], Any] = {}
         self._free = [Slot()]
         self._kept: list[Slot] = []
 
     def __getstate__(self) -> dict[str, Any]:
         slots = [Slot() for _ in self._free + self._kept]
-        return {**vars(self), "_calls": {}, "_free": slots, "_kept": []}  # a copy has buffers and forwards of its own
+        return {
+            **vars(self),
+            "_calls": {},
+            "_made": {},
+            "_free": slots,
+            "_kept": [],
+        }  # a copy has buffers and forwards of its own
 
     # ---- what a subclass defines -------------------------------------------------------------------------------------
 
@@ -82,6 +89,10 @@ class Layer(Module):
 
     def _geometry(self, x_shape: Shape, dtype: np.dtype[Any]) -> Any:
         """Whatever else depends on the shape alone; computed once and found in ``call.geometry``."""
+        return None
+
+    def _tables(self, x_shape: Shape, dtype: np.dtype[Any]) -> Any:
+        """Arrays that depend on all dimensions but the first, so that smaller batches share them; found in ``call.tables``."""
         return None
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
@@ -230,6 +241,9 @@ class Layer(Module):
         if call is None:
             call = Call(x_shape, self._y_shape(x_shape), dtype)
             call.geometry = self._geometry(x_shape, dtype)
+            if (x_shape[1:], dtype) not in self._made:
+                self._made[x_shape[1:], dtype] = self._tables(x_shape, dtype)
+            call.tables = self._made[x_shape[1:], dtype]
         if call.generation != self._workspace.generation:
             self._allocate(call)
             call.generation = self._workspace.generation

@@ -78,6 +78,12 @@ class Comparison:
     against: bool
     rows: list[Row]
 
+    def to_json(self) -> dict[str, Any]:
+        """The report as data: names of the revisions, and the rows."""
+        sources = {"before": self.before, "after": self.after, "current": [self.current]}
+        names = {word: [run.revision for run in runs] for word, runs in sources.items()}
+        return {**names, "rows": [row.to_json() for row in self.rows]}
+
 
 def compare(current: Run, earlier: Sequence[Run], cases: Sequence[Case], against: Run | None = None) -> Comparison:
     """Put a run beside the earlier ones.

@@ -67,6 +67,16 @@ class Run:
 def load_runs(path: Path) -> list[Run]:
     """The runs on record, oldest first; none if there is no file.
 
+    Parameters
+    ----------
+    path : Path
+        The record.
+
+    Returns
+    -------
+    list of Run
+        What `save_runs` was given.
+
     Raises
     ------
     ReportError
@@ -86,9 +96,9 @@ def load_runs(path: Path) -> list[Run]:
         ) from None
 
 
-def save_runs(path: Path, runs: Sequence[Run], report: Sequence[dict[str, Any]]) -> None:
-    """Write the runs, oldest first, and the rows of the newest one's report: the whole file or nothing."""
-    content = {"format": FORMAT, "version": VERSION, "report": list(report), "runs": [run.to_json() for run in runs]}
+def save_runs(path: Path, runs: Sequence[Run], report: dict[str, Any]) -> None:
+    """Write the runs, oldest first, and the newest one's report: the whole file or nothing."""
+    content = {"format": FORMAT, "version": VERSION, "report": report, "runs": [run.to_json() for run in runs]}
     replace_text(path, json.dumps(content, indent=1) + "\n")
 
 

@@ -79,7 +79,7 @@ def run(options: Options) -> Comparison:
     if options.output is None:
         print(render(comparison))
         return comparison
-    save_runs(options.output / f"{NAME}.json", [*earlier, current], [row.to_json() for row in comparison.rows])
+    save_runs(options.output / f"{NAME}.json", [*earlier, current], comparison.to_json())
     replace_text(options.output / f"{NAME}.md", render(comparison))
     print("\n".join(["", *summary(comparison), "", f"{options.output / NAME}.md and .json are written"]))
     return comparison
@@ -105,15 +105,12 @@ def measure(cases: Sequence[Case], against: str | None = None, quick: bool = Fal
         The other's.
     """
     with ExitStack() as stack:
-        folders = {current_revision(): ROOT}
-        names = list(folders)
+        revisions = [(current_revision(), ROOT)]
         if against is not None:
-            name, folder = stack.enter_context(checked_out(against))
-            names.append(name)
-            folders[name] = folder
-        runs = [Run(name, machine(), quick, {}, {}) for name in names]
-        workers = [stack.enter_context(Worker(folders[name])) for name in names]
-        _tell("", "", names)
+            revisions.append(stack.enter_context(checked_out(against)))
+        runs = [Run(name, machine(), quick, {}, {}) for name, _ in revisions]
+        workers = [stack.enter_context(Worker(folder)) for _, folder in revisions]
+        _tell("", "", [one.revision for one in runs])
         for case in cases:
             for one, worker in zip(runs, workers, strict=True):
                 _enter(one, case, worker.measure(CASES.index(case), QUICK_BATCHES if quick else BATCHES))

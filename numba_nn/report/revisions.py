@@ -45,6 +45,20 @@ def current_revision(root: Path = ROOT) -> str:
 def checked_out(revision: str, root: Path = ROOT) -> Iterator[tuple[str, Path]]:
     """A revision's short name, and a folder that holds its package while this lasts.
 
+    Parameters
+    ----------
+    revision : str
+        What git takes for a commit.
+    root : Path, optional
+        Folder of the package, in a git clone.
+
+    Yields
+    ------
+    name : str
+        Of the commit.
+    folder : Path
+        Where ``numba_nn`` lies.
+
     Raises
     ------
     ReportError

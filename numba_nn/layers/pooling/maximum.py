@@ -141,7 +141,7 @@ class _Max(Pooling):
         return y, arrays["indices"].astype(np.int64)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        rows, columns = call.geometry
+        rows, columns = call.tables
         run = max_pool2d_forward.for_work(WORK * x.size)
         run(
             planes(y), planes(saved["indices"]), call.scratch["best"], call.scratch["position"], planes(x), rows, columns,

@@ -44,6 +44,7 @@ class Count:
     nbytes: int = 0
 
     def add(self, nbytes: int) -> None:
+        """Count one more."""
         self.blocks += 1
         self.nbytes += nbytes
 
