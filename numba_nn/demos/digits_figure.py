@@ -109,4 +109,4 @@ def _hardest_title(mistakes: int, shown: int) -> str:
         return f"{shown} of {mistakes} mistakes {arrow}"
     if mistakes == 0:
         return "no mistakes; the images of which the net is least sure"
-    return f"{mistakes} mistake{'s'[: mistakes > 1]} {arrow}, and what it is least sure of"
+    return f"{mistakes} mistake{'s'[: mistakes > 1]} {arrow}, then its doubts"
