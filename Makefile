@@ -11,7 +11,7 @@ ASV_SMOKE := $(BENCH) asv --config asv_benchmarks/smoke.conf.json
 SOURCES = $(wildcard numba_nn/*.py numba_nn/*/*.py numba_nn/*/*/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format parity cuda-check bench bench-smoke publish dashboard clean
+.PHONY: help setup demo digits report test lint format parity cuda-check bench bench-smoke publish dashboard clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t h; do printf '  %-12s %s\n' "$$t" "$$h"; done
@@ -24,6 +24,12 @@ setup: $(UV) ## install the package and its development tools into .venv
 
 demo: $(UV) ## train an autoencoder on photographs (ARGS="--data DIR": on CIFAR-10)
 	$(RUN) --extra demo numba-nn demo autoencoder $(ARGS)
+
+digits: $(UV) ## train a net on handwritten digits, in seconds
+	$(RUN) --extra demo numba-nn demo digits $(ARGS)
+
+report: $(UV) ## measure every layer and write docs/layer_report.md and .json (ARGS="--against REV", "--only REGEX", "--quick")
+	$(RUN) numba-nn report --output docs $(ARGS)
 
 test: $(UV) ## run the tests (those that need PyTorch or CUDA tools: parity, cuda-check)
 	$(RUN) --extra demo pytest --ignore tests/parity --ignore tests/cuda $(ARGS)

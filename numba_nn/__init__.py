@@ -14,6 +14,7 @@ from numba_nn.core.errors import (
     NonFiniteError,
     NumbaNNError,
     RangeError,
+    ReportError,
     ReserveError,
     ShapeError,
     StateDictError,
@@ -47,6 +48,7 @@ from numba_nn.layers.pooling import (
     MaxPool1d,
     MaxPool2d,
 )
+from numba_nn.layers.recurrent import LSTM, LSTMCell
 from numba_nn.layers.resize import Upsample
 from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueeze
 from numba_nn.layers.softmax import LogSoftmax, Softmax
@@ -60,6 +62,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "GELU",
+    "LSTM",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool1d",
@@ -95,6 +98,7 @@ __all__ = [
     "GlobalMaxPool1d",
     "GlobalMaxPool2d",
     "L1Loss",
+    "LSTMCell",
     "Layer",
     "LeakyReLU",
     "Linear",
@@ -115,6 +119,7 @@ __all__ = [
     "ReLU6",
     "ReflectionPad1d",
     "ReflectionPad2d",
+    "ReportError",
     "ReserveError",
     "Reshape",
     "Sequential",

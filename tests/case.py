@@ -73,5 +73,29 @@ def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> 
         np.testing.assert_array_equal(got[name], expected[name], name)
 
 
+class FirstOutput(nn.Sequential):
+    """A layer of several outputs, of which a Sequential hands on the first."""
+
+    layer: type[nn.Layer]
+
+    def __init__(self, *args, dtype=np.float32, **kwargs):
+        super().__init__(self.layer(*args, dtype=dtype, **kwargs))
+
+    @staticmethod
+    def of(formula):
+        """The first output of a formula, whose parameters are here those of a Sequential."""
+        return lambda x, parameters, *args, **kwargs: formula(
+            x, {name.removeprefix("0."): p for name, p in parameters.items()}, *args, **kwargs
+        )[0]
+
+
+class LSTMOutput(FirstOutput):
+    layer = nn.LSTM
+
+
+class LSTMCellOutput(FirstOutput):
+    layer = nn.LSTMCell
+
+
 def case(layer, formula, x_shape, *args, **kwargs):
     return Case(layer, formula, x_shape, args, kwargs)

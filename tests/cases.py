@@ -4,7 +4,7 @@ import functools
 
 import numba_nn as nn
 from tests import reference
-from tests.case import Case, assert_close, assert_same, case, gradients
+from tests.case import Case, FirstOutput, LSTMCellOutput, LSTMOutput, assert_close, assert_same, case, gradients
 
 __all__ = ["CASES", "ONE_OF_EACH", "REFUSED", "Case", "assert_close", "assert_same", "gradients"]
 
@@ -34,6 +34,8 @@ dropout1d = functools.partial(case, nn.Dropout1d, reference.dropout)
 dropout2d = functools.partial(case, nn.Dropout2d, reference.dropout)
 softmax = functools.partial(case, nn.Softmax, reference.softmax)
 log_softmax = functools.partial(case, nn.LogSoftmax, reference.log_softmax)
+lstm = functools.partial(case, LSTMOutput, FirstOutput.of(reference.lstm))
+lstm_cell = functools.partial(case, LSTMCellOutput, FirstOutput.of(reference.lstm_cell))
 flatten = functools.partial(case, nn.Flatten, reference.flatten)
 unflatten = functools.partial(case, nn.Unflatten, reference.unflatten)
 reshape = functools.partial(case, nn.Reshape, reference.reshape)
@@ -249,6 +251,17 @@ CASES = [
         ]
     ),
     softmax((400, 129), 1),
+    # steps, batch, inputs, hidden units: around the tile and beyond a block; states in tests/test_recurrent.py
+    lstm((3, 2, 5), 5, 4),
+    lstm((1, 1, 1), 1, 1),
+    lstm((2, 13, 3), 3, 33, num_layers=2),
+    lstm((3, 4, 2), 2, 3, 3, False, True),
+    lstm((4, 3), 3, 5, bidirectional=True),
+    lstm((2, 3, 4), 4, 5, num_layers=2, batch_first=True, bidirectional=True),
+    lstm((2, 250, 3), 3, 67),
+    lstm_cell((3, 5), 5, 4),
+    lstm_cell((1, 5), 5, 1, bias=False),
+    lstm_cell((13, 40), 40, 65),
     # shape
     flatten((2, 3, 4, 5)),
     flatten((2, 3, 4), start_dim=0),

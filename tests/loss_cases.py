@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import numba_nn as nn
-from tests import reference
+from tests import reference_training
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ def case(loss, formula, prediction_kind, target_kind, shape, **kwargs):
     return LossCase(loss, formula, shape, prediction_kind, target_kind, kwargs)
 
 
-squared = functools.partial(case, nn.MSELoss, reference.mse_loss, "numbers", "numbers")
-absolute = functools.partial(case, nn.L1Loss, reference.l1_loss, "numbers", "numbers")
-binary = functools.partial(case, nn.BCELoss, reference.bce_loss, "shares", "shares")
-logistic = functools.partial(case, nn.BCEWithLogitsLoss, reference.bce_with_logits_loss, "numbers", "shares")
-likelihood = functools.partial(case, nn.NLLLoss, reference.nll_loss, "numbers", "int64")
-entropy = functools.partial(case, nn.CrossEntropyLoss, reference.cross_entropy_loss, "numbers", "int64")
-entropy32 = functools.partial(case, nn.CrossEntropyLoss, reference.cross_entropy_loss, "numbers", "int32")
-soft = functools.partial(case, nn.CrossEntropyLoss, reference.cross_entropy_loss, "numbers", "shares")
+squared = functools.partial(case, nn.MSELoss, reference_training.mse_loss, "numbers", "numbers")
+absolute = functools.partial(case, nn.L1Loss, reference_training.l1_loss, "numbers", "numbers")
+binary = functools.partial(case, nn.BCELoss, reference_training.bce_loss, "shares", "shares")
+logistic = functools.partial(case, nn.BCEWithLogitsLoss, reference_training.bce_with_logits_loss, "numbers", "shares")
+likelihood = functools.partial(case, nn.NLLLoss, reference_training.nll_loss, "numbers", "int64")
+entropy = functools.partial(case, nn.CrossEntropyLoss, reference_training.cross_entropy_loss, "numbers", "int64")
+entropy32 = functools.partial(case, nn.CrossEntropyLoss, reference_training.cross_entropy_loss, "numbers", "int32")
+soft = functools.partial(case, nn.CrossEntropyLoss, reference_training.cross_entropy_loss, "numbers", "shares")
 
 LOSS_CASES = [
     # element by element: around a block (4096), and one

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import numba_nn as nn
-from tests import reference
+from tests import reference_training
 from tests.allocations import no_array_data, one_box_per_array_argument
 from tests.cases import assert_close
 
 SHAPES = [(3, 4), (1,), (5, 7000), (16_384,), (16_385,), (0, 3)]
-FORMULAS = {nn.optim.Adam: reference.adam, nn.optim.AdamW: reference.adamw}
+FORMULAS = {nn.optim.Adam: reference_training.adam, nn.optim.AdamW: reference_training.adamw}
 SETTINGS = [
     {},
     {"lr": 0.1, "weight_decay": 0.1},

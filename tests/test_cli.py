@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ def test_users_errors(
     assert "Traceback" not in out + err
 
 
+@pytest.mark.parametrize("command", [["demo", "autoencoder"], ["report"], ["info"], []])
+def test_an_unknown_option_shows_the_commands_own_usage(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    code, _, err = run(capsys, *command, "--no-such-option")
+    assert code == 2
+    assert err.startswith(" ".join(["usage: numba-nn", *command, "[-h]"]))
+
+
 def test_output_that_is_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x", encoding="utf-8")
     code, _, err = run(capsys, "demo", "autoencoder", "--output", str(tmp_path / "taken"))
@@ -128,3 +136,27 @@ def test_help_imports_no_extras(run_python: Any) -> None:
         "print(json.dumps([m for m in ('rich', 'matplotlib', 'sklearn', 'skimage', 'PIL') if m in sys.modules]))"
     )
     assert run_python(script) == []
+
+
+def test_warmup_compiles_a_model_of_the_users(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "users_model.py").write_text("import numba_nn as nn\ndef build():\n    return nn.Sequential(nn.Linear(3, 2))\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    code, out, _ = run(capsys, "warmup", "users_model:build", "5x3")
+    assert code == 0
+    assert "kernels compiled" in out
+    assert run(capsys, "warmup", "users_model:build", "5x3", "--inference")[0] == 0
+    for arguments, words in (
+        (("users_model:missing", "5x3"), "users_model:missing"),
+        (("no_such_module:build", "5x3"), "no_such_module"),
+        (("users_model", "5x3"), "module:name"),
+        (("users_model:nn.__version__", "5x3"), "model must be a Layer"),
+        (("users_model:build", "5x4"), "Linear"),
+    ):
+        code, _, err = run(capsys, "warmup", *arguments)
+        assert (code, words in err) == (2, True), err
+    with pytest.raises(SystemExit):
+        main(["warmup", "users_model:build", "5by3"])
+    assert "must be a shape such as" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import numba_nn as nn
-from tests import reference
+from tests import reference_training
 from tests.allocations import no_array_data, one_box_per_array_argument
 from tests.cases import assert_close
 
@@ -35,7 +35,7 @@ def gradients(params):
 def test_norms_equal_the_formula(order, dtypes):
     params = parameters(*dtypes)
     before = gradients(params)
-    norm = reference.gradient_norm(before, order)
+    norm = reference_training.gradient_norm(before, order)
     got = nn.optim.clip_grad_norm_(iter(params), norm / 3, order)
     assert type(got) is float
     assert got == pytest.approx(norm, rel=1e-12)
@@ -58,7 +58,7 @@ def test_frozen_parameters_neither_count_nor_change():
     clip = nn.optim.ClipNorm(params, 0.5)
     params[2].requires_grad = False
     before = gradients(params)
-    assert clip() == pytest.approx(reference.gradient_norm(before[:2] + before[3:]), rel=1e-12)
+    assert clip() == pytest.approx(reference_training.gradient_norm(before[:2] + before[3:]), rel=1e-12)
     nn.optim.clip_grad_value_(params, 1e-6)
     np.testing.assert_array_equal(params[2].grad, before[2])
     assert max(np.abs(params[i].grad).max() for i in (0, 1, 3)) == np.float32(1e-6)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import numba_nn as nn
-from tests import reference
+from tests import reference_training
 from tests.allocations import no_array_data
 from tests.cases import assert_close, assert_same
 
@@ -135,7 +135,7 @@ def check_against_the_formula(change):
         for i, p in enumerate(params):
             if p.requires_grad:
                 gradient = p.grad.astype(np.float64)
-                expected[i], velocities[i] = reference.sgd(expected[i], gradient, velocities[i], **chosen)
+                expected[i], velocities[i] = reference_training.sgd(expected[i], gradient, velocities[i], **chosen)
             assert_close(p.value, expected[i])
 
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 import numba_nn as nn
-from tests import reference
+from tests import reference_training
 
 RATES = [0.1, 0.7]
 BY_EPOCH = [
-    (nn.schedules.StepLR, reference.step_lr, {"step_size": 1}),
-    (nn.schedules.StepLR, reference.step_lr, {"step_size": 7, "gamma": 0.5}),
-    (nn.schedules.CosineAnnealingLR, reference.cosine_annealing_lr, {"T_max": 30}),
-    (nn.schedules.CosineAnnealingLR, reference.cosine_annealing_lr, {"T_max": 13, "eta_min": 0.05}),
-    (nn.schedules.LinearLR, reference.linear_lr, {}),
-    (nn.schedules.LinearLR, reference.linear_lr, {"start_factor": 1.0, "end_factor": 0.2, "total_iters": 20}),
+    (nn.schedules.StepLR, reference_training.step_lr, {"step_size": 1}),
+    (nn.schedules.StepLR, reference_training.step_lr, {"step_size": 7, "gamma": 0.5}),
+    (nn.schedules.CosineAnnealingLR, reference_training.cosine_annealing_lr, {"T_max": 30}),
+    (nn.schedules.CosineAnnealingLR, reference_training.cosine_annealing_lr, {"T_max": 13, "eta_min": 0.05}),
+    (nn.schedules.LinearLR, reference_training.linear_lr, {}),
+    (nn.schedules.LinearLR, reference_training.linear_lr, {"start_factor": 1.0, "end_factor": 0.2, "total_iters": 20}),
 ]
 
 
@@ -63,11 +63,11 @@ def test_one_schedule_after_another():
     for epoch, got in enumerate(rates):
         for rate, base in zip(got, RATES, strict=True):
             if epoch < 4:
-                expected = reference.linear_lr(base, epoch, total_iters=4)
+                expected = reference_training.linear_lr(base, epoch, total_iters=4)
             elif epoch < 14:
-                expected = reference.cosine_annealing_lr(base, epoch - 4, 10, 0.01)
+                expected = reference_training.cosine_annealing_lr(base, epoch - 4, 10, 0.01)
             else:
-                expected = reference.step_lr(base, epoch - 14, 5)
+                expected = reference_training.step_lr(base, epoch - 14, 5)
             assert rate == pytest.approx(expected, rel=1e-13)
 
 

@@ -12,7 +12,7 @@ from numba_nn.core.reduce import block_count
 from numba_nn.layers.activation import relu_backward, relu_forward
 from numba_nn.layers.linear import linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward
 from numba_nn.losses.elementwise import squared_error_backward, squared_error_forward
-from tests import reference
+from tests import reference_training
 from tests.allocations import no_array_data, one_box_per_array_argument
 from tests.cases import assert_close
 
@@ -55,7 +55,7 @@ class Oracle:
     def step(self, settings):
         for i, (parameter, chosen) in enumerate(zip(self.params, settings, strict=True)):
             gradient = parameter.grad.astype(np.float64)
-            self.values[i], self.velocities[i] = reference.sgd(self.values[i], gradient, self.velocities[i], **chosen)
+            self.values[i], self.velocities[i] = reference_training.sgd(self.values[i], gradient, self.velocities[i], **chosen)
 
     def check(self):
         for parameter, value in zip(self.params, self.values, strict=True):

@@ -39,15 +39,18 @@ class Call:
         The arrays of ``saved_spec`` for a forward in eval mode, which saves nothing: scratch too.
     geometry : object
         What the layer's ``_geometry`` returned.
+    tables : object
+        What its ``_tables`` returned.
     """
 
-    __slots__ = ("dtype", "generation", "geometry", "inference", "keep", "scratch", "x_shape", "y_shape")
+    __slots__ = ("dtype", "generation", "geometry", "inference", "keep", "scratch", "tables", "x_shape", "y_shape")
 
     def __init__(self, x_shape: Any, y_shape: Shape, dtype: np.dtype[Any]) -> None:
         self.x_shape = x_shape
         self.y_shape = y_shape
         self.dtype = dtype
         self.geometry: Any = None
+        self.tables: Any = None
         self.scratch: Arrays = {}
         self.inference: Arrays = {}
         self.generation = -1

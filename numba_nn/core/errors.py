@@ -58,6 +58,10 @@ class DataError(NumbaNNError, ValueError):
     """A data set cannot be given as asked: a file is damaged, missing or of another kind, or an epoch was superseded."""
 
 
+class ReportError(NumbaNNError, RuntimeError):
+    """A report cannot be made: there is no such revision or row, or the record is damaged."""
+
+
 class TrainingError(NonFiniteError):
     """Training came to a loss, or a gradient's norm, that is not finite.
 

@@ -39,7 +39,10 @@ def pack_panels(packed, at, source, source_at, row_stride, depth_stride, rows, h
         for k in range(first, last):
             for row in range(0, rows, height):
                 to, origin = at + row * depth + k * height, source_at + row + k * depth_stride
-                pack_one(packed, to, source, origin, 1, rows - row, height)
+                if k + 1 < last and depth_stride >= lanes and rows - row >= height:
+                    copy_run(packed, to, source, origin, height)  # what reaches into the next depth is written again
+                else:
+                    pack_one(packed, to, source, origin, 1, rows - row, height)
         return
     for row in range(0, rows, height):
         to, origin, filled = at + row * depth, source_at + row * row_stride, min(height, rows - row)
@@ -104,6 +107,13 @@ def block_counts(row_panels, column_panels, height, width, others):
 
 
 @inner
+def block_span(block, blocks, panels, length, size):
+    """First row (or column) of a block and how many it has; ``panels`` of ``length`` hold ``size`` in all."""
+    start, stop = block * panels // blocks * length, (block + 1) * panels // blocks * length
+    return start, min(size, stop) - start
+
+
+@inner
 def fill(array, start, stop, value):
     """array[start:stop] = value."""
     for i in range(start, stop):
@@ -153,9 +163,8 @@ def gemm(
     row_blocks, column_blocks = block_counts(row_panels, column_panels, height, width, c.shape[0])
     for t in prange(c.shape[0] * row_blocks * column_blocks):
         s, i, j = t // (row_blocks * column_blocks), t // column_blocks % row_blocks, t % column_blocks
-        i0, i1 = i * row_panels // row_blocks * height, (i + 1) * row_panels // row_blocks * height
-        j0, j1 = j * column_panels // column_blocks * width, (j + 1) * column_panels // column_blocks * width
-        rows, columns = min(m, i1) - i0, min(n, j1) - j0
+        i0, rows = block_span(i, row_blocks, row_panels, height, m)
+        j0, columns = block_span(j, column_blocks, column_panels, width, n)
         if depth == 0 and keep == 0:
             fill_block(c[s], i0 * n + j0, n, rows, columns, c.dtype.type(0))
         multiply_block(

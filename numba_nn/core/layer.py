@@ -26,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call, Slot
-from numba_nn.core.checks import as_shape, check_array, check_destination, check_dtype, check_indices, check_shape
+from numba_nn.core.checks import as_shape, check_array, check_count, check_destination, check_dtype, check_indices, check_shape
 from numba_nn.core.errors import ArgumentError, BackwardError, DTypeError
 from numba_nn.core.module import Module
 from numba_nn.core.workspace import Shape, Spec, Workspace
@@ -49,12 +49,19 @@ class Layer(Module):
         super().__init__()
         self._workspace = Workspace()
         self._calls: dict[tuple[Shape, np.dtype[Any]], Call] = {}
+        self._made: dict[tuple[Any, np.dtype[Any]], Any] = {}
         self._free = [Slot()]
         self._kept: list[Slot] = []
 
     def __getstate__(self) -> dict[str, Any]:
         slots = [Slot() for _ in self._free + self._kept]
-        return {**vars(self), "_calls": {}, "_free": slots, "_kept": []}  # a copy has buffers and forwards of its own
+        return {
+            **vars(self),
+            "_calls": {},
+            "_made": {},
+            "_free": slots,
+            "_kept": [],
+        }  # a copy has buffers and forwards of its own
 
     # ---- what a subclass defines -------------------------------------------------------------------------------------
 
@@ -82,6 +89,10 @@ class Layer(Module):
 
     def _geometry(self, x_shape: Shape, dtype: np.dtype[Any]) -> Any:
         """Whatever else depends on the shape alone; computed once and found in ``call.geometry``."""
+        return None
+
+    def _tables(self, x_shape: Shape, dtype: np.dtype[Any]) -> Any:
+        """Arrays that depend on all dimensions but the first, so that smaller batches share them; found in ``call.tables``."""
         return None
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
@@ -230,6 +241,9 @@ class Layer(Module):
         if call is None:
             call = Call(x_shape, self._y_shape(x_shape), dtype)
             call.geometry = self._geometry(x_shape, dtype)
+            if (x_shape[1:], dtype) not in self._made:
+                self._made[x_shape[1:], dtype] = self._tables(x_shape, dtype)
+            call.tables = self._made[x_shape[1:], dtype]
         if call.generation != self._workspace.generation:
             self._allocate(call)
             call.generation = self._workspace.generation
@@ -286,8 +300,7 @@ class Layer(Module):
         ShapeError, DTypeError, ArgumentError
             If the layer cannot take such inputs; nothing changed.
         """
-        if calls < 1:
-            raise ArgumentError(f"{self!r}: calls must be at least 1, got {calls}")
+        calls = check_count(self, "calls", calls)
         wanted = self._dtype_of_input(dtype)
         x_shape = self._reserved_shape(input_shapes)
         self._y_shape(x_shape)  # refuses what does not fit, before anything changes

@@ -26,6 +26,7 @@ _PHOTOGRAPHS = (
     ("skimage", "data/hubble_deep_field.jpg", "right"),  # 872 x 1000, galaxies
 )
 # At 1/4 a patch of 32 pixels shows an eye or a wheel, at full size little but texture: hence coarse scales come more often.
+PHOTOGRAPHS = len(_PHOTOGRAPHS)
 _REDUCTIONS = (1, 2, 4)
 _SHARES = (0.2, 0.35, 0.45)
 _HELD_OUT = 0.3  # of each photograph: the narrowest such strip, 128 pixels, still holds a patch of 32 at 1/4
@@ -42,7 +43,8 @@ def photograph_patches(
 
     Patches are cut at full size and from photographs reduced to 1/2 and 1/4 (means of 2x2 and 4x4 pixels), half of them
     mirrored. A strip along one side of every photograph, 30 % of it, is for validation only: no pixel serves both sets at any
-    scale. Within each set patches overlap. Both sets take the photographs in turn.
+    scale. Within each set patches overlap. Both sets take the photographs in turn: up to a size of 32, patch i is cut from
+    photograph i mod 9.
 
     Parameters
     ----------

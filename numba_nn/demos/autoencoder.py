@@ -12,15 +12,13 @@ from numba_nn.core.call import Array
 from numba_nn.core.errors import ArgumentError
 from numba_nn.data import load_cifar10, photograph_patches
 from numba_nn.demos import figures
-from numba_nn.demos.console import PlainConsole, open_console
+from numba_nn.demos.console import INTERRUPTED, PlainConsole, open_console, pictures
 from numba_nn.demos.measurements import HEADERS, measure, write_report
 from numba_nn.demos.session import Session, Settings, saved_settings
 from numba_nn.io import load_checkpoint
 from numba_nn.train.interrupt import Interrupt
 
 CHECKPOINT = "checkpoint.npz"
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
-INSTALL = "in a clone: make demo; elsewhere: pip install '.[demo]'"
 
 
 @dataclass(frozen=True)
@@ -67,12 +65,12 @@ def run(options: Options) -> int:
     checkpoint = options.output / CHECKPOINT
     arrays, metadata = _saved(checkpoint) if options.resume else ({}, {})
     settings = saved_settings(checkpoint, metadata, options.settings) if options.resume else Settings(**options.settings)
-    options.output.mkdir(parents=True, exist_ok=True)
     console.line("A convolutional autoencoder learns to pass photographs through 128 x 8 x 8 features")
     train, validation = _images(settings)
     session = Session(settings, train, validation)
     if options.resume:
         session.restore(arrays, metadata)
+    options.output.mkdir(parents=True, exist_ok=True)
     _introduce(console, session, options)
     with console.waiting("compiling kernels (first run only, about half a minute)"):
         session.compile_kernels()
@@ -114,7 +112,7 @@ def _introduce(console: PlainConsole, session: Session, options: Options) -> Non
     parameters = sum(p.value.size for p in session.model.parameters())
     gflop = session.model.forward_flops((1, *session.train_images.shape[1:])) / 1e9
     height, width = session.train_images.shape[2:]
-    rows = {
+    console.facts({
         "data": f"{len(session.train_images):,} images of {height} x {width} pixels {source}; "
         f"{len(session.validation_images):,} others for validation",
         "model": f"5 convolutions, {parameters:,} parameters, {gflop:.2f} GFLOP an image (forward)",
@@ -123,9 +121,7 @@ def _introduce(console: PlainConsole, session: Session, options: Options) -> Non
         "machine": f"{here['cpu']}, {here['threads']} threads ({here['threading layer']})",
         "output": str(options.output),
         "kernels": f"kept in {cache_root()}",
-    }
-    for name, text in rows.items():
-        console.line(f"  {name:<10}{text}")
+    })  # fmt: skip
     if session.epoch == settings.epochs:
         console.line("this run is complete; its pictures and report are made anew (a higher --epochs trains on)")
     elif options.resume:
@@ -158,11 +154,8 @@ def _draw(console: PlainConsole, session: Session, folder: Path) -> None:
     originals = session.validation_images[: figures.COLUMNS]
     results = session.reconstruct(originals)
     history = session.losses, session.validation_losses
-    try:
-        figures.save_reconstructions(folder / "reconstructions.png", originals, results)
-        figures.save_loss(folder / "loss.png", *history)
-        figures.save_overview(folder / "overview.png", originals, results, *history)
-    except ImportError:
-        console.line(f"no pictures: matplotlib is not installed ({INSTALL})")
-    else:
-        console.line(f"pictures: {folder / 'reconstructions.png'}, {folder / 'loss.png'}, {folder / 'overview.png'}")
+    paths = [folder / f"{name}.png" for name in ("reconstructions", "loss", "overview")]
+    with pictures(console, *paths):
+        figures.save_reconstructions(paths[0], originals, results)
+        figures.save_loss(paths[1], *history)
+        figures.save_overview(paths[2], originals, results, *history)

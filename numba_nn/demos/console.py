@@ -7,10 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 Advance = Callable[[str, float, int], None]
 """Tell of a step: what is being done, its loss, its number of images."""
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+INSTALL = "in a clone: make demo; elsewhere: pip install '.[demo]'"
 PLAIN_INTERVAL = 15.0  # seconds between lines where there is no bar
 SPEED_STEPS = 16  # images a second are averaged over so many steps
 
@@ -34,6 +37,11 @@ class PlainConsole:
     def line(self, text: str = "") -> None:
         """Print a line."""
         print(text, flush=True)
+
+    def facts(self, rows: dict[str, str]) -> None:
+        """Print lines that begin with a name."""
+        for name, text in rows.items():
+            self.line(f"  {name:<10}{text}")
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -131,6 +139,17 @@ def open_console() -> PlainConsole:
         plain = PlainConsole()
         plain.line("(for a progress bar: make demo)")
         return plain
+
+
+@contextmanager
+def pictures(console: PlainConsole, *paths: Path) -> Iterator[None]:
+    """Say which pictures were written, or what they need."""
+    try:
+        yield
+    except ImportError:
+        console.line(f"no pictures: matplotlib is not installed ({INSTALL})")
+    else:
+        console.line(f"pictures: {', '.join(map(str, paths))}")
 
 
 def _clock(seconds: float) -> str:

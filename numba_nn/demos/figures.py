@@ -1,4 +1,4 @@
-"""Pictures of a run: originals above reconstructions, and the loss."""
+"""Pictures of the autoencoder's run: originals above reconstructions, and the loss; the look that all pictures have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def save_reconstructions(path: Path, originals: Array, reconstructions: Array) -
     originals, reconstructions : ndarray
         (N, 3, H, W) in [0, 1]; the first ten are shown.
     """
-    figure = _figure(12.5, 3.1)
+    figure = new_figure(12.5, 3.1)
     _title(figure, "Validation images, from parts of the photographs that were never trained on")
     grid = figure.add_gridspec(1, 1, left=0.105, right=0.995, bottom=0.08, top=0.9)
     _draw_pairs(figure, grid[0], originals, reconstructions)
@@ -43,7 +43,7 @@ def save_loss(path: Path, losses: Sequence[float], validation: Sequence[float]) 
     losses, validation : sequence of float
         Of steps and of epochs.
     """
-    figure = _figure(7, 4)
+    figure = new_figure(7, 4)
     _draw_loss(figure.add_gridspec(1, 1, left=0.11, right=0.97, bottom=0.13, top=0.9)[0], figure, losses, validation)
     figure.savefig(path)
 
@@ -62,7 +62,7 @@ def save_overview(
     losses, validation : sequence of float
         Of steps and of epochs.
     """
-    figure = _figure(14, 2.9)
+    figure = new_figure(14, 2.9)
     left, right = figure.add_gridspec(
         1, 2, width_ratios=[2.6, 1], left=0.09, right=0.99, bottom=0.16, top=0.91, wspace=0.13
     )  # fmt: skip
@@ -77,7 +77,8 @@ def psnr(original: Array, reconstruction: Array) -> float:
     return 10 * math.log10(1 / error) if error else math.inf
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of a size in inches."""
     # Not through pyplot: it would look for a screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -85,6 +86,13 @@ def _figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def plain_axes(axes: Any) -> None:
+    """A thin grid, no frame, whole numbers along x."""
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _title(figure: Any, text: str) -> None:
@@ -117,11 +125,9 @@ def _draw_loss(place: Any, figure: Any, losses: Sequence[float], validation: Seq
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
-    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("step", color=INK)
     axes.set_title("mean squared error", fontsize=11, color=INK)
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes)
     axes.legend(frameon=False, fontsize=9)
 
 

@@ -36,8 +36,8 @@ NOTES = """\
   measured in this run. On a busy machine the two are not measured under the same load, and shares can pass 100 %.
 * Shares of layers are shares of all layers' times. "scratch" is what one layer needs of the buffer that all layers share;
   "saved" is kept from forward to backward, a layer's input included if its backward reads it.
-* Allocations: array buffers that a call left behind (NumPy); the most memory that Python and NumPy took on the way (a few
-  hundred bytes are views and frames, not data); allocations of Numba's runtime beyond one box for each array argument."""
+* Allocations: array buffers that NumPy makes in a call, kept or not, and blocks of Numba's runtime beyond one box for each
+  array argument. Bytes: of NumPy's."""
 
 
 @dataclass(frozen=True)

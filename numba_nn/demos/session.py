@@ -17,7 +17,7 @@ from numba_nn.core.call import Array
 from numba_nn.core.errors import ArgumentError, CheckpointError, DataError
 from numba_nn.core.random import manual_seed
 from numba_nn.data import Batches
-from numba_nn.io import save_checkpoint
+from numba_nn.io import load_checkpoint, save_checkpoint
 from numba_nn.losses import MSELoss
 from numba_nn.models import Autoencoder
 from numba_nn.optim import SGD
@@ -210,15 +210,47 @@ class Session:
         """
         if metadata["images_crc"] != self._images_crc:
             raise DataError("--resume: these are not the images that the saved run was trained on; give its --data")
-
-        def part(prefix: str) -> dict[str, Array]:
-            return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        self.optimizer.load_state_dict(part("optimizer."))
+        self.model.load_state_dict(_part(arrays, "model."))
+        self.optimizer.load_state_dict(_part(arrays, "optimizer."))
         self.losses = arrays["history.train"].tolist()
         self.validation_losses = arrays["history.validation"].tolist()
         self.epoch, self.batch, self.seconds = metadata["epoch"], metadata["batch"], metadata["seconds"]
+
+
+def _part(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def saved_model(path: Path) -> tuple[Autoencoder, Array]:
+    """The model of a run, for use without its session.
+
+    Parameters
+    ----------
+    path : Path
+        The run's checkpoint.
+
+    Returns
+    -------
+    model : Autoencoder
+        With the saved weights.
+    mean : ndarray, shape (1, 3, 1, 1)
+        What is subtracted from images in [0, 1] before the model sees them.
+
+    Raises
+    ------
+    CheckpointError
+        If another program saved it, or it is damaged.
+    OSError
+        If it cannot be opened.
+    """
+    arrays, metadata = load_checkpoint(path)
+    if metadata.get("demo") != DEMO or "mean" not in arrays:
+        raise _anothers(path)
+    return Autoencoder().load_state_dict(_part(arrays, "model.")), arrays["mean"]
+
+
+def _anothers(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path}: expected a checkpoint of the autoencoder demo, found another's")
 
 
 def saved_settings(path: Path, metadata: dict[str, Any], given: dict[str, Any]) -> Settings:
@@ -251,7 +283,7 @@ def saved_settings(path: Path, metadata: dict[str, Any], given: dict[str, Any]) 
         saved = Settings(**metadata["settings"])
         done = metadata["epoch"] + (metadata["batch"] > 0)
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: expected a checkpoint of the autoencoder demo, found another's") from error
+        raise _anothers(path) from error
     for name in set(given) - {"epochs", "data"}:  # a folder may have moved: its images are compared instead
         if given[name] != getattr(saved, name):
             raise ArgumentError(

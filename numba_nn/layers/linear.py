@@ -34,8 +34,9 @@ def linear_forward(y: Out, packed_x: Scratch, packed_weight: Scratch, x: In, wei
     features = bias.size
     rows, depth = y.size // features, weight.size // features
     for b in prange(rows):
-        for o in range(features):
-            y[0, b * features + o] = bias[o]
+        row = np.uintp(b * features)  # unsigned, so that the loop vectorises: see `fill`
+        for o in range(np.uintp(features)):
+            y[0, row + o] = bias[o]
     gemm(y, packed_x, packed_weight, x, weight, single, single, (rows, features, depth), (depth, 1), (1, depth), 1)
 
 
@@ -64,9 +65,11 @@ def linear_backward_bias(dbias: Out, partial: Scratch, dy: In):
     for block in prange(blocks):
         at = block * features
         fill(partial, at, at + features, dy.dtype.type(0))
+        first = np.uintp(at)
         for b in range(block * BIAS_ROWS, min(rows, (block + 1) * BIAS_ROWS)):
-            for o in range(features):
-                partial[at + o] += dy[0, b * features + o]
+            row = np.uintp(b * features)
+            for o in range(np.uintp(features)):
+                partial[first + o] += dy[0, row + o]
     for o in prange(features):
         total = 0.0
         for block in range(blocks):

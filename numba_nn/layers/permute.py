@@ -27,21 +27,23 @@ from numba_nn.layers.shape import check_dim, copy_part, dimension, unpacked
 
 TILE = 64  # rows and columns of a matrix that a task transposes: 2 x 16 KB of float32 fit into a 48 KB L1
 RUN = 4096  # elements of a row that a task copies
+OUTER = 8  # dimensions around the matrices, as many as kernels are compiled for
 
 
 @inner
 def matrix_start(t, outer):
-    """Where matrix t starts in y and in x; outer: (dimensions, 3), size and strides in y and x."""
+    """Where matrix t starts in y and in x; outer: size and strides in y and x of every dimension, the last one first."""
     to, origin = 0, 0
-    for d in range(outer.shape[0] - 1, -1, -1):
-        index, t = t % outer[d, 0], t // outer[d, 0]
-        to += index * outer[d, 1]
-        origin += index * outer[d, 2]
+    for d in range(0, len(outer), 3):
+        if outer[d] > 1:
+            index, t = t % outer[d], t // outer[d]
+            to += index * outer[d + 1]
+            origin += index * outer[d + 2]
     return to, origin
 
 
 @kernel
-def copy_rows(y: Out, x: In, outer: In, size: tuple[int, int, int], strides: tuple[int, int]):
+def copy_rows(y: Out, x: In, outer: tuple[int, ...], size: tuple[int, int, int], strides: tuple[int, int]):
     """y[r y_stride + c] = x[r x_stride + c] in every matrix.
 
     outer: see `matrix_start`; size: matrices, rows, columns; strides: of rows, in y and x.
@@ -57,7 +59,7 @@ def copy_rows(y: Out, x: In, outer: In, size: tuple[int, int, int], strides: tup
 
 
 @kernel
-def transpose_matrices(y: Out, x: In, outer: In, size: tuple[int, int, int], strides: tuple[int, int]):
+def transpose_matrices(y: Out, x: In, outer: tuple[int, ...], size: tuple[int, int, int], strides: tuple[int, int]):
     """y[r y_stride + c] = x[r + c x_stride] in every matrix.
 
     outer, size: as in `copy_rows`; strides: of rows in y, of columns in x.
@@ -109,8 +111,9 @@ def permutation(x_shape: Shape, dims: tuple[int, ...]) -> tuple[Any, ...]:
     else:
         rows, y_stride, _ = loops.pop(next(k for k, loop in enumerate(loops) if loop[2] == 1))
         run, x_stride = transpose_matrices, step
-    outer = np.array(loops, np.int64).reshape(-1, 3)
-    return run, outer, (math.prod(size for size, _, _ in loops), rows, columns), (y_stride, x_stride)
+    outer = [*loops[::-1], *[(1, 0, 0)] * (OUTER - len(loops))]
+    matrices = math.prod(size for size, _, _ in loops)
+    return run, tuple(n for loop in outer for n in loop), (matrices, rows, columns), (y_stride, x_stride)
 
 
 class Reordering(Layer):
@@ -126,8 +129,10 @@ class Reordering(Layer):
         Raises
         ------
         ShapeError
-            If the input has not the dimensions that are to be moved.
+            If the input has not the dimensions that are to be moved, or more than ten.
         """
+        if len(x_shape) > OUTER + 2:
+            raise ShapeError(f"{self!r}: x may have {OUTER + 2} dimensions at most, got {x_shape}")
         return tuple(x_shape[d] for d in self._dims(x_shape))
 
     def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

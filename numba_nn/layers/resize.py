@@ -79,7 +79,6 @@ class Upsample(Layer):
             raise ArgumentError(f"Upsample: give either size or scale_factor, got size={size}, scale_factor={scale_factor}")
         self.size = None if size is None else pair("Upsample", "size", size, 1)
         self.scale_factor = None if scale_factor is None else _factors(scale_factor)
-        self._sources: dict[Shape, tuple[Array, Array]] = {}
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output, (N, C, H', W').
@@ -98,13 +97,11 @@ class Upsample(Layer):
             raise ShapeError(f"{self!r}: x of shape {x_shape} would become {height} x {width}")
         return (*x_shape[:2], height, width)
 
-    def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[Array, Array]:
-        """The source row of every output row, and the source column of every output column; made once for an image size."""
-        size = x_shape[2:]
-        if size not in self._sources:
-            target = self.output_shape(x_shape)[2:]
-            self._sources[size] = self._source(0, size[0], target[0]), self._source(1, size[1], target[1])
-        return self._sources[size]
+    def _tables(self, x_shape: Shape, dtype: Any) -> tuple[Array, Array]:
+        """The source row of every output row, and the source column of every output column."""
+        sizes = zip(x_shape[2:], self.output_shape(x_shape)[2:], strict=True)
+        rows, columns = (self._source(axis, *lengths) for axis, lengths in enumerate(sizes))
+        return rows, columns
 
     def _source(self, axis: int, length: int, target: int) -> Array:
         if target in (length, 2 * length):  # as PyTorch has it: whatever the factor was before it was rounded
@@ -116,12 +113,12 @@ class Upsample(Layer):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         run = upsample_nearest2d_forward.for_work(y.size)
-        run(planes(y), planes(x), *call.geometry)
+        run(planes(y), planes(x), *call.tables)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
             run = upsample_nearest2d_backward.for_work(dy.size)
-            run(planes(dx), planes(dy), *call.geometry)
+            run(planes(dx), planes(dy), *call.tables)
 
     def _arguments(self) -> str:
         return f"size={self.size}" if self.size else f"scale_factor={self.scale_factor}"

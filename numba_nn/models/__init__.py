@@ -1,5 +1,6 @@
 """Reference networks."""
 
 from numba_nn.models.autoencoder import Autoencoder
+from numba_nn.models.digits import DigitsNet
 
-__all__ = ["Autoencoder"]
+__all__ = ["Autoencoder", "DigitsNet"]

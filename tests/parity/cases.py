@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 import numba_nn as nn
+from tests.case import LSTMCellOutput, LSTMOutput
 
 torch = pytest.importorskip("torch", reason="PyTorch lives in an environment of its own: make parity")
+
+
+class FirstOutput(torch.nn.Sequential):
+    """A layer of several outputs, of which only the first goes on."""
+
+    def forward(self, x):
+        return super().forward(x)[0]
 
 
 class Function(torch.nn.Module):
@@ -29,6 +37,8 @@ def whole_plane(adaptive):
 
 
 OTHERWISE: dict = {
+    LSTMOutput: lambda *args, **kwargs: FirstOutput(torch.nn.LSTM(*args, **kwargs)),
+    LSTMCellOutput: lambda *args, **kwargs: FirstOutput(torch.nn.LSTMCell(*args, **kwargs)),
     nn.Permute: lambda *dims: Function(lambda x: x.permute(*dims)),
     nn.Reshape: lambda *shape: Function(lambda x: x.reshape(x.shape[0], *(shape[0] if isinstance(shape[0], tuple) else shape))),
     nn.Squeeze: squeeze,

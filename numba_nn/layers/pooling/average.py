@@ -108,11 +108,11 @@ class _Average(Pooling):
         return {"sums": (rows, np.dtype(np.float64)), "spread": (rows, dtype)}
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        avg_pool2d_forward.for_work(WORK * x.size)(planes(y), call.scratch["sums"], planes(x), *call.geometry)
+        avg_pool2d_forward.for_work(WORK * x.size)(planes(y), call.scratch["sums"], planes(x), *call.tables)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
-            avg_pool2d_backward.for_work(WORK * dx.size)(planes(dx), call.scratch["spread"], planes(dy), *call.geometry)
+            avg_pool2d_backward.for_work(WORK * dx.size)(planes(dx), call.scratch["spread"], planes(dy), *call.tables)
 
 
 class _SlidingAverage(_Average, Sliding):

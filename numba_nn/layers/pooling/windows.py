@@ -50,7 +50,7 @@ class Pooling(Layer):
             raise ShapeError(f"{self!r}: no window fits in x of shape {x_shape}")
         return (*x_shape[:2], *counts)
 
-    def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[Array, Array]:
+    def _tables(self, x_shape: Shape, dtype: Any) -> tuple[Array, Array]:
         """The windows along the height and along the width."""
         tables = [self._windows(axis, length) for axis, length in enumerate(x_shape[2:])]
         rows, columns = tables if len(tables) == 2 else (ONE_ROW, *tables)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +16,11 @@ import numpy as np
 from numba_nn.core.layer import Layer
 from numba_nn.core.peak import measure_peak
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
-from numba_nn.instruments import STEP, Counts, Key, counted_step, timed_step
 from numba_nn.losses import Loss, MSELoss
 from numba_nn.optim import SGD
+from numba_nn.report.instruments import STEP, Key, counted_step, timed_step
+from numba_nn.report.measuring.allocations import Count
+from numba_nn.report.tables import markdown_table
 from numba_nn.sequential import Sequential
 from numba_nn.train import TrainStep
 
@@ -57,9 +57,9 @@ class LayerRow:
         Their rate, and its share of the measured multiply-add peak.
     scratch_bytes, saved_bytes : int
         Memory that the layer's call uses, and that it (or its container, for its input) keeps until backward.
-    numpy_arrays, peak_bytes, numba_allocations : int
-        Array buffers that a call left behind; the most Python and NumPy memory that it took on the way; allocations of
-        Numba's runtime beyond one box for every array argument.
+    allocations, nbytes : int
+        Array buffers that NumPy made in a call, kept or not, and blocks of Numba's runtime beyond one box for every array
+        argument; bytes of NumPy's.
     """
 
     name: str
@@ -71,9 +71,8 @@ class LayerRow:
     peak_share: float | None
     scratch_bytes: int
     saved_bytes: int
-    numpy_arrays: int
-    peak_bytes: int
-    numba_allocations: int
+    allocations: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -135,32 +134,6 @@ def profile(
     return Profile(x_shape, rounds, peak, sum(p.ms for p in phases), phases, rows)
 
 
-def median_ms(call: Callable[[], Any], rounds: int = 15, warm_up: int = 2) -> float:
-    """Median duration of a call.
-
-    Parameters
-    ----------
-    call : callable
-        Takes nothing.
-    rounds : int, optional
-        Calls that are timed.
-    warm_up : int, optional
-        Calls before them.
-
-    Returns
-    -------
-    float
-        Milliseconds.
-    """
-    durations = []
-    for i in range(warm_up + rounds):
-        start = time.perf_counter()
-        call()
-        if i >= warm_up:
-            durations.append(time.perf_counter() - start)
-    return statistics.median(durations) * 1e3
-
-
 # Rows
 
 
@@ -173,7 +146,7 @@ def _phases(medians: dict[Key, float], overhead: float) -> list[Phase]:
 
 def _rows(
     model: Sequential, x_shape: Shape, dtype: np.dtype[Any], medians: dict[Key, float],
-    counts: dict[Key, Counts], peak: float,
+    counts: dict[Key, Count], peak: float,
 ) -> list[LayerRow]:  # fmt: skip
     shapes = dict(zip(model.children(), model.shapes(x_shape), strict=False))
     total = sum(medians.get((name, direction), 0.0) for name in shapes for direction in ("forward", "backward"))
@@ -187,9 +160,10 @@ def _rows(
             gflops = flops / ms / 1e6 if flops else None
             peak_share = None if gflops is None else gflops / peak
             memory = _nbytes(layer.scratch_spec(shapes[name], dtype)), _saved_nbytes(layer, shapes[name], dtype, name)
+            count = counts[name, direction]
             label, share = f"{name} {layer_label(layer)}", ms / total
             rows.append(
-                LayerRow(label, direction, ms, share, flops, gflops, peak_share, *memory, *counts[name, direction])
+                LayerRow(label, direction, ms, share, flops, gflops, peak_share, *memory, count.blocks, count.nbytes)
             )  # fmt: skip
     return rows
 
@@ -219,28 +193,6 @@ def layer_label(layer: Layer) -> str:
 # Tables
 
 
-def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, aligned; the first column to the left, all others to the right.
-
-    Parameters
-    ----------
-    headers : sequence of str
-        One for each column.
-    rows : sequence of sequences of str
-        Cells.
-
-    Returns
-    -------
-    str
-        Lines, without a newline at the end.
-    """
-    widths = [max(len(line[i]) for line in (headers, *rows)) for i in range(len(headers))]
-    align = [str.ljust] + [str.rjust] * (len(headers) - 1)
-    lines = [[a(cell, w) for a, cell, w in zip(align, line, widths, strict=True)] for line in (headers, *rows)]
-    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
-
-
 def render_markdown(result: Profile) -> str:
     """Tables of a profile: the step's phases, then its layers.
 
@@ -258,14 +210,14 @@ def render_markdown(result: Profile) -> str:
     phases = [[p.name, f"{p.ms:.3f}", f"{p.share:.1%}"] for p in result.phases]
     phases.append(["whole step", f"{result.step_ms:.3f}", "100.0%"])
     headers = [
-        "layer", "direction", "ms", "share", "GFLOP/s", "of peak", "scratch KB", "saved KB", "NumPy arrays", "peak KB", "Numba"
+        "layer", "direction", "ms", "share", "GFLOP/s", "of peak", "scratch KB", "saved KB", "allocations", "bytes"
     ]  # fmt: skip
     rows = [
         [
             row.name, row.direction, f"{row.ms:.3f}", f"{row.share:.1%}",
             "-" if row.gflops is None else f"{row.gflops:.0f}", "-" if row.peak_share is None else f"{row.peak_share:.0%}",
             f"{row.scratch_bytes / 1024:.0f}", f"{row.saved_bytes / 1024:.0f}",
-            str(row.numpy_arrays), f"{row.peak_bytes / 1024:.1f}", str(row.numba_allocations),
+            str(row.allocations), str(row.nbytes),
         ]
         for row in result.layers
     ]  # fmt: skip

@@ -1,0 +1,209 @@
+"""What `LSTM` and `LSTMCell` share: layers of directions, and state beside input and output."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.checks import check_array, check_count, check_dtype, check_shape
+from numba_nn.core.errors import ArgumentError
+from numba_nn.core.layer import Layer
+from numba_nn.core.parameter import Parameter
+from numba_nn.core.random import MaskStream, uniform
+from numba_nn.core.workspace import Shape, Spec
+from numba_nn.layers.dropout import WORK, drop_elements
+from numba_nn.layers.recurrent.direction import Direction, Walk
+from numba_nn.layers.recurrent.gates import packed_room
+from numba_nn.layers.recurrent.lstm_steps import GATES
+
+Pair = tuple[Array, Array]
+SomePair = tuple[Array | None, Array | None]
+
+
+class Recurrent(Layer):
+    """Base: makes the parameters, checks states, and runs the layers, each of one direction or two, over a sequence.
+
+    A subclass says how its input is walked and which shape its states have, in `_walk`.
+    """
+
+    keeps_input = True
+    final_state: ClassVar[str] = "state_out"
+    """Name of the argument of forward that says where the final state goes."""
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool, dtype: Any) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.input_size = check_count(name, "input_size", input_size)
+        self.hidden_size = check_count(name, "hidden_size", hidden_size)
+        self.bias = bool(bias)
+        self.dtype = check_dtype(name, dtype)
+        self._no_bias = np.zeros(GATES * hidden_size, self.dtype)
+        self._stack: list[list[Direction]] = []
+        self.dropout = 0.0
+        self._masks = MaskStream()
+
+    def _direction(self, suffix: str, inputs: int, reverse: bool = False) -> Direction:
+        """The parameters of a direction, as attributes of this layer under PyTorch's names."""
+        rows, bound = GATES * self.hidden_size, 1 / math.sqrt(self.hidden_size)
+        shapes = {"weight_ih": (rows, inputs), "weight_hh": (rows, self.hidden_size), "bias_ih": (rows,), "bias_hh": (rows,)}
+        made: dict[str, Any] = {}
+        for name, shape in shapes.items():
+            wanted = self.bias or name.startswith("weight")
+            made[name] = Parameter(uniform(shape, -bound, bound, self.dtype), name + suffix) if wanted else None
+            setattr(self, name + suffix, made[name])
+        return Direction(suffix, **made, no_bias=self._no_bias, reverse=reverse)
+
+    def _walk(self, x_shape: Shape) -> Walk:
+        raise NotImplementedError
+
+    @property
+    def _directions(self) -> int:
+        return len(self._stack[0])
+
+    def _geometry(self, x_shape: Shape, dtype: Any) -> Walk:
+        return self._walk(x_shape)
+
+    def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """What each direction keeps, the input of every layer but the first, and its dropout mask as `Dropout` keeps it."""
+        rows = self._walk(x_shape).rows
+        specs: dict[str, Spec] = {}
+        for index, layer in enumerate(self._stack):
+            if index:
+                specs[f"x{index}"] = ((rows, layer[0].inputs), dtype)
+            for direction in layer:
+                specs |= direction.saved_spec(rows, dtype)
+        if self.dropout:
+            specs["draws"] = ((len(self._stack), 2), np.dtype(np.int64))
+        return specs
+
+    def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """Packed operands, a state of zeros, states and gradients nobody asked for, and what goes from layer to layer."""
+        walk, hidden = self._walk(x_shape), self.hidden_size
+        rooms = [packed_room(walk.rows, walk.batch, layer[0].inputs, hidden, GATES, dtype) for layer in self._stack]
+        left, right = map(max, zip(*rooms, strict=True))
+        state = walk.state_shape
+        shapes = {"left": (left,), "right": (right,), "zeros": (walk.batch, hidden), "h": state, "c": state, "dh": state,
+                  "dc": state, "between": (walk.rows, self._directions * hidden)}  # fmt: skip
+        return {name: (shape, dtype) for name, shape in shapes.items()}
+
+    def forward_flops(self, x_shape: Shape) -> int:
+        """Two for each weight and row."""
+        weights = sum(w.value.size for layer in self._stack for direction in layer for w in direction.weights)
+        return 2 * self._walk(x_shape).rows * weights
+
+    # ---- calls -------------------------------------------------------------------------------------------------------
+
+    def _check_pair(self, name: str, pair: Any, call: Call) -> SomePair:
+        """Two arrays of the states' shape; None stands for zeros, in place of either or of both."""
+        if pair is None:
+            return None, None
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ArgumentError(f"{self!r}: {name} must be a pair of arrays (h, c), got {type(pair).__name__}")
+        for letter, array in zip("hc", pair, strict=True):
+            if array is not None:
+                check_array(self, f"{letter} of {name}", array, call.dtype)
+                check_shape(self, f"{letter} of {name}", array.shape, call.geometry.state_shape)
+        return pair[0], pair[1]
+
+    def _pair_destination(self, name: str, out: Any, call: Call, *others: Array | None) -> Pair:
+        """Two arrays to write states to, apart from each other and from the other arrays."""
+        apart = [array for array in others if array is not None]
+        h, c = self._check_pair(name, out, call)
+        h = self._destination(h, f"h of {name}", call.geometry.state_shape, call.dtype, *apart)
+        return h, self._destination(c, f"c of {name}", call.geometry.state_shape, call.dtype, *apart, h)
+
+    def _apply(self, x: Array, out: Array | None, keep: bool) -> Array:
+        with self._workspace.in_use(self):
+            self._check_input(x)
+            call = self._call(x.shape, x.dtype)
+            return self._advance(call, x, None, out, (call.scratch["h"], call.scratch["c"]), keep)[0]
+
+    def _advance(self, call: Call, x: Array, state: Any, out: Any, state_out: Any, keep: bool) -> tuple[Array, Pair]:
+        """Forward; what is written where nothing is given is fresh."""
+        h0, c0 = self._check_pair("state", state, call)
+        inputs = [array for array in (x, h0, c0) if array is not None]
+        y = self._destination(out, "out", call.y_shape, call.dtype, *inputs)
+        h, c = self._pair_destination(self.final_state, state_out, call, y, *inputs)
+        self._compute(call, (y, h, c), (x, h0, c0), keep)
+        return y, (h, c)
+
+    def _propagate(self, dy: Array, out: Array | None, input_gradient: bool) -> Array | None:
+        with self._workspace.in_use(self):
+            scratch = self._newest()[1].scratch
+            return self._retreat(dy, None, out, (scratch["dh"], scratch["dc"]), input_gradient)[0]
+
+    def _retreat(
+        self, dy: Array | None, dstate: Any, out: Array | None, dstate_out: Any, input_gradient: bool
+    ) -> tuple[Array | None, Pair]:
+        """Backward; what is written where nothing is given is fresh."""
+        slot, call = self._newest()
+        if dy is not None:
+            check_array(self, "dy", dy, call.dtype)
+            check_shape(self, "dy", dy.shape, call.y_shape)
+        dh, dc = self._check_pair("dstate", dstate, call)
+        if dy is None and dh is None and dc is None:
+            raise ArgumentError(f"{self!r}: backward needs dy or dstate, got neither")
+        if out is not None and not input_gradient:
+            raise ArgumentError(f"{self!r}: backward has no input gradient to write to out: input_gradient=False")
+        inputs = [array for array in (dy, dh, dc, slot.x[0]) if array is not None]
+        dx = self._destination(out, "out", call.x_shape, call.dtype, *inputs) if input_gradient else None
+        dh0, dc0 = self._pair_destination("dstate_out", dstate_out, call, dx, *inputs)
+        self._finish(slot, (dx, dh0, dc0), (dy, dh, dc))
+        return dx, (dh0, dc0)
+
+    # ---- the network -------------------------------------------------------------------------------------------------
+
+    def _states(self, call: Call, *arrays: Array | None) -> list[list[Array]]:
+        """Arrays of states as one (N, H) for each direction of each layer; zeros for None."""
+        zeros, count = call.scratch["zeros"], len(self._stack) * self._directions
+        zeros.fill(0)
+        return [[zeros] * count if a is None else list(a.reshape(count, *zeros.shape)) for a in arrays]
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Where in a row of a layer's output the hidden state of a direction lies, and the row's length."""
+        return number * self.hidden_size, self._directions * self.hidden_size
+
+    def _drop(self, y: Array, x: Array, draw: Array) -> None:
+        """The dropout between layers, forward and backward."""
+        seed, stream = int(draw[0]), int(draw[1])
+        run = drop_elements.for_work(WORK * x.size)
+        run(y.reshape(-1), x.reshape(-1), seed, stream, self.dropout if stream else 0.0)
+
+    def _forward(self, call: Call, y: Any, x: Any, saved: Arrays) -> None:
+        packed, between = (call.scratch["left"], call.scratch["right"]), call.scratch["between"]
+        states = zip(*self._states(call, *y[1:], *x[1:]), strict=True)
+        source = x[0]
+        for index, layer in enumerate(self._stack, start=1):
+            target = y[0] if index == len(self._stack) else between if self.dropout else saved[f"x{index}"]
+            for number, direction in enumerate(layer):
+                h, c, h0, c0 = next(states)
+                direction.forward(target, h, c, saved, packed, source, h0, c0, call.geometry, self._place(number))
+            source = target
+            if target is between:
+                source = saved[f"x{index}"]
+                saved["draws"][index] = self._masks.draw() if self.training else (0, 0)
+                self._drop(source, between, saved["draws"][index])
+
+    def _backward(self, call: Call, dx: Any, dy: Any, x: Any, saved: Arrays) -> None:
+        packed, between = (call.scratch["left"], call.scratch["right"]), call.scratch["between"]
+        given = dy[0]
+        if given is None:
+            between.fill(0)
+            given = between
+        states = list(zip(*self._states(call, *dx[1:], *dy[1:]), strict=True))
+        for index in range(len(self._stack) - 1, -1, -1):
+            layer, source = self._stack[index], saved[f"x{index}"] if index else x[0]
+            for number, direction in enumerate(layer):
+                dh, dc, dh_last, dc_last = states[index * len(layer) + number]
+                place = self._place(number)
+                direction.backward(dh, dc, saved, packed, given, source, dh_last, dc_last, call.geometry, place)
+            target = between if index else dx[0]
+            for number, direction in enumerate(layer if target is not None else []):
+                direction.backward_input(target, saved, packed, call.geometry, keep=number > 0)
+            given = target
+            if index and self.dropout:
+                self._drop(source, between, saved["draws"][index])  # the layer's input has been read for the last time
+                given = source

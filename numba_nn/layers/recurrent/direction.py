@@ -1,0 +1,122 @@
+"""`Direction`: the weights with which one layer of a recurrent network goes through a sequence one way, and what uses them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numba_nn.core.call import Array, Arrays
+from numba_nn.core.gemm import SINGLE, product_work
+from numba_nn.core.parameter import Parameter
+from numba_nn.core.workspace import Shape, Spec
+from numba_nn.layers.recurrent.gates import (
+    EACH,
+    SHARED,
+    gates_backward_bias,
+    gates_backward_input,
+    gates_backward_weight,
+    gates_forward,
+)
+from numba_nn.layers.recurrent.lstm_steps import GATES, lstm_backward, lstm_forward
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How rows are walked, step s of sequence n being row first + s step + n across, and the shape of states on the way."""
+
+    steps: int
+    batch: int
+    step: int
+    across: int
+    state_shape: Shape
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return self.steps * self.batch
+
+    def numbers(self, reverse: bool) -> tuple[int, int, int, int]:
+        """Steps, first, step and across, as kernels take them; from the last step on if ``reverse``."""
+        if reverse:
+            return self.steps, (self.steps - 1) * self.step, -self.step, self.across
+        return self.steps, 0, self.step, self.across
+
+
+class Direction:
+    """One direction of one LSTM layer.
+
+    Parameters
+    ----------
+    suffix : str
+        End of its parameters' names: "_l0", "_l0_reverse".
+    weight_ih, weight_hh : Parameter
+        (4 H, I) and (4 H, H).
+    bias_ih, bias_hh : Parameter or None
+        (4 H,).
+    no_bias : ndarray
+        Zeros (4 H,), which stand for a bias that is None.
+    reverse : bool
+        Whether it begins at the last step.
+    """
+
+    def __init__(
+        self, suffix: str, weight_ih: Parameter, weight_hh: Parameter, bias_ih: Parameter | None, bias_hh: Parameter | None,
+        no_bias: Array, reverse: bool,
+    ) -> None:  # fmt: skip
+        self.suffix = suffix
+        self.weights = weight_ih, weight_hh
+        self.biases = bias_ih, bias_hh
+        self.reverse = reverse
+        self._bias_values = bias_ih.value if bias_ih else no_bias, bias_hh.value if bias_hh else no_bias
+        self.hidden, self.inputs = weight_hh.value.shape[1], weight_ih.value.shape[1]
+
+    def saved_spec(self, rows: int, dtype: Any) -> dict[str, Spec]:
+        """Gates, and of every step the state that it began with and tanh(c)."""
+        size = rows * self.hidden
+        arrays = {"gates": (GATES, size), "before": (size,), "cells": (size,), "squashed": (size,)}
+        return {name + self.suffix: (shape, dtype) for name, shape in arrays.items()}
+
+    def _saved(self, saved: Arrays) -> list[Array]:
+        return [saved[name + self.suffix] for name in ("gates", "before", "cells", "squashed")]
+
+    def _step_work(self, walk: Walk) -> float:
+        return product_work(walk.batch, GATES * self.hidden, self.hidden)
+
+    def _input_work(self, walk: Walk) -> float:
+        return product_work(walk.rows, GATES * self.hidden, self.inputs)
+
+    def forward(
+        self, y: Array, h: Array, c: Array, saved: Arrays, packed: Any, x: Array, h0: Array, c0: Array, walk: Walk, place: Any
+    ) -> None:
+        """Write the outputs into their place in y, and the final state (h, c), each (N, H)."""
+        weight_ih, weight_hh = (w.value.reshape(GATES, -1) for w in self.weights)
+        gates, *others = self._saved(saved)
+        run = gates_forward.for_work(self._input_work(walk))
+        run(gates, *packed, x.reshape(1, -1), weight_ih, *self._bias_values, SHARED, EACH)
+        run = lstm_forward.for_work(self._step_work(walk))
+        run(y.reshape(-1), h, c, gates, *others, *packed, weight_hh, h0, c0, walk.numbers(self.reverse), place)
+
+    def backward(
+        self, dh: Array, dc: Array, saved: Arrays, packed: Any, dy: Array, x: Array, dh_last: Array, dc_last: Array,
+        walk: Walk, place: Any,
+    ) -> None:  # fmt: skip
+        """Write (dh, dc), the gradient of the initial state, and add to those of the parameters; gates: their gradients."""
+        gates, before, *others = self._saved(saved)
+        weight = self.weights[1].value.reshape(GATES, -1)
+        run = lstm_backward.for_work(self._step_work(walk))
+        run(dh, dc, gates, *others, *packed, dy.reshape(-1), weight, dh_last, dc_last, walk.numbers(self.reverse), place)
+        for parameter, left in zip(self.weights, (x, before), strict=True):
+            if parameter.requires_grad:
+                run = gates_backward_weight.for_work(product_work(walk.rows, *parameter.value.shape))
+                grad = parameter.grad.reshape(GATES, -1)
+                run(grad, *packed, left.reshape(1, -1), gates, EACH, SHARED, self.hidden)
+        for bias in self.biases:
+            if bias and bias.requires_grad:
+                gates_backward_bias.for_work(gates.size)(bias.grad, packed[0], gates)
+
+    def backward_input(self, dx: Array, saved: Arrays, packed: Any, walk: Walk, keep: bool) -> None:
+        """Write the gradient of x, added to what dx holds if ``keep``; after `backward`."""
+        gates = self._saved(saved)[0]
+        run = gates_backward_input.for_work(self._input_work(walk))
+        weight = self.weights[0].value.reshape(GATES, -1)
+        run(dx.reshape(1, -1), *packed, gates, weight, SINGLE, self.hidden, int(keep))
