@@ -44,14 +44,18 @@ def test_import_is_light() -> None:
 
 
 def undocumented(name: str, thing: object) -> list[str]:
-    """A public name without a docstring of its own, or an argument of it that the docstring does not mention."""
+    """A public name without a docstring of its own, or arguments of which docstring and signature know different ones."""
     is_class = inspect.isclass(thing)
     text = thing.__dict__.get("__doc__") if is_class else inspect.getdoc(thing)
     if not text:
         return [name]
     function = thing.__init__ if is_class else thing
     parameters = list(inspect.signature(function).parameters)[is_class:] if inspect.isfunction(function) else []
-    return [f"{name}({p})" for p in parameters if not re.search(rf"\b{p}\b", text)]
+    section = re.search(r"\n *Parameters\n *-+\n(.*?)(\n\n|\Z)", inspect.cleandoc(text), re.DOTALL)
+    lines = [line for line in section[1].splitlines() if not line.startswith(" ")] if section else []
+    told = [p.strip("* ") for line in lines for p in line.partition(" : ")[0].split(",")]
+    missing = [f"{name}({p})" for p in parameters if not re.search(rf"\b{p}\b", text)]
+    return missing + [f"{name}: no argument {p}" for p in told if inspect.isfunction(function) and p not in parameters]
 
 
 class Sized:
@@ -61,6 +65,16 @@ class Sized:
 
 
 class Bare(Sized): ...
+
+
+class Other(Sized):
+    """Takes n.
+
+    Parameters
+    ----------
+    n, length : int
+        What it takes.
+    """
 
 
 def scaled(x: float, scale: float) -> float:
@@ -74,6 +88,7 @@ def scaled(x: float, scale: float) -> float:
         (lambda: 0, ["it"]),
         (Bare, ["it"]),
         (Sized, ["it(size)"]),
+        (Other, ["it(size)", "it: no argument length"]),
         (scaled, []),
         (ArithmeticError, []),
         (re, []),

@@ -103,13 +103,7 @@ def add_mirrored(dx, at, width, dy, origin, padded, left):
 
 
 class Padding(Layer):
-    """Base of the padding layers.
-
-    Attributes
-    ----------
-    letters : str
-        The dimensions of an input.
-    """
+    """Base of the padding layers, which document the arguments."""
 
     letters: ClassVar[str]
 

@@ -1,4 +1,6 @@
-"""Cross-entropy: with logits x, p = softmax(x), the classes' weights w, and label smoothing a,
+"""Cross-entropy of classes, or of their probabilities.
+
+With logits x, p = softmax(x), the classes' weights w, and label smoothing a,
 
     l = -sum_k q_k log p_k      dx_k = p_k sum_l q_l - q_k
     q_k = w_k ((1 - a) [k = t] + a / K)     for a class t

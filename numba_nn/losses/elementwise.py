@@ -1,4 +1,6 @@
-"""Losses of a prediction and a target of one shape. With L the mean, the sum, or nothing, of the single losses l:
+"""Losses of a prediction and a target of one shape.
+
+With L the mean, the sum, or nothing, of the single losses l:
 
     MSELoss              l = (p - t)^2
     L1Loss               l = |p - t|

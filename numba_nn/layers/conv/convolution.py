@@ -27,15 +27,9 @@ from numba_nn.layers.image import image_shape, images
 
 
 class Convolution(Layer):
-    """Base of `Conv1d` and `Conv2d`, which document the arguments.
+    """Base of `Conv1d` and `Conv2d`, which document the arguments."""
 
-    Attributes
-    ----------
-    letters : str
-        The dimensions of an input.
-    """
-
-    letters: ClassVar[str]
+    letters: ClassVar[str]  # the dimensions of an input
     keeps_input = True
 
     def __init__(

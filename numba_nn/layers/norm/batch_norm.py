@@ -53,6 +53,7 @@ class Geometry(NamedTuple):
 
     @classmethod
     def of(cls, x_shape: Shape) -> Geometry:
+        """The layout for an input of this shape."""
         n, c, length = x_shape[0], x_shape[1], math.prod(x_shape[2:])
         if length == 1:
             return cls(ROWS, (n, c), -(-n // rows.ROWS))
