@@ -54,13 +54,10 @@ class Options:
 class Run:
     """Images, model and history of one run: determined by the options, to the last bit.
 
-    Parameters
+    Attributes
     ----------
     options : Options
         What is asked for.
-
-    Attributes
-    ----------
     train, test : (ndarray, ndarray)
         Images (N, 1, 8, 8) and their classes (N,), each class in its share.
     model : DigitsNet
@@ -127,7 +124,7 @@ def run(options: Options) -> int:
     this = Run(options)
     options.output.mkdir(parents=True, exist_ok=True)
     _introduce(console, this)
-    with console.waiting("compiling kernels (first run only, about half a minute)"):
+    with console.waiting("compiling kernels (first run only, up to a minute)"):
         this.compile_kernels()
     this.fit()
     epochs = len(this.history.get("epoch", []))

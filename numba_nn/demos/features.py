@@ -1,4 +1,4 @@
-"""``numba-nn features``: how well do the features of a trained autoencoder tell classes apart?
+"""``numba-nn features``: how well the features of a trained autoencoder tell classes apart.
 
 The encoder turns an image into 128 x 8 x 8 features; standardised, they go to a support vector machine with an RBF kernel,
 
