@@ -11,6 +11,7 @@ import numpy as np
 from numba_nn.core.cache import lookups
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
+from numba_nn.core.random import masks_aside
 from numba_nn.core.workspace import Shape
 
 
@@ -51,7 +52,8 @@ def warmup(model: Layer, *input_shapes: Shape, training: bool = True) -> dict[st
     start, before = time.perf_counter(), dict(lookups)
     twin = copy.deepcopy(model).train(training).reserve(*input_shapes, training=training)
     dtype = np.dtype(np.int64) if twin.takes_indices else twin.dtype or np.dtype(np.float32)
-    output = twin(*(np.zeros(shape, dtype) for shape in input_shapes))
+    with masks_aside():
+        output = twin(*(np.zeros(shape, dtype) for shape in input_shapes))
     if training:
         twin.backward(output[0] if isinstance(output, tuple) else output)
     seconds = round(time.perf_counter() - start, 3)

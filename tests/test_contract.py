@@ -373,6 +373,9 @@ def test_an_input_gradient_that_cannot_be_written_is_refused(case):
         (lambda: nn.LSTM(3, 2.5), ["LSTM", "hidden_size", "2.5"]),
         (lambda: nn.LSTM(3, 4, 0), ["LSTM", "num_layers", "0"]),
         (lambda: nn.LSTM(3, 4, 2, dropout=1.5), ["LSTM", "dropout", "1.5"]),
+        (lambda: nn.Concatenate("C"), ["Concatenate", "dim", "'C'"]),
+        (lambda: nn.Linear(3, 4).reserve((2, 3), calls=1.5), ["Linear", "calls", "1.5"]),
+        (lambda: nn.manual_seed(1.5), ["manual_seed", "1.5"]),
         (lambda: nn.LSTMCell(3, 0), ["LSTMCell", "hidden_size", "0"]),
     ],
 )
@@ -382,7 +385,7 @@ def test_wrong_arguments_are_refused(build, words):
     assert [w for w in words if w not in str(caught.value)] == []
 
 
-@pytest.mark.parametrize("dtype", [np.float16, int, "complex64"])
+@pytest.mark.parametrize("dtype", [np.float16, int, "complex64", "float33", None])
 def test_parameters_are_float32_or_float64(dtype):
     with pytest.raises(nn.DTypeError, match="float32 or float64"):
         nn.Linear(2, 3, dtype=dtype)

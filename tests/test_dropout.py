@@ -134,6 +134,25 @@ def test_a_seed_fixes_the_masks(remake):
         np.testing.assert_array_equal(a, b)
 
 
+def test_layers_made_before_and_after_a_seed_have_masks_of_their_own():
+    before = nn.Dropout()
+    nn.manual_seed(0)
+    assert abs(correlation(factors(before), factors(nn.Dropout()))) < 5 / math.sqrt(10_000)
+
+
+def test_copies_and_warmup_leave_the_masks_of_other_layers():
+    def masks(between):
+        nn.manual_seed(0)
+        model = nn.Sequential(nn.Dropout(), nn.Dropout())
+        between(model)
+        return [factors(model), factors(nn.Dropout()), factors(model)]
+
+    expected = masks(lambda model: None)
+    for between in (copy.deepcopy, pickle.dumps, nn.Sequential.share, lambda model: nn.warmup(model, (20, 500))):
+        for got, wanted in zip(masks(between), expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
 def test_evaluations_do_not_move_the_masks():
     nn.manual_seed(0)
     layer = nn.Dropout()

@@ -70,6 +70,8 @@ def test_an_index_outside_of_the_table_is_refused(wrong):
         (lambda e: e([1, 2]), nn.DTypeError, ["Embedding", "x must be", "list"]),
         (lambda e: nn.Embedding(0, 3), nn.ArgumentError, ["num_embeddings", "0"]),
         (lambda e: nn.Embedding(3, 4, padding_idx=3), nn.ArgumentError, ["padding_idx", "-3 .. 2", "3"]),
+        (lambda e: nn.Embedding(3, 4, padding_idx=1.5), nn.ArgumentError, ["padding_idx", "int", "1.5"]),
+        (lambda e: nn.Embedding(3, 4, padding_idx="a"), nn.ArgumentError, ["padding_idx", "int", "'a'"]),
     ],
 )
 def test_what_does_not_fit_is_refused(call, error, words):

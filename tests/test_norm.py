@@ -91,6 +91,22 @@ def test_a_frozen_layer_in_a_model_in_training(shape):
 
 
 @every_shape
+def test_a_frozen_layer_that_learns_nothing_sums_nothing(shape):
+    layer = trained(shape)
+    model, x, dy = nn.Sequential(layer), numbers(shape, 5), numbers(shape, 6)
+    layer.eval()
+    for parameter in layer.parameters():
+        parameter.requires_grad = False
+    model(x)
+    tiles = layer._call(shape, x.dtype).scratch["tiles"]
+    tiles.fill(np.nan)
+    scale = layer.weight.value / np.sqrt(layer.running_var + np.float32(1e-5))
+    assert_close(model.backward(dy), dy * reference.per_channel(scale, x))
+    assert np.isnan(tiles).all()
+    assert not any(parameter.grad.any() for parameter in layer.parameters())
+
+
+@every_shape
 def test_state_dicts(shape):
     layer, other = trained(shape), build(shape)
     state = layer.state_dict()

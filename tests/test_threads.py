@@ -165,7 +165,7 @@ def test_the_number_of_threads_holds_in_every_python_thread(restored):
         nn.ReLU()(x)
         seen[name] = (numba.get_num_threads(), nn.get_num_threads())
 
-    for count in {1, most}:
+    for count in {1, np.int64(most)}:
         nn.set_num_threads(count)
         look("main")
         thread = threading.Thread(target=look, args=("other",))

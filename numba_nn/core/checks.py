@@ -42,9 +42,9 @@ def check_indices(where: object, name: str, array: Any) -> None:
 
 def as_shape(where: object, given: Any) -> Shape:
     """A shape of whole numbers; raises `ShapeError` for anything else."""
-    if not isinstance(given, (tuple, list)) or not all(isinstance(n, (int, np.integer)) and n >= 0 for n in given):
+    if not isinstance(given, (tuple, list)) or not all(is_whole(n) and n >= 0 for n in given):
         raise ShapeError(f"{where}: a shape is a tuple of ints, none negative, got {given!r}")
-    return tuple(int(n) for n in given)
+    return tuple(map(int, given))
 
 
 def check_destination(where: object, name: str, out: Any, shape: Shape, dtype: np.dtype[Any], *inputs: NDArray[Any]) -> None:
@@ -115,7 +115,11 @@ def check_number(where: object, name: str, value: Any, low: float, high: float =
 
 
 def check_dtype(where: object, dtype: Any) -> np.dtype[Any]:
-    """float32 or float64 as a dtype; raises `DTypeError` for anything else."""
-    if np.dtype(dtype) not in FLOATS:
-        raise DTypeError(f"{where}: dtype must be float32 or float64, got {np.dtype(dtype)}")
-    return np.dtype(dtype)
+    """float32 or float64 as a dtype; raises `DTypeError` for anything else, None too, which NumPy takes for float64."""
+    try:
+        wanted = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        wanted = None
+    if wanted is None or wanted not in FLOATS:  # a dtype equals None if it is float64
+        raise DTypeError(f"{where}: dtype must be float32 or float64, got {wanted or repr(dtype)}")
+    return wanted

@@ -26,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call, Slot
-from numba_nn.core.checks import as_shape, check_array, check_destination, check_dtype, check_indices, check_shape
+from numba_nn.core.checks import as_shape, check_array, check_count, check_destination, check_dtype, check_indices, check_shape
 from numba_nn.core.errors import ArgumentError, BackwardError, DTypeError
 from numba_nn.core.module import Module
 from numba_nn.core.workspace import Shape, Spec, Workspace
@@ -300,8 +300,7 @@ class Layer(Module):
         ShapeError, DTypeError, ArgumentError
             If the layer cannot take such inputs; nothing changed.
         """
-        if calls < 1:
-            raise ArgumentError(f"{self!r}: calls must be at least 1, got {calls}")
+        calls = check_count(self, "calls", calls)
         wanted = self._dtype_of_input(dtype)
         x_shape = self._reserved_shape(input_shapes)
         self._y_shape(x_shape)  # refuses what does not fit, before anything changes

@@ -11,12 +11,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numba import prange, uint32, uint64
 from numpy.typing import NDArray
 
+from numba_nn.core.checks import is_whole
+from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import Out, inlined, inner, kernel
 
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -88,8 +91,15 @@ def manual_seed(seed: int) -> None:
     ----------
     seed : int
         Any integer; its low 64 bits count.
+
+    Raises
+    ------
+    ArgumentError
+        If ``seed`` is no integer.
     """
     global _seed, _seedings, _streams, _mask_streams
+    if not is_whole(seed):
+        raise ArgumentError(f"manual_seed: seed must be an int, got {seed!r}")
     _seed, _seedings = (int(seed) + 2**63) % 2**64 - 2**63, _seedings + 1
     _streams, _mask_streams = itertools.count(), itertools.count()
 
@@ -98,22 +108,35 @@ class MaskStream:
     """The random masks of one layer: one stream for every draw, numbered from the last `manual_seed` on.
 
     The layer's number is the low half of a stream, the draw's number, from 1, the high half. Initial values have streams whose
-    high half is 0, so they and the masks share no random words. A copy draws masks of its own.
+    high half is 0, so they and the masks share no random words.
+
+    A layer gets its number when it first draws: so no two that draw after a seed have one number, copies and layers made
+    before the seed among them, and those that never draw change nothing.
     """
 
     def __init__(self) -> None:
-        self._layer = next(_mask_streams)
-        self._draws, self._seedings = 0, _seedings
+        self._layer, self._draws, self._seedings = -1, 0, -1
 
     def draw(self) -> tuple[int, int]:
         """Seed and stream of the next mask; the stream is never 0."""
         if self._seedings != _seedings:
-            self._draws, self._seedings = 0, _seedings
+            self._layer, self._draws, self._seedings = next(_mask_streams), 0, _seedings
         self._draws += 1
         return _seed, (self._draws << 32) + self._layer
 
     def __reduce__(self) -> tuple[type[MaskStream], tuple[()]]:
         return MaskStream, ()
+
+
+@contextmanager
+def masks_aside() -> Iterator[None]:
+    """Layers that draw inside take no number away from those outside."""
+    global _mask_streams
+    kept, _mask_streams = _mask_streams, itertools.count()
+    try:
+        yield
+    finally:
+        _mask_streams = kept
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, dtype: Any = np.float32) -> NDArray[Any]:

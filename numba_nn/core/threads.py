@@ -17,6 +17,7 @@ from typing import Any
 import numba
 from numba.np.ufunc.parallel import _launch_threads
 
+from numba_nn.core.checks import is_whole
 from numba_nn.core.errors import ArgumentError, ConcurrencyError
 
 forked = False
@@ -56,9 +57,9 @@ def set_num_threads(count: int) -> None:
     """
     global _wanted
     most = numba.config.NUMBA_NUM_THREADS
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= most:
+    if not is_whole(count) or not 1 <= count <= most:
         raise ArgumentError(f"set_num_threads: count must be a whole number from 1 to {most}, got {count!r}")
-    _wanted = count
+    _wanted = int(count)
 
 
 def get_num_threads() -> int:

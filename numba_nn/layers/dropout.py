@@ -75,8 +75,8 @@ def drop_rows(y: Out, x: In, seed: int, stream: int, p: float):
 class Dropout(Layer):
     """Set random elements to zero in training mode, and scale the others by 1 / (1 - p); in eval mode y = x.
 
-    Masks depend on the seed (`manual_seed`), the layer's number among those made since, and the forwards in training mode
-    counted from the seed on.
+    Masks depend on the seed (`manual_seed`), and from it on, on how many such layers drew a first mask before this one, and
+    on how many masks this one drew.
 
     Parameters
     ----------

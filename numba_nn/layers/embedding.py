@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.checks import check_count, check_dtype
+from numba_nn.core.checks import check_count, check_dtype, is_whole
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.indices import check_range
 from numba_nn.core.kernel import In, Out, kernel
@@ -45,8 +45,9 @@ def add_rows(table: Out, indices: In, rows: In, skipped: int):
         for b in range(indices.size):
             row = indices[b]
             if row != skipped:
-                for d in range(first, last):
-                    table[row, d] += rows[b, d]
+                target, source = table[row, first:last], rows[b, first:last]
+                for d in range(target.size):
+                    target[d] += source[d]
 
 
 class Embedding(Layer):
@@ -89,10 +90,10 @@ class Embedding(Layer):
         self.num_embeddings = check_count("Embedding", "num_embeddings", num_embeddings)
         self.embedding_dim = check_count("Embedding", "embedding_dim", embedding_dim)
         self.dtype = check_dtype("Embedding", dtype)
-        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+        if padding_idx is not None and not (is_whole(padding_idx) and -num_embeddings <= padding_idx < num_embeddings):
             rows = f"-{num_embeddings} .. {num_embeddings - 1}"
-            raise ArgumentError(f"Embedding: padding_idx must lie in {rows}, got {padding_idx}")
-        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+            raise ArgumentError(f"Embedding: padding_idx must be an int in {rows}, got {padding_idx!r}")
+        self.padding_idx = None if padding_idx is None else int(padding_idx) % self.num_embeddings
         self.weight = Parameter(normal((num_embeddings, embedding_dim), 1.0, self.dtype), "weight")
         if self.padding_idx is not None:
             self.weight.value[self.padding_idx] = 0

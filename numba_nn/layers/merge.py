@@ -20,23 +20,25 @@ from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape
-from numba_nn.layers.shape import copy_forward
+from numba_nn.layers.shape import check_dim, copy_forward
 
 
 @kernel
 def put_columns(y: Out, x: In, first: int):
     """y[:, first:] = x, as far as x reaches; y: (R, Y), x: (R, X)."""
     for r in prange(x.shape[0]):
+        target = y[r, first:]
         for i in range(x.shape[1]):
-            y[r, first + i] = x[r, i]
+            target[i] = x[r, i]
 
 
 @kernel
 def take_columns(y: Out, x: In, first: int):
     """y = x[:, first:], as far as y reaches; y: (R, Y), x: (R, X)."""
     for r in prange(y.shape[0]):
+        source = x[r, first:]
         for i in range(y.shape[1]):
-            y[r, i] = x[r, first + i]
+            y[r, i] = source[i]
 
 
 @kernel
@@ -105,7 +107,7 @@ class Merge(Layer):
         """
         with self._workspace.in_use(self):
             for i, x in enumerate(inputs):
-                check_array(self, f"input {i}", x, inputs[0].dtype if i else None)
+                check_array(self, f"inputs[{i}]", x, inputs[0].dtype if i else None)
             dtype = inputs[0].dtype if inputs else None
             call = self._call(tuple(x.shape for x in inputs), dtype)  # type: ignore[arg-type]  # no input: refused there
             y = self._destination(out, "out", call.y_shape, call.dtype, *inputs)
@@ -156,11 +158,16 @@ class Concatenate(Merge):
     ----------
     dim : int, optional
         The dimension, 1 (channels, features) by default; a negative one counts from the end.
+
+    Raises
+    ------
+    ArgumentError
+        If ``dim`` is no int.
     """
 
     def __init__(self, dim: int = 1) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim = check_dim("Concatenate", "dim", dim)
 
     def output_shape(self, *x_shapes: Shape) -> Shape:
         """Shape of the output: lengths along the dimension add up.

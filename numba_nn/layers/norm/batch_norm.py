@@ -148,9 +148,12 @@ class _BatchNorm(Layer):
         layout, shape, _ = call.geometry
         mean, inv_std = saved["mean"], saved["inv_std"]
         x, dy = x.reshape(shape), dy.reshape(shape)
-        tiles, sums, coefficients = call.scratch["tiles"][:2], call.scratch["sums"], call.scratch["coefficients"]
-        layout.gradient_sums.for_work(x.size)(mean, tiles, x, dy)
-        share = float(saved["share"][0])
+        sums, coefficients, share = call.scratch["sums"], call.scratch["coefficients"], float(saved["share"][0])
+        if share > 0 or any(p and p.requires_grad for p in (self.weight, self.bias)):
+            tiles = call.scratch["tiles"][:2]
+            layout.gradient_sums.for_work(x.size)(mean, tiles, x, dy)
+        else:
+            tiles = call.scratch["tiles"][:2, :0]  # dx = scale dy needs no sums
         gradient_coefficients.for_work(tiles.size)(inv_std, sums, coefficients, tiles, self._weight_value, share)
         for parameter, total in zip((self.bias, self.weight), sums, strict=True):
             if parameter and parameter.requires_grad:

@@ -10,6 +10,7 @@ core of a Zen 5 that is 1.3 (2 x 2) to 2.9 times (3 x 3) as fast as window by wi
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ class _Max(Pooling):
             If the input has other dimensions or 2**31 elements in a plane, or no window fits in it.
         """
         y_shape = super().output_shape(x_shape)
-        if int(np.prod(x_shape[2:])) > MOST_PIXELS:
+        if math.prod(x_shape[2:]) > MOST_PIXELS:
             raise ShapeError(f"{self!r}: positions are kept in 32 bits, {MOST_PIXELS} pixels in a plane at most, got {x_shape}")
         return y_shape
 
