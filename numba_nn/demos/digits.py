@@ -11,7 +11,7 @@ import numpy as np
 from numba_nn import metrics
 from numba_nn.config import machine
 from numba_nn.core.call import Array
-from numba_nn.core.random import manual_seed
+from numba_nn.core.random import manual_seed, masks_aside
 from numba_nn.data import load_digits, train_test_split
 from numba_nn.demos.console import INTERRUPTED, PlainConsole, open_console, pictures
 from numba_nn.demos.digits_figure import save_digits
@@ -83,7 +83,8 @@ class Run:
         x, y = self.train
         step = TrainStep(twin, CrossEntropyLoss(), Adam(twin.parameters()), x[:batch].shape)
         for count in {min(batch, len(x)), len(x) % batch} - {0}:  # the last batch may be small enough for serial kernels
-            step(x[:count], y[:count])
+            with masks_aside():
+                step(x[:count], y[:count])
         evaluate(twin, CrossEntropyLoss(), self.test, batch_size=batch)
 
     def fit(self, progress: bool = True) -> None:
