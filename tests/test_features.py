@@ -103,3 +103,11 @@ def test_without_scikit_learn(
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
     assert main(["features", "--checkpoint", str(checkpoint), "--data", str(cifar), *FEW]) == 2
     assert "numba-nn features needs sklearn, not installed here; in a clone: make demo" in capsys.readouterr().err
+
+
+def test_kernel_is_the_formula() -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.standard_normal((5, 12)), generator.standard_normal((7, 12))
+    expected = np.exp(-0.1 * np.square(a[:, None] - b).sum(axis=2))
+    np.testing.assert_allclose(features.rbf_kernel(a, b, 0.1), expected, rtol=1e-12)
+    assert features.rbf_kernel(a, a, 0.1).max() <= 1
