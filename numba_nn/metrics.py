@@ -128,7 +128,7 @@ class ConfusionMatrix(Metric):
         """Count a batch of scores or classes."""
         predicted = _classes(self, prediction, target, self.threshold)
         for name, labels in (("target", target), ("prediction", predicted)):
-            wrong = labels[(labels < 0) | (labels >= self.classes)]
+            wrong = labels[~((labels >= 0) & (labels < self.classes) & (labels % 1 == 0))]  # NaN is wrong too
             if wrong.size:
                 raise RangeError(f"{self!r}: {name} must hold classes 0 to {self.classes - 1}, got {wrong.flat[0]}")
         pairs = target.ravel().astype(np.int64) * self.classes + predicted.ravel().astype(np.int64)
@@ -260,7 +260,7 @@ def confusion_matrix(
     if classes is None:
         predicted = _classes("confusion_matrix", prediction, target, threshold)
         scores = prediction.shape[1] if prediction.ndim == target.ndim + 1 else 2 if threshold is not None else 1
-        classes = max(scores, *(int(labels.max(initial=0)) + 1 for labels in (predicted, target)))
+        classes = max(scores, *(int(np.fmax.reduce(labels, axis=None, initial=0)) + 1 for labels in (predicted, target)))
     return _value(ConfusionMatrix(classes, threshold), prediction, target)
 
 

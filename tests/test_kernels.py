@@ -24,7 +24,9 @@ def package_kernels():
     for module in pkgutil.walk_packages(nn.__path__, "numba_nn."):
         if module.name.split(".")[1] in ("core", "layers", "linalg", "losses", "ops", "optim"):
             values = vars(importlib.import_module(module.name)).values()
-            found.update({k.__name__: k for k in values if isinstance(k, Kernel) and k.__name__ not in MEASURES})
+            for k in values:
+                if isinstance(k, Kernel) and k.__name__ not in MEASURES:
+                    assert found.setdefault(k.__name__, k) is k, f"two kernels have the name {k.__name__}"
     return found
 
 

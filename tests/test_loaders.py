@@ -45,6 +45,13 @@ class TestIdx:
         with pytest.raises(nn.DataError, match=r"expected 24 bytes for int16 \(2, 3\), found 25"):
             load_idx(path)
 
+    def test_shapes_that_no_array_has_are_refused(self, tmp_path):
+        path = tmp_path / "a-idx"
+        for shape in ((1,) * 100, (0, 2**32 - 1, 2**32 - 1, 2**31)):  # more dimensions, or more bytes, than NumPy counts
+            path.write_bytes(bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape) + bytes(min(shape)))
+            with pytest.raises(nn.DataError, match="a-idx: expected an array, found the shape"):
+                load_idx(path)
+
     @pytest.mark.parametrize(("data", "words"), [
         (b"BM\x08\x01", "begins with 00 00, a type .*found 42 4d 08 01"),
         (b"\0\0\x0a\x01\0\0\0\x01\0", "found 00 00 0a 01"),

@@ -286,6 +286,16 @@ def test_certain_probabilities_have_finite_losses():
     np.testing.assert_array_equal(np.sign(gradient), [0, 0, -1, 1])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_small_probabilities_keep_the_digits_of_small_losses(dtype):
+    limits = np.finfo(dtype)
+    least, half = np.log10(limits.tiny), dtype(0.5)
+    near = [np.nextafter(half, dtype(0)), half, np.nextafter(half, dtype(1)), 1 - limits.epsneg]
+    p = np.concatenate([np.logspace(least, np.log10(0.5), 10_000), near]).astype(dtype)
+    value = nn.BCELoss(reduction="none")(p, np.zeros_like(p))
+    np.testing.assert_allclose(value, -np.log1p(-p.astype(np.longdouble)), rtol=4 * limits.eps)
+
+
 def test_certain_logits_keep_the_digits_of_small_losses():
     logits = np.array([30, -30, 200, -200, 90, -90], np.float32)
     value, gradient = value_and_gradient(nn.BCEWithLogitsLoss(reduction="none"), logits, (logits > 0).astype(np.float32))

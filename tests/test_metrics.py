@@ -113,6 +113,8 @@ def test_nan_is_passed_on():
     (lambda: metrics.mean_absolute_error(np.ones(3), 2), nn.DTypeError, "target must be"),
     (lambda: metrics.confusion_matrix(np.array([0, 5]), np.array([0, 1]), 3), nn.RangeError, "prediction must hold .*got 5"),
     (lambda: metrics.confusion_matrix(np.array([0, 1]), np.array([0, -1])), nn.RangeError, "target must hold .*got -1"),
+    (lambda: metrics.confusion_matrix(np.array([0, 1]), np.array([0.5, 1])), nn.RangeError, "target must hold .*got 0.5"),
+    (lambda: metrics.confusion_matrix(np.array([0, 1]), np.array([np.nan, 1])), nn.RangeError, "target must hold .*got nan"),
     (lambda: metrics.ConfusionMatrix(0), nn.ArgumentError, "classes must be a whole number"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(call, error, words):

@@ -10,6 +10,7 @@ import scipy.special
 
 import numba_nn as nn
 from numba_nn import ops
+from numba_nn.core.workspace import thread_workspace
 from tests.allocations import no_array_data
 from tests.cases import assert_close
 
@@ -83,9 +84,11 @@ def test_functions_of_two_arrays_broadcast(name, dtype):
         (lambda x: ops.sum(x, 2), nn.ArgumentError, r"sum: axis must lie in -2 \.\. 1, got 2"),
         (lambda x: ops.sum(x, (0, -2)), nn.ArgumentError, "sum: axis names one axis twice"),
         (lambda x: ops.argmax(x, (0, 1)), nn.ArgumentError, "argmax: axis must lie"),
-        (lambda x: ops.argmax(x, 0, out=np.zeros(3, np.int32)), nn.DTypeError, "argmax: out must be an int64 array, got int32"),
+        (lambda x: ops.argmax(x, 0, out=np.zeros(3, np.int32)), nn.DTypeError, "argmax: out must be int64, got int32"),
         (lambda x: ops.max(x[:0]), nn.ArgumentError, r"max: x of shape \(0, 3\) has no elements"),
         (lambda x: ops.mean(x, 0, out=x[0]), nn.DestinationError, "mean: out overlaps"),
+        (lambda x: ops.norm(x, 2, 5), nn.ArgumentError, r"norm: axis must lie in -2 \.\. 1, got 5"),
+        (lambda x: ops.sum(x[:1, 0].reshape(()), 1), nn.ArgumentError, r"sum: axis must lie in -1 \.\. 0, got 1"),
         (lambda x: ops.norm(x, 3), nn.ArgumentError, "norm: ord must be 1, 2 or inf, got 3"),
         (lambda x: ops.take(x, np.array([0, 2])), nn.RangeError, r"take: indices must lie in 0 \.\. 1, got 2 at \[1\]"),
         (lambda x: ops.take(x[:0], np.array([0])), nn.RangeError, "take: indices"),
@@ -109,7 +112,7 @@ def test_what_does_not_fit_is_refused(call, error, words):
 
 # Reductions
 
-SHAPES = [(7,), (3, 5), (2, 3, 4), (300, 70), (2, 9000, 3), (1, 40_000), (5, 1, 2, 3)]
+SHAPES = [(7,), (3, 5), (2, 3, 4), (300, 70), (2, 9000, 3), (1, 40_000), (5, 1, 2, 3), (600, 2, 300)]
 
 
 def axes_of(rank):
@@ -143,6 +146,13 @@ def test_reductions(name, shape, dtype):
                 assert_close(got, expected)
 
 
+def test_a_single_number_is_a_row_of_one():
+    for axis in (None, 0, -1, ()):
+        assert ops.sum(np.array(3.0), axis, True).shape == ()
+        assert ops.max(np.array(3.0), axis) == ops.norm(np.array(-3.0), 2, axis) == 3
+    assert ops.argmin(np.array(3.0), -1) == 0
+
+
 NORMS = {
     1: lambda a, axis: np.abs(a).sum(axis),
     2: lambda a, axis: np.sqrt((a * a).sum(axis)),
@@ -169,6 +179,15 @@ def test_extremes_find_nan_and_the_first_of_equals():
         row[position] = np.nan
         assert np.isnan([ops.max(row), ops.min(row), ops.sum(row)]).all()
         assert ops.argmax(row) == ops.argmin(row) == position
+
+
+def test_sums_over_the_first_axis_are_as_precise_and_small():
+    x = np.full((2**20, 2), 0.1, np.float32)
+    np.testing.assert_allclose(ops.sum(x, 0), 2**20 * float(np.float32(0.1)), rtol=1e-7)
+    workspace = thread_workspace()
+    before = workspace.nbytes
+    ops.sum(numbers((16, 70_000), dtype=np.float32), 0)
+    assert workspace.nbytes - before < 2 * 8 * 70_000  # sums in float64; not a copy of all elements
 
 
 def test_sums_of_many_small_numbers_and_of_none():

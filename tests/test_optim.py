@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import numpy as np
@@ -226,3 +227,9 @@ def test_a_copys_step_allocates_nothing(make, duplicate):
     with no_array_data():
         optimizer.step()
         optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("dampening", ["a", math.nan])
+def test_a_dampening_that_is_no_number_is_named(dampening):
+    with pytest.raises(nn.ArgumentError, match="SGD: dampening must be a number"):
+        nn.optim.SGD(nn.Linear(2, 2).parameters(), dampening=dampening)

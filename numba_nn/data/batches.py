@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.checks import is_whole
 from numba_nn.core.errors import ArgumentError, DataError, DTypeError, ShapeError
 
 KEY_LIMIT = 2**64  # seed and epoch are the two 64-bit words of Philox's key
@@ -137,6 +138,6 @@ def common_length(where: str, arrays: tuple[NDArray[Any], ...]) -> int:
 
 def require_whole_number(where: str, name: str, value: int, low: int, limit: int | None) -> None:
     """Raise `ArgumentError` unless a value is a whole number in a range."""
-    if not isinstance(value, int | np.integer) or value < low or (limit is not None and value >= limit):
+    if not is_whole(value) or value < low or (limit is not None and value >= limit):
         range_ = f">= {low}" if limit is None else f"in [{low}, 2**64)"
         raise ArgumentError(f"{where}: {name} must be a whole number {range_}, got {value!r}")

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.checks import check_count
 from numba_nn.core.errors import ArgumentError, DataError
 from numba_nn.data.files import plain_or_gzipped, read_bytes
 
@@ -66,8 +67,8 @@ def load_cifar10(
     """
     if split not in _FILES:
         raise ArgumentError(f"load_cifar10: split must be 'train' or 'test', got {split!r}")
-    if limit is not None and (not isinstance(limit, int | np.integer) or limit < 1):
-        raise ArgumentError(f"load_cifar10: limit must be a whole number >= 1 or None, got {limit!r}")
+    if limit is not None:
+        check_count("load_cifar10", "limit", limit)
     path = Path(directory).expanduser()
     sources = _in_archive if path.is_file() and path.name.endswith(_ARCHIVES) else _in_folder
     parts = list(_read_until(sources(path, _FILES[split]), limit))

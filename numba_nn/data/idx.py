@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.checks import check_count
 from numba_nn.core.errors import ArgumentError, DataError
 from numba_nn.data.files import plain_or_gzipped, read_bytes
 
@@ -54,7 +55,10 @@ def load_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     if len(shape) < dimensions or len(data) != expected:
         wanted = f"{expected} bytes for {dtype.name} {shape}" if len(shape) == dimensions else f"{dimensions} dimensions"
         raise DataError(f"{path}: expected {wanted}, found {len(data)} bytes: the file is truncated or damaged")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    try:
+        return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    except ValueError as error:  # more dimensions than NumPy has, or sizes that overflow beside one of 0
+        raise DataError(f"{path}: expected an array, found the shape {shape}: {error}") from error
 
 
 def load_mnist(
@@ -88,8 +92,8 @@ def load_mnist(
     """
     if split not in _PREFIXES:
         raise ArgumentError(f"load_mnist: split must be 'train' or 'test', got {split!r}")
-    if limit is not None and (not isinstance(limit, int | np.integer) or limit < 1):
-        raise ArgumentError(f"load_mnist: limit must be a whole number >= 1 or None, got {limit!r}")
+    if limit is not None:
+        check_count("load_mnist", "limit", limit)
     folder = Path(directory).expanduser()
     image_path, label_path = (_find(folder, f"{_PREFIXES[split]}-{what}") for what in ("images-idx3", "labels-idx1"))
     images, labels = load_idx(image_path), load_idx(label_path)

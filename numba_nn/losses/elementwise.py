@@ -11,7 +11,6 @@ single loss, and the gradient. Those with exponentials and logarithms run over f
 
 from __future__ import annotations
 
-from math import log1p
 from typing import Any, ClassVar
 
 import numpy as np
@@ -91,9 +90,17 @@ def absolute_error_backward(dx: Out, prediction: In, target: In, scale: float):
 
 
 @inner
+def log_one_plus(e, one):
+    """log(1 + e) for -1/2 <= e <= 1, with all its digits where e is small: 2 artanh(e / (2 + e)), by its series."""
+    s = e / (one + one + e)
+    return s * polynomial(s * s, ARTANH_SINGLE, ARTANH_DOUBLE)
+
+
+@inner
 def likelihood_error(p, t, w, one, least):
-    """-w (t log p + (1 - t) log(1 - p))."""
-    log_p, log_q = log(p), log1p(-p)
+    """-w (t log p + (1 - t) log(1 - p)); 1 - p is exact where p is above 1/2, and its logarithm a series elsewhere."""
+    log_p, log_q = log(p), log(one - p)
+    log_q = log_one_plus(-p, one) if p + p < one else log_q
     log_p = least if log_p < least else log_p
     log_q = least if log_q < least else log_q
     return -w * (t * log_p + (one - t) * log_q)
@@ -132,13 +139,6 @@ def likelihood_error_backward(dx: Out, prediction: In, target: In, weight: In, s
         variance = prediction[i] * (one - prediction[i])
         variance = least if variance < least else variance
         dx[i] = factor * weight[i] * (prediction[i] - target[i]) / variance
-
-
-@inner
-def log_one_plus(e, one):
-    """log(1 + e) for 0 <= e <= 1, with all its digits where e is small: 2 artanh(e / (2 + e)), by its series."""
-    s = e / (one + one + e)
-    return s * polynomial(s * s, ARTANH_SINGLE, ARTANH_DOUBLE)
 
 
 @inner

@@ -1,6 +1,7 @@
 """Functions of arrays, element by element: `Elementwise` objects, called as NumPy's ufuncs are.
 
-Kernels take flat arrays; y may be an operand.
+Kernels take flat arrays; y may be an operand. Those with a transcendental function run over fixed blocks: a vector loop and its
+remainder may differ in the last bit.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from numba_nn.core import vmath
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, kernel
-from numba_nn.core.reduce import BLOCK, block_bounds
+from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.workspace import Shape, Workspace, thread_workspace
 from numba_nn.layers.merge import add_forward, multiply_forward
 
@@ -78,39 +80,42 @@ def sqrt_forward(y: Out, a: In):
 
 @kernel
 def exp_forward(y: Out, a: In):
-    """y = e^a, in fixed blocks: vector loops and their remainders may round differently."""
-    for block in prange(-(-a.size // BLOCK)):
+    """y = e^a."""
+    for block in prange(block_count(a.size)):
         start, stop = block_bounds(block, a.size)
-        for i in range(start, stop):
-            y[i] = math.exp(a[i])
+        source, target = a[start:stop], y[start:stop]
+        for i in range(source.size):
+            target[i] = vmath.exp(source[i])
 
 
 @kernel
 def log_forward(y: Out, a: In):
     """y = the natural logarithm of a."""
-    for block in prange(-(-a.size // BLOCK)):
+    for block in prange(block_count(a.size)):
         start, stop = block_bounds(block, a.size)
-        for i in range(start, stop):
-            y[i] = math.log(a[i])
+        source, target = a[start:stop], y[start:stop]
+        for i in range(source.size):
+            target[i] = vmath.log(source[i])
 
 
 @kernel
-def tanh_forward(y: Out, a: In):
+def hyperbolic_tangent_forward(y: Out, a: In):
     """y = tanh(a)."""
-    for block in prange(-(-a.size // BLOCK)):
+    for block in prange(block_count(a.size)):
         start, stop = block_bounds(block, a.size)
-        for i in range(start, stop):
-            y[i] = math.tanh(a[i])
+        source, target = a[start:stop], y[start:stop]
+        for i in range(source.size):
+            target[i] = vmath.tanh(source[i])
 
 
 @kernel
-def sigmoid_forward(y: Out, a: In):
+def logistic_forward(y: Out, a: In):
     """y = 1 / (1 + e^-a)."""
-    one = a.dtype.type(1)
-    for block in prange(-(-a.size // BLOCK)):
+    for block in prange(block_count(a.size)):
         start, stop = block_bounds(block, a.size)
-        for i in range(start, stop):
-            y[i] = one / (one + math.exp(-a[i]))
+        source, target = a[start:stop], y[start:stop]
+        for i in range(source.size):
+            target[i] = vmath.sigmoid(source[i])
 
 
 class Elementwise:
@@ -208,5 +213,5 @@ square = Elementwise("square", square_forward, "a^2")
 sqrt = Elementwise("sqrt", sqrt_forward, "square root of a")
 exp = Elementwise("exp", exp_forward, "e^a")
 log = Elementwise("log", log_forward, "natural logarithm of a")
-tanh = Elementwise("tanh", tanh_forward, "hyperbolic tangent of a")
-sigmoid = Elementwise("sigmoid", sigmoid_forward, "1 / (1 + e^-a)")
+tanh = Elementwise("tanh", hyperbolic_tangent_forward, "hyperbolic tangent of a")
+sigmoid = Elementwise("sigmoid", logistic_forward, "1 / (1 + e^-a)")

@@ -1,7 +1,7 @@
 """Sums, means, extremes and norms over axes: `Reduction` objects; the same bits for any number of threads.
 
 The array is looked at as (O, N, I): N elements are reduced, O in front of them and I behind are kept. N is cut into blocks by
-shape alone. A first pass reduces every block, a second one the blocks' results, in order; sums of blocks are float64.
+shape alone. A kernel reduces every block, then the blocks' results, in order; sums of blocks are added in float64.
 """
 
 from __future__ import annotations
@@ -15,109 +15,158 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import check_array, check_destination
-from numba_nn.core.errors import ArgumentError, DTypeError
-from numba_nn.core.kernel import In, Kernel, Out, inner, kernel
+from numba_nn.core.checks import check_array, check_destination, is_whole
+from numba_nn.core.errors import ArgumentError
+from numba_nn.core.kernel import In, Kernel, Out, Scratch, inner, kernel
 from numba_nn.core.reduce import BLOCK
-from numba_nn.core.workspace import Shape, thread_workspace
-from numba_nn.ops.elementwise import absolute, square
+from numba_nn.core.simd import maximum as larger
+from numba_nn.core.workspace import thread_workspace
+from numba_nn.layers.softmax import LANES, row, task_bounds, task_count
+from numba_nn.ops.elementwise import Elementwise, absolute, square
 
 Axis = int | tuple[int, ...] | None
+Run = Callable[[Array, Array], None]
+"""Writes y (O, I) from x (O, N, I)."""
+
+LEAST_STEP = 256  # elements of a block along N, at the least: blocks' results take little memory beside x
 
 
 @inner
-def block_of(task, y, x, step):
-    """Outer element and block of a task, and the first and last of the N elements."""
-    blocks = y.shape[1]
-    block = task % blocks
-    stop = (block + 1) * step
-    return task // blocks, block, block * step, stop if stop < x.shape[1] else x.shape[1]
+def part_count(partial):
+    """Number of tasks: every block of every outer element, cut into `LANES` neighbours of I."""
+    return partial.shape[0] * partial.shape[1] * -(-partial.shape[2] // LANES)
+
+
+@inner
+def part_of(task, partial, x, step):
+    """Outer element and block of a task, the first and last of its N, and the first and last of its I."""
+    lanes = -(-partial.shape[2] // LANES)
+    block, lane = task // lanes % partial.shape[1], task % lanes
+    n, i = block * step, lane * LANES
+    stop, last = builtins.min(x.shape[1], n + step), builtins.min(x.shape[2], i + LANES)
+    return task // lanes // partial.shape[1], block, n, stop, i, last
 
 
 @kernel
-def sum_rows(y: Out, x: In, step: int):
-    """y = sums of blocks of ``step`` elements; y: (O, B, 1), x: (O, N, 1)."""
-    for task in prange(y.shape[0] * y.shape[1]):
-        o, block, start, stop = block_of(task, y, x, step)
-        total = x.dtype.type(0)
-        for n in range(start, stop):
-            total += x[o, n, 0]
-        y[o, block, 0] = total
-
-
-@kernel
-def sum_columns(y: Out, x: In, step: int):
-    """y = sums of blocks of ``step`` elements; y: (O, B, I), x: (O, N, I)."""
-    for task in prange(y.shape[0] * y.shape[1]):
-        o, block, start, stop = block_of(task, y, x, step)
-        for i in range(x.shape[2]):
-            y[o, block, i] = 0
-        for n in range(start, stop):
-            for i in range(x.shape[2]):
-                y[o, block, i] += x[o, n, i]
-
-
-@kernel
-def max_forward(y: Out, x: In, step: int):
-    """y = largest of blocks of ``step`` elements; NaN where there is one; y: (O, B, I), x: (O, N, I)."""
-    for task in prange(y.shape[0] * y.shape[1]):
-        o, block, start, stop = block_of(task, y, x, step)
-        for i in range(x.shape[2]):
-            y[o, block, i] = x[o, start, i]
-        for n in range(start + 1, stop):
-            for i in range(x.shape[2]):
-                value = x[o, n, i]
-                y[o, block, i] = value if (value > y[o, block, i]) | (value != value) else y[o, block, i]
-
-
-@kernel
-def min_forward(y: Out, x: In, step: int):
-    """y = smallest of blocks of ``step`` elements; NaN where there is one; y: (O, B, I), x: (O, N, I)."""
-    for task in prange(y.shape[0] * y.shape[1]):
-        o, block, start, stop = block_of(task, y, x, step)
-        for i in range(x.shape[2]):
-            y[o, block, i] = x[o, start, i]
-        for n in range(start + 1, stop):
-            for i in range(x.shape[2]):
-                value = x[o, n, i]
-                y[o, block, i] = value if (value < y[o, block, i]) | (value != value) else y[o, block, i]
-
-
-@kernel
-def argmax_forward(y: Out, x: In, sign: int):
-    """y = first n with the largest sign x, or with NaN; y: (O, I) of int64, x: (O, N, I), sign: 1, or -1 for the smallest."""
-    for o in prange(y.shape[0]):
+def sum_forward(y: Out, partial: Scratch, x: In, step: int):
+    """y = sum_n x; y: (O, I), partial: float64, (O, blocks of ``step`` elements, I)."""
+    for task in prange(part_count(partial)):
+        o, block, start, stop, first, last = part_of(task, partial, x, step)
+        if x.shape[2] == 1:
+            elements, total = row(x, o)[start:stop], x.dtype.type(0)
+            for n in range(elements.size):
+                total += elements[n]
+            partial[o, block, 0] = total
+        else:
+            totals = partial[o, block, first:last]
+            for i in range(totals.size):
+                totals[i] = 0
+            for n in range(start, stop):
+                line = x[o, n, first:last]
+                for i in range(totals.size):
+                    totals[i] += line[i]
+    for o in prange(partial.shape[0]):
+        for block in range(1, partial.shape[1]):
+            totals, line = partial[o, 0], partial[o, block]
+            for i in range(totals.size):
+                totals[i] += line[i]
         for i in range(y.shape[1]):
-            best, position = sign * x[o, 0, i], 0
+            y[o, i] = partial[o, 0, i]
+
+
+@kernel
+def extreme_forward(y: Out, partial: Scratch, x: In, step: int, sign: int):
+    """y = largest of x for a sign of 1, smallest for -1, NaN where there is one; shapes as for the sum."""
+    s, least = x.dtype.type(sign), x.dtype.type(-np.inf)
+    for task in prange(part_count(partial)):
+        o, block, start, stop, first, last = part_of(task, partial, x, step)
+        if x.shape[2] == 1:
+            partial[o, block, 0] = signed_maximum(row(x, o)[start:stop], s)
+        else:
+            tops = partial[o, block, first:last]
+            for i in range(tops.size):
+                tops[i] = least
+            for n in range(start, stop):
+                line = x[o, n, first:last]
+                for i in range(tops.size):
+                    tops[i] = larger(tops[i], s * line[i])
+    for o in prange(partial.shape[0]):
+        for block in range(1, partial.shape[1]):
+            tops, line = partial[o, 0], partial[o, block]
+            for i in range(tops.size):
+                tops[i] = larger(tops[i], line[i])
+        for i in range(y.shape[1]):
+            y[o, i] = s * partial[o, 0, i]
+
+
+@inner
+def signed_maximum(x, sign):
+    """Largest sign x; NaN if there is one."""
+    top = x.dtype.type(-np.inf)
+    for n in range(x.size):
+        top = larger(top, sign * x[n])
+    return top
+
+
+@kernel
+def position_forward(y: Out, tops: Scratch, x: In, sign: int):
+    """y = first n with the largest sign x, or with NaN; y: (O, I) of int64, tops: (O, I)."""
+    s = x.dtype.type(sign)
+    for task in prange(task_count(x)):
+        o, start, stop = task_bounds(task, x)
+        if x.shape[2] == 1:
+            elements, n = row(x, o), 0
+            top = signed_maximum(elements, s)
+            while s * elements[n] != top and elements[n] == elements[n]:
+                n += 1
+            y[o, 0] = n
+        else:
+            positions, best, line = y[o, start:stop], tops[o, start:stop], x[o, 0, start:stop]
+            for i in range(best.size):
+                positions[i], best[i] = 0, s * line[i]
             for n in range(1, x.shape[1]):
-                value = sign * x[o, n, i]
-                if best == best and (value > best or value != value):
-                    best, position = value, n
-            y[o, i] = position
+                line = x[o, n, start:stop]
+                for i in range(best.size):
+                    value = s * line[i]
+                    better = (best[i] == best[i]) & ((value > best[i]) | (value != value))
+                    positions[i] = n if better else positions[i]
+                    best[i] = value if better else best[i]
 
 
-def _in_blocks(run: Kernel, y: Array, x: Array, dtype: Any) -> None:
+def _in_blocks(run: Kernel, y: Array, x: Array, dtype: Any, *scalars: int) -> None:
     """y: (O, I) from x: (O, N, I), by way of the blocks' results."""
     outer, count, inside = x.shape
-    step = builtins.max(1, BLOCK // inside) if inside else 1
-    blocks = -(-count // step)
-    whole = y.reshape(outer, 1, inside)
-    if blocks <= 1:
-        run.for_work(x.size)(whole, x, step)
-        return
-    partial = thread_workspace().array("partial", (outer, blocks, inside), dtype)
-    run.for_work(x.size)(partial, x, step)
-    run.for_work(partial.size)(whole, partial, blocks)
+    step = builtins.max(LEAST_STEP, BLOCK // inside)
+    partial = thread_workspace().array("partial", (outer, builtins.max(1, -(-count // step)), inside), dtype)
+    run.for_work(x.size)(y, partial, x, step, *scalars)
+
+
+def _extreme(sign: int) -> Run:
+    return lambda y, x: _in_blocks(extreme_forward, y, x, x.dtype, sign)
+
+
+def _position(sign: int) -> Run:
+    return lambda y, x: position_forward.for_work(x.size)(y, thread_workspace().array("tops", y.shape, x.dtype), x, sign)
 
 
 def _sum(y: Array, x: Array) -> None:
-    _in_blocks(sum_rows if x.shape[2] == 1 else sum_columns, y, x, np.float64)
+    _in_blocks(sum_forward, y, x, np.float64)
 
 
 def _mean(y: Array, x: Array) -> None:
     _sum(y, x)
     with np.errstate(invalid="ignore"):
         y /= x.shape[1]
+
+
+def _root_of_sum(y: Array, x: Array) -> None:
+    _sum(y, x)
+    np.sqrt(y, out=y)
+
+
+def _norm(size: Elementwise, run: Run) -> Run:
+    """A reduction of the elements' sizes."""
+    return lambda y, x: run(y, size(x, out=thread_workspace().array("sizes", x.shape, x.dtype)))
 
 
 class Reduction:
@@ -137,9 +186,7 @@ class Reduction:
         Whether the result is a position, along one axis.
     """
 
-    def __init__(
-        self, name: str, run: Callable[[Array, Array], None], formula: str, of_nothing: bool = False, positions: bool = False
-    ) -> None:
+    def __init__(self, name: str, run: Run, formula: str, of_nothing: bool = False, positions: bool = False) -> None:
         self.__name__ = name
         self.__doc__ = f"{name}: {formula}. See `numba_nn.ops.reductions.Reduction.__call__` for the arguments."
         self._run = run
@@ -184,7 +231,7 @@ class Reduction:
         dtype = np.dtype(np.int64) if self._positions else x.dtype
         y = np.empty(kept, dtype) if out is None else out
         if out is not None:
-            self._check_out(out, kept, dtype, x)
+            check_destination(self.__name__, "out", out, kept, dtype, x)
         if y.size:
             self._run(*_parts(y, x, axes, count))
         return y
@@ -192,18 +239,14 @@ class Reduction:
     def _axes(self, axis: Axis, rank: int) -> tuple[int, ...]:
         if axis is None:
             return tuple(range(rank))
+        limit = builtins.max(1, rank)  # a single number is a row of one
         given: tuple[Any, ...] = axis if isinstance(axis, tuple) and not self._positions else (axis,)
-        if not all(isinstance(a, (int, np.integer)) and -rank <= a < rank for a in given):
-            raise ArgumentError(f"{self.__name__}: axis must lie in {-rank} .. {rank - 1}, got {axis!r}")
-        axes = tuple(sorted(int(a) % rank for a in given))
+        if not all(is_whole(a) and -limit <= a < limit for a in given):
+            raise ArgumentError(f"{self.__name__}: axis must lie in {-limit} .. {limit - 1}, got {axis!r}")
+        axes = tuple(sorted(int(a) % limit for a in given))
         if len(set(axes)) < len(axes):
             raise ArgumentError(f"{self.__name__}: axis names one axis twice: {axis!r}")
-        return axes
-
-    def _check_out(self, out: Any, shape: Shape, dtype: np.dtype[Any], x: Array) -> None:
-        if self._positions and getattr(out, "dtype", None) != dtype:
-            raise DTypeError(f"{self.__name__}: out must be an int64 array, got {getattr(out, 'dtype', type(out).__name__)}")
-        check_destination(self.__name__, "out", out, shape, dtype, x)
+        return axes if rank else ()
 
 
 def _parts(y: Array, x: Array, axes: tuple[int, ...], count: int) -> tuple[Array, Array]:
@@ -220,16 +263,15 @@ def _parts(y: Array, x: Array, axes: tuple[int, ...], count: int) -> tuple[Array
 
 sum = Reduction("sum", _sum, "sum of the elements", of_nothing=True)
 mean = Reduction("mean", _mean, "mean of the elements; of none, NaN", of_nothing=True)
-max = Reduction("max", lambda y, x: _in_blocks(max_forward, y, x, x.dtype), "largest element; NaN if there is one")
-min = Reduction("min", lambda y, x: _in_blocks(min_forward, y, x, x.dtype), "smallest element; NaN if there is one")
-argmax = Reduction(
-    "argmax", lambda y, x: argmax_forward.for_work(x.size)(y, x, 1), "first position of the largest element, or of NaN",
-    positions=True,
-)  # fmt: skip
-argmin = Reduction(
-    "argmin", lambda y, x: argmax_forward.for_work(x.size)(y, x, -1), "first position of the smallest element, or of NaN",
-    positions=True,
-)  # fmt: skip
+max = Reduction("max", _extreme(1), "largest element; NaN if there is one")
+min = Reduction("min", _extreme(-1), "smallest element; NaN if there is one")
+argmax = Reduction("argmax", _position(1), "first position of the largest element, or of NaN", positions=True)
+argmin = Reduction("argmin", _position(-1), "first position of the smallest element, or of NaN", positions=True)
+_norms = {
+    1: Reduction("norm", _norm(absolute, _sum), "sum of the absolute values", of_nothing=True),
+    2: Reduction("norm", _norm(square, _root_of_sum), "square root of the sum of squares", of_nothing=True),
+    math.inf: Reduction("norm", _norm(absolute, _extreme(1)), "largest absolute value"),
+}
 
 
 def norm(x: Array, ord: float = 2, axis: Axis = None, keepdims: bool = False, out: Array | None = None) -> Array:
@@ -262,10 +304,4 @@ def norm(x: Array, ord: float = 2, axis: Axis = None, keepdims: bool = False, ou
     """
     if ord not in (1, 2, math.inf):
         raise ArgumentError(f"norm: ord must be 1, 2 or inf, got {ord!r}")
-    check_array("norm", "x", x, None)
-    sizes = thread_workspace().array("norm", x.shape, x.dtype)
-    (square if ord == 2 else absolute)(x, out=sizes)
-    if ord == math.inf:
-        return max(sizes, axis, keepdims, out)
-    y = sum(sizes, axis, keepdims, out)
-    return np.sqrt(y, out=y) if ord == 2 else y
+    return _norms[ord](x, axis, keepdims, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -94,6 +95,7 @@ class SGD(Optimizer):
     def _rates_of(self, group: dict[str, Any]) -> tuple[float, ...]:
         for name in ("lr", "momentum", "weight_decay"):
             check_number("SGD", name, group[name], 0)
+        check_number("SGD", "dampening", group["dampening"], -math.inf)
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ArgumentError("SGD: nesterov needs a momentum above 0 and no dampening")
         sign = -1 if group["maximize"] else 1

@@ -81,10 +81,11 @@ def predict(model: Layer, x: Array, batch_size: int = 256) -> Array:
     Raises
     ------
     ArgumentError
-        If ``batch_size`` is below 1.
+        If ``model`` is no layer, or ``batch_size`` below 1.
     ShapeError, DTypeError
         If the model cannot take ``x``.
     """
+    check_kind("predict", "model", model, Layer)
     check_count("predict", "batch_size", batch_size)
     if not isinstance(x, np.ndarray):
         raise DTypeError(f"predict: x must be a NumPy array, got {type(x).__name__}")
@@ -96,6 +97,20 @@ def predict(model: Layer, x: Array, batch_size: int = 256) -> Array:
             batch = slice(start, start + batch_size)
             model.forward(x[batch], out=y[batch])
     return y
+
+
+def check_kind(where: str, name: str, value: Any, kind: type) -> None:
+    """Raise `ArgumentError` unless a value is an object of this class, not the class itself for instance."""
+    if not isinstance(value, kind):
+        raise ArgumentError(f"{where}: {name} must be a {kind.__name__} object, got {value!r}")
+
+
+def check_trainable(where: str, model: Any, loss: Any) -> None:
+    """Raise `ArgumentError` unless there are a model, and a loss that gives one number."""
+    check_kind(where, "model", model, Layer)
+    check_kind(where, "loss", loss, Loss)
+    if loss.reduction == "none":
+        raise ArgumentError(f"{where}: {type(loss).__name__}: reduction must be 'mean' or 'sum', got 'none'")
 
 
 @contextmanager
@@ -124,11 +139,7 @@ class Evaluator:
     """
 
     def __init__(self, model: Layer, loss: Loss, metrics: dict[str, Metric]) -> None:
-        for name, value, kind in (("model", model, Layer), ("loss", loss, Loss)):
-            if not isinstance(value, kind):
-                raise ArgumentError(f"evaluate: {name} must be a {kind.__name__} object, got {value!r}")
-        if loss.reduction == "none":
-            raise ArgumentError(f"evaluate: {type(loss).__name__}: reduction must be 'mean' or 'sum', got 'none'")
+        check_trainable("evaluate", model, loss)
         self.model, self.loss, self.metrics = model, loss, metrics
         self._output = np.empty((0,), np.float32)
         self._value = np.empty(1, np.float32)
@@ -219,6 +230,8 @@ def _kinds(data: Any) -> str:
 
 def named_metrics(metrics: Iterable[Metric] | Mapping[str, Metric]) -> dict[str, Metric]:
     """Metrics by name."""
+    if not isinstance(metrics, Iterable):
+        raise ArgumentError(f"metrics must be a list or dict, got {metrics!r}; put a single one into a list")
     named = list(metrics.items()) if isinstance(metrics, Mapping) else [(getattr(m, "name", ""), m) for m in metrics]
     for _, metric in named:
         if not isinstance(metric, Metric):

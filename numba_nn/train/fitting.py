@@ -16,7 +16,7 @@ from numba_nn.core.layer import Layer
 from numba_nn.losses import Loss
 from numba_nn.metrics import Metric
 from numba_nn.schedules import ReduceLROnPlateau
-from numba_nn.train.evaluation import as_loader, named_metrics
+from numba_nn.train.evaluation import as_loader, check_trainable, named_metrics
 from numba_nn.train.interrupt import Interrupt
 from numba_nn.train.progress import open_progress
 from numba_nn.train.stopping import EarlyStopping
@@ -90,12 +90,13 @@ def fit(
     >>> optimizer = nn.optim.SGD(model.parameters(), lr=0.1)  # doctest: +SKIP
     >>> history = nn.fit(model, nn.MSELoss(), optimizer, (x, target), epochs=20)  # doctest: +SKIP
     """
+    check_trainable("fit", model, loss)
     check_count("fit", "epochs", epochs)
     _check_schedule(schedule, optimizer)
     training = as_loader("fit", train, batch_size, shuffle=True, seed=seed)
     validating = None if validation is None else as_loader("fit", validation, batch_size, shuffle=False)
     stopping = _early_stopping(early_stopping, "loss" if validating is None else "val_loss")
-    observers = [_observer(callback) for callback in (*callbacks, *([] if stopping is None else [stopping]))]
+    observers = _observers(callbacks) + ([] if stopping is None else [stopping.on_epoch_end])
     history: History = {}
     with (
         Interrupt() as interrupt, open_progress(progress) as shown, CsvFile(csv) as file,
@@ -122,7 +123,15 @@ def _early_stopping(given: EarlyStopping | int | None, monitor: str) -> EarlySto
     return EarlyStopping(given, monitor)
 
 
+def _observers(callbacks: Any) -> list[Callable[[int, History], Any]]:
+    if not isinstance(callbacks, Iterable):
+        raise ArgumentError(f"fit: callbacks must be a list, got {callbacks!r}; put a single one into a list")
+    return [_observer(callback) for callback in callbacks]
+
+
 def _observer(callback: Any) -> Callable[[int, History], Any]:
+    if isinstance(callback, EarlyStopping):
+        raise ArgumentError("fit: an EarlyStopping is no callback; pass it as early_stopping=...")
     observer = getattr(callback, "on_epoch_end", callback)
     if not callable(observer) or isinstance(callback, type):
         raise ArgumentError(f"fit: callbacks must be callable(epoch, history) or have on_epoch_end, got {callback!r}")
@@ -130,6 +139,10 @@ def _observer(callback: Any) -> Callable[[int, History], Any]:
 
 
 def _check_schedule(schedule: Any, optimizer: Any) -> None:
+    if schedule is None:
+        return
+    if not callable(getattr(schedule, "step", None)) or isinstance(schedule, type):
+        raise ArgumentError(f"fit: schedule must be an object of nn.schedules, made for this optimizer, got {schedule!r}")
     if getattr(schedule, "optimizer", optimizer) is not optimizer:
         raise ArgumentError(f"fit: schedule must be made for this optimizer, {optimizer!r}, not for {schedule.optimizer!r}")
     if isinstance(schedule, ReduceLROnPlateau) and schedule.mode != "min":

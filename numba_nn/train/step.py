@@ -12,6 +12,7 @@ from numba_nn.core.errors import ArgumentError, BackwardError, DTypeError, Reser
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape
 from numba_nn.losses import Loss
+from numba_nn.train.evaluation import check_trainable
 
 
 class TrainStep:
@@ -55,11 +56,7 @@ class TrainStep:
     """
 
     def __init__(self, model: Layer, loss: Loss, optimizer: Any, x_shape: Shape, clip: Callable[[], Any] | None = None) -> None:
-        for name, value, kind in (("model", model, Layer), ("loss", loss, Loss)):
-            if not isinstance(value, kind):
-                raise ArgumentError(f"TrainStep: {name} must be a {kind.__name__} object, got {value!r}")
-        if loss.reduction == "none":
-            raise ArgumentError(f"TrainStep: {type(loss).__name__}: reduction must be 'mean' or 'sum' to train on, got 'none'")
+        check_trainable("TrainStep", model, loss)
         if clip is not None and not callable(clip):
             raise ArgumentError(f"TrainStep: clip must be callable, as optim.ClipNorm(parameters, max_norm) is, got {clip!r}")
         _check_optimizer(model, optimizer)

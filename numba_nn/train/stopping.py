@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import check_count
+from numba_nn.core.checks import check_count, check_number
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
 
@@ -46,13 +46,14 @@ class EarlyStopping:
         min_delta: float = 0.0, restore_best: bool = True,
     ) -> None:  # fmt: skip
         self.patience = check_count("EarlyStopping", "patience", patience)
+        if not isinstance(monitor, str):
+            raise ArgumentError(f"EarlyStopping: monitor must be the name of a column of the history, got {monitor!r}")
         if mode is None and not monitor.endswith("loss"):
             raise ArgumentError(f"EarlyStopping: mode must be 'min' or 'max' for monitor {monitor!r}, which is no loss")
         if mode not in ("min", "max", None):
             raise ArgumentError(f"EarlyStopping: mode must be 'min' or 'max', got {mode!r}")
-        if not min_delta >= 0:
-            raise ArgumentError(f"EarlyStopping: min_delta must not be negative, got {min_delta!r}")
-        self.monitor, self.min_delta, self.restore_best = monitor, min_delta, restore_best
+        self.min_delta = check_number("EarlyStopping", "min_delta", min_delta, 0)
+        self.monitor, self.restore_best = monitor, restore_best
         self._sign = -1.0 if mode == "max" else 1.0
         self.best: float | None = None
         self.best_epoch: int | None = None
