@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import numba_nn
@@ -49,3 +50,14 @@ def start_python() -> Callable[..., Callable[[], Any]]:
 def run_python(start_python: Callable[..., Callable[[], Any]]) -> Callable[..., Any]:
     """As `start_python`, but waits."""
     return lambda script, **options: start_python(script, **options)()
+
+
+@pytest.fixture(scope="session")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like CIFAR-10's, with few images."""
+    folder, generator = tmp_path_factory.mktemp("cifar"), np.random.default_rng(0)
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        records = generator.integers(0, 256, (16, 3073), np.uint8)
+        records[:, 0] %= 10
+        (folder / f"{name}.bin").write_bytes(records.tobytes())
+    return folder

@@ -54,6 +54,9 @@ def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str], arg
         (["demo", "autoencoder", "--momentum", "1"], "below 1"),
         (["demo", "autoencoder", "--data", "nowhere"], "nowhere does not exist"),
         (["demo", "autoencoder", "--resume"], "there is no"),
+        (["demo", "digits", "--batch-size", "0"], "at least 1"),
+        (["features", "--train", "0"], "at least 1"),
+        (["features"], "there is no runs/autoencoder/checkpoint.npz; to make one: numba-nn demo autoencoder"),
     ],
 )
 def test_users_errors(
@@ -67,7 +70,7 @@ def test_users_errors(
     assert "Traceback" not in out + err
 
 
-@pytest.mark.parametrize("command", [["demo", "autoencoder"], ["report"], ["info"], []])
+@pytest.mark.parametrize("command", [["demo", "autoencoder"], ["demo", "digits"], ["features"], ["report"], ["info"], []])
 def test_an_unknown_option_shows_the_commands_own_usage(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     code, _, err = run(capsys, *command, "--no-such-option")
     assert code == 2

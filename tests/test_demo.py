@@ -26,17 +26,6 @@ SETTINGS = Settings(images=20, batch_size=8, epochs=3, lr=0.05)  # three steps a
 PROGRAM = "import sys; from numba_nn.cli import main; sys.exit(main())"
 
 
-@pytest.fixture(scope="module")
-def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like CIFAR-10's, with few images."""
-    folder, generator = tmp_path_factory.mktemp("cifar"), np.random.default_rng(0)
-    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
-        records = generator.integers(0, 256, (16, 3073), np.uint8)
-        records[:, 0] %= 10
-        (folder / f"{name}.bin").write_bytes(records.tobytes())
-    return folder
-
-
 def images(count: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).random((count, 3, 8, 8), np.float32)
 
@@ -175,6 +164,13 @@ def test_output_says_what_is_done(tmp_path: Path, cifar: Path, capsys: pytest.Ca
         assert part in text
     assert main(["demo", "autoencoder", "--resume", "--epochs", "2", "--no-report", "--output", str(tmp_path)]) == 0
     assert "epoch 2/2" in capsys.readouterr().out
+
+
+def test_data_that_cannot_be_read_leave_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "runs" / "autoencoder"
+    assert main(["demo", "autoencoder", "--data", str(tmp_path), "--output", str(output)]) == 2
+    assert "lacks data_batch_1.bin" in capsys.readouterr().err
+    assert not output.parent.exists()
 
 
 def test_without_matplotlib_training_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

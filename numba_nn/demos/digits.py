@@ -11,7 +11,7 @@ import numpy as np
 from numba_nn import metrics
 from numba_nn.config import machine
 from numba_nn.core.call import Array
-from numba_nn.core.random import manual_seed
+from numba_nn.core.random import manual_seed, masks_aside
 from numba_nn.data import load_digits, train_test_split
 from numba_nn.demos.console import INTERRUPTED, PlainConsole, open_console, pictures
 from numba_nn.demos.digits_figure import save_digits
@@ -54,13 +54,10 @@ class Options:
 class Run:
     """Images, model and history of one run: determined by the options, to the last bit.
 
-    Parameters
+    Attributes
     ----------
     options : Options
         What is asked for.
-
-    Attributes
-    ----------
     train, test : (ndarray, ndarray)
         Images (N, 1, 8, 8) and their classes (N,), each class in its share.
     model : DigitsNet
@@ -86,7 +83,8 @@ class Run:
         x, y = self.train
         step = TrainStep(twin, CrossEntropyLoss(), Adam(twin.parameters()), x[:batch].shape)
         for count in {min(batch, len(x)), len(x) % batch} - {0}:  # the last batch may be small enough for serial kernels
-            step(x[:count], y[:count])
+            with masks_aside():
+                step(x[:count], y[:count])
         evaluate(twin, CrossEntropyLoss(), self.test, batch_size=batch)
 
     def fit(self, progress: bool = True) -> None:
@@ -127,7 +125,7 @@ def run(options: Options) -> int:
     this = Run(options)
     options.output.mkdir(parents=True, exist_ok=True)
     _introduce(console, this)
-    with console.waiting("compiling kernels (first run only, about half a minute)"):
+    with console.waiting("compiling kernels (first run only, up to a minute)"):
         this.compile_kernels()
     this.fit()
     epochs = len(this.history.get("epoch", []))

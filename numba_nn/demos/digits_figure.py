@@ -48,6 +48,7 @@ def _draw_curves(figure: Any, place: Any, history: dict[str, list[Any]]) -> None
                 epochs, np.multiply(history[column], scale), "o-", color=colour, linewidth=1.5, markersize=3.5, label=label
             )
         axes.set_title(title, fontsize=11, color=INK)
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         plain_axes(axes)
     figure.axes[0].set_yscale("log")
     figure.axes[0].yaxis.set_major_formatter("{x:g}")
@@ -104,9 +105,8 @@ def _draw_hardest(figure: Any, place: Any, images: Array, labels: Array, probabi
 
 
 def _hardest_title(mistakes: int, shown: int) -> str:
-    arrow = "(what it is → what the net says)"
     if mistakes > shown:
-        return f"{shown} of {mistakes} mistakes {arrow}"
+        return f"{shown} of {mistakes} mistakes (true → said)"
     if mistakes == 0:
         return "no mistakes; the images of which the net is least sure"
-    return f"{mistakes} mistake{'s'[: mistakes > 1]} {arrow}, then its doubts"
+    return f"{mistakes} mistake{'s'[: mistakes > 1]} (true → said), then the least sure"

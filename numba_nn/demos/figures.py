@@ -90,7 +90,7 @@ def new_figure(width: float, height: float) -> Any:
 
 def plain_axes(axes: Any) -> None:
     """A thin grid, no frame, whole numbers along x."""
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
