@@ -191,7 +191,6 @@ CASES = [
     Case("activation", "Softmax x [32,128], dim 1", layer("Softmax", (32, 128), 1), both((138e3, 7), (121e3, 60))),
     Case("dropout", "Dropout x [32,512], p 0.5", layer("Dropout", (32, 512), 0.5), both((3.67e6, 32_798), (64e3, 7))),
     Case("normalisation", "BatchNorm2d x [8,64,32,32]", layer("BatchNorm2d", (8, 64, 32, 32), 64)),
-    Case("normalisation", "LayerNorm x [32,512]", layer("LayerNorm", (32, 512), 512)),
     Case("embedding", "Embedding x [32,100] of (1000,128)", embedding((32, 100), 1000, 128)),
     Case("losses", "MSELoss [32,512]", loss("MSELoss", (32, 512))),
     Case("losses", "CrossEntropyLoss [256,1000]", loss("CrossEntropyLoss", (256, 1000), classes=True)),
