@@ -46,7 +46,7 @@ def matmul(
     """
     check_array("matmul", "a", a, None)
     check_array("matmul", "b", b, a.dtype)
-    plan = _plan(a.shape, b.shape, transpose_a, transpose_b)
+    plan = _plan(a.shape, b.shape, transpose_a, transpose_b, a.dtype)
     if out is None:
         if accumulate:
             raise DestinationError("matmul: accumulate=True needs out, the array to add to")
@@ -56,11 +56,9 @@ def matmul(
     if out.size == 0:
         return out
     workspace = thread_workspace()
-    m, n, k = plan.mnk
-    left, right = packed_sizes(m, n, k, a.dtype)
-    gemm.for_work(product_work(m, n, k) * len(plan.a_of))(
+    gemm.for_work(plan.work)(
         out.reshape(len(plan.a_of), -1),
-        workspace.array("left", (plan.a_count * left,), a.dtype), workspace.array("right", (plan.b_count * right,), a.dtype),
+        workspace.array("left", plan.left_shape, a.dtype), workspace.array("right", plan.right_shape, a.dtype),
         _matrices("a", a, plan.a_count, workspace), _matrices("b", b, plan.b_count, workspace), plan.a_of, plan.b_of,
         plan.mnk, plan.a_strides, plan.b_strides, accumulate,
     )  # fmt: skip
@@ -75,7 +73,7 @@ def _matrices(name: str, array: Array, count: int, workspace: Workspace) -> Arra
 class _Plan:
     """What `matmul` derives from the shapes of its operands."""
 
-    def __init__(self, a: Shape, b: Shape, transpose_a: bool, transpose_b: bool) -> None:
+    def __init__(self, a: Shape, b: Shape, transpose_a: bool, transpose_b: bool, dtype: np.dtype[Any]) -> None:
         if len(a) < 2 or len(b) < 2:
             raise ShapeError(f"matmul: a and b need at least two dimensions, got {a} and {b}")
         m, k = (a[-1], a[-2]) if transpose_a else (a[-2], a[-1])
@@ -92,6 +90,9 @@ class _Plan:
         self.b_strides = (1, k) if transpose_b else (n, 1)
         self.a_count, self.b_count = math.prod(a[:-2]), math.prod(b[:-2])
         self.a_of, self.b_of = _which(a[:-2], batch), _which(b[:-2], batch)
+        left, right = packed_sizes(m, n, k, dtype)
+        self.left_shape, self.right_shape = (self.a_count * left,), (self.b_count * right,)
+        self.work = product_work(m, n, k) * len(self.a_of)
 
 
 def _which(own: Shape, batch: Shape) -> Array:
@@ -100,5 +101,5 @@ def _which(own: Shape, batch: Shape) -> Array:
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(a: Shape, b: Shape, transpose_a: bool, transpose_b: bool) -> Any:
-    return _Plan(a, b, transpose_a, transpose_b)
+def _plan(a: Shape, b: Shape, transpose_a: bool, transpose_b: bool, dtype: np.dtype[Any]) -> Any:
+    return _Plan(a, b, transpose_a, transpose_b, dtype)

@@ -70,8 +70,10 @@ inner = jit(**FLAGS)
 inlined = jit(**FLAGS, forceinline=True)
 """`inner` for what stands inside a vector loop: a call there, which LLVM leaves where a helper is long, ends the vectors."""
 
-# Below this many simple element operations a parallel region (1.5 us) costs more than it gains on two cores.
-PARALLEL_GRAIN = 32_768
+# Below this much work, 12 us of element-wise operations or 40 us of a matrix product (one Zen 4 core), kernels run serially.
+# A parallel region costs some microseconds in a hot loop, but 50-100 us where the threads have idled for 20 ms, as between the
+# calls of a control loop: this break-even lies between what either asks for.
+PARALLEL_GRAIN = 131_072
 
 _compiling = threading.local()
 
