@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import prange
 from numpy.typing import NDArray
 
-from numba_nn.core.kernel import inlined, inner
+from numba_nn.core.kernel import Out, inlined, inner, kernel
+from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.vmath import number, sigmoid, tanh
 
 IDENTITY, RELU, LEAKY_RELU, RELU6, SIGMOID, TANH = range(6)
@@ -86,6 +88,14 @@ def activate(y, activation, slope):
     elif activation == TANH:
         for i in range(y.size):
             y[i] = tanh(y[i])
+
+
+@kernel
+def activate_all(y: Out, activation: int, slope: float):
+    """y = activation(y), over fixed blocks."""
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        activate(y[start:stop], activation, slope)
 
 
 @inner

@@ -40,13 +40,17 @@ class Layer(Module):
     ----------
     dtype : dtype or None
         Dtype of parameters and arrays; None for a layer without parameters, which follows its input.
-    epilogue_role : "product", "norm", "activation" or None
+    epilogue_role : "product", "maximum", "norm", "activation" or None
         Its part in `numba_nn.core.epilogue`; a subclass with a `_forward` or `_backward` of its own has none unless it says so.
+    channel_axis, epilogue_code : int
+        Axis of a product's channels; number of an activation.
     """
 
     keeps_input = False
     takes_indices = False
     epilogue_role: str | None = None
+    channel_axis = 1
+    epilogue_code = 0
     dtype: np.dtype[Any] | None = None
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ class Convolution(Layer):
 
     letters: ClassVar[str]  # the dimensions of an input
     keeps_input = True
-    epilogue_role, channel_axis = "product", 1
+    epilogue_role = "product"
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,

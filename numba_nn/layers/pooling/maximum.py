@@ -18,6 +18,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.epilogue import activate_all
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inlined, inner, kernel
 from numba_nn.core.workspace import Shape, Spec
@@ -151,6 +152,7 @@ def max_pool2d_backward(dx: Out, indices: Saved, dy: In):
 class _Max(Pooling):
     """What the max poolings share."""
 
+    epilogue_role = "maximum"
     dilation: tuple[int, ...]
     return_indices: bool
 
@@ -200,12 +202,14 @@ class _Max(Pooling):
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         if call.geometry:
             max_pool2x2_forward.for_work(x.size)(planes(y), planes(saved["indices"]), planes(x))
-            return
-        run, scratch = max_pool2d_forward.for_work(WORK * x.size), call.scratch
-        run(
-            planes(y), planes(saved["indices"]), scratch["best"], scratch["position"], planes(x), *call.tables,
-            (self.dilation[0], self.dilation[-1]), self._stride(x.ndim - 3, x.shape[-1]),
-        )  # fmt: skip
+        else:
+            run, scratch = max_pool2d_forward.for_work(WORK * x.size), call.scratch
+            run(
+                planes(y), planes(saved["indices"]), scratch["best"], scratch["position"], planes(x), *call.tables,
+                (self.dilation[0], self.dilation[-1]), self._stride(x.ndim - 3, x.shape[-1]),
+            )  # fmt: skip
+        if call.epilogue.activation is not None:
+            activate_all(y.reshape(-1), call.epilogue.activation.epilogue_code, call.epilogue.activation.slope)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
