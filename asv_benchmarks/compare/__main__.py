@@ -43,9 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="compare", description="numba_nn beside PyTorch, onnxruntime and NumPy")
     parser.add_argument("--only", default="", metavar="REGEX", help="cases in whose 'name, pass' it is found, in any case")
     parser.add_argument("--quick", action="store_true", help="few rounds, none of the largest cases")
-    parser.add_argument(
-        "--threads", type=_numbers, default=sorted({1, os.cpu_count() or 1}), metavar="N,N", help="default: 1, all"
-    )
+    counts = sorted({1, os.cpu_count() or 1})
+    parser.add_argument("--threads", type=_numbers, default=counts, metavar="N,N", help="default: 1, and all")
     parser.add_argument("--allocators", type=_allocators, default=list(ALLOCATORS), metavar="NAME,NAME",
                         help="glibc's allocator: installed, kept (told to keep memory); default: both")  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("runs/compare"), metavar="DIR", help="default: %(default)s")

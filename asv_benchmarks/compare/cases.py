@@ -147,7 +147,7 @@ BLOCKS = [
         OneInput((n, 64, 56, 56), partial(residual_convolutions, channels=64)), onnx=True, only="forward")) for n in (1, 8)
 ]  # fmt: skip
 CALLED_RARELY = [
-    plain("every 20 ms", "Linear", (32, 256), 256, 512, pause=0.02),
+    plain("every 20 ms", "Linear", (8, 256), 256, 512, pause=0.02),
     plain("every 20 ms", "Tanh", (32, 512), pause=0.02),
     Case("start of a process", "autoencoder", startup(), large=True),
 ]

@@ -37,10 +37,11 @@ def measure(threads: list[int], allocators: list[str], only: str, quick: bool) -
 
 def _collect(record: Record, threads: int, allocator: str, answers: Iterator[dict[str, Any]]) -> None:
     where = {"threads": threads, "allocator": allocator}
-    first = next(answers)
-    record.machine = first.pop("machine")
-    record.limits.append(Limits(**where, **first))
+    record.machine = next(answers)
     for answer in answers:
+        if "peak_gflops" in answer:
+            record.add_limits(Limits(**where, **answer))
+            continue
         if "failed" in answer:
             record.failures.append(Failure(**where, **answer))
             print(f"{answer['case']:<60} {answer['pass_name']:<18} {answer['failed']}", file=sys.stderr)

@@ -28,7 +28,7 @@ class Pace:
     rounds: int = 15
     least_rounds: int = 5
     burst: float = 4e-3
-    enough: float = 1.2
+    enough: float = 1.0
     rest: float = 0.0
 
 
@@ -46,14 +46,14 @@ def time_work(work: Work, pace: Pace) -> list[Timing]:
             break
         for side, count, times in zip(sides, calls, samples, strict=True):
             time.sleep(work.pause or pace.rest)
-            times.append(_burst(side, count, warm=not work.pause and work.here))
+            times.append(_burst(side, count, warm=count > 1))
     return [_timing(times) for times in samples]
 
 
 def _calls_of(side: Side, burst: float) -> int:
     """How many calls take about ``burst`` seconds."""
     count = 1
-    while (ns := _burst(side, count, warm=count == 1)) * count < burst * 5e8:
+    while (ns := _burst(side, count, warm=False)) * count < burst * 5e8:
         count = max(2 * count, min(int(burst * 1e9 / max(ns, 1.0)), 16 * count))
     return max(1, min(count, round(burst * 1e9 / ns)))
 

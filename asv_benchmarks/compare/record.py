@@ -84,6 +84,12 @@ class Record:
     rows: list[Row] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
+    def add_limits(self, found: Limits) -> None:
+        """Keep the best that a process found: on a busy machine a single look finds less."""
+        known = [one for one in self.limits if (one.threads, one.allocator) == (found.threads, found.allocator)]
+        best = {name: max(getattr(one, name) for one in (found, *known)) for name in ("peak_gflops", "copy_gbytes")}
+        self.limits = [one for one in self.limits if one not in known] + [dataclasses.replace(found, **best)]
+
     def limits_of(self, threads: int, allocator: str) -> Limits:
         """The limits that a process found."""
         return next(one for one in self.limits if (one.threads, one.allocator) == (threads, allocator))
@@ -102,6 +108,5 @@ def load(path: Path) -> Record:
     """Read what `save` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
     kinds = {"limits": Limits, "rows": Row, "failures": Failure}
-    return Record(
-        **{name: [kinds[name](**one) for one in value] if name in kinds else value for name, value in content.items()}
-    )
+    lists = {name: [kind(**one) for one in content.pop(name)] for name, kind in kinds.items()}
+    return Record(**content, **lists)

@@ -25,7 +25,7 @@ def render(record: Record, fastest: bool = False) -> str:
     notes = NOTES.format(statistic="of the fastest round" if fastest else "medians over rounds")
     sections = ["# Comparison with peers", *quick, machine, notes]
     for threads in sorted({row.threads for row in record.rows}):
-        title = f"{threads} thread{'s' * (threads > 1)}"
+        title = _threads(threads)
         sections += [f"## {title}", _limits(record, threads), _table(record, threads, fastest)]
         sections += [f"### Geometric means, {title}", _means(record, threads, fastest)]
     if record.failures:
@@ -34,10 +34,10 @@ def render(record: Record, fastest: bool = False) -> str:
 
 
 def summary(record: Record, fastest: bool = False) -> str:
-    """A line or two for the terminal: what is slowest beside its peer."""
+    """A few lines for the terminal: what is slowest beside its peer."""
     rows = sorted(record.rows, key=lambda row: row.ratio(fastest))[:5]
-    lines = [f"{row.ratio(fastest):.2f}x  {row.case}, {row.pass_name}, {row.peer}, {row.threads} threads" for row in rows]
-    return "\n".join(["", "lowest ratios:", *lines, *_failures(record)])
+    lines = [f"{row.ratio(fastest):.2f}x  {row.case}, {row.pass_name}, {row.peer}, {_threads(row.threads)}" for row in rows]
+    return "\n".join(["lowest ratios:", *lines])
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -109,5 +109,9 @@ def _means(record: Record, threads: int, fastest: bool) -> str:
     return markdown_table(["group", "peer", "rows", *figures], lines, words=2)
 
 
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
+
+
 def _failures(record: Record) -> list[str]:
-    return [f"* {f.case}, {f.pass_name}, {f.threads} threads, allocator {f.allocator}: {f.failed}" for f in record.failures]
+    return [f"* {f.case}, {f.pass_name}, {_threads(f.threads)}, allocator {f.allocator}: {f.failed}" for f in record.failures]
