@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 
+NO_ARRAYS: Arrays = {}
 _forwards = itertools.count()  # every forward that is kept has a number of its own
 
 
@@ -61,6 +62,10 @@ class Call:
         self.epilogue: Epilogue = NOTHING
 
 
+NO_CALL = Call(None, (), np.dtype(np.float32))
+"""Stands where there was no call yet; no input has its shape."""
+
+
 class Slot:
     """Room for one forward until its backward: the call, the input (borrowed), and what the layer saved.
 
@@ -80,27 +85,30 @@ class Slot:
         self.workspace = Workspace()
         self.call: Call | None = None
         self.x: Any = None
-        self.arrays: Arrays = {}  # of the forward that is kept: they stay what they are when the buffer is replaced
+        self.arrays = NO_ARRAYS  # of the forward that is kept: they stay what they are when the buffer is replaced
         self.number = -1
         self.parts: list[tuple[Layer, int]] = []
-        self._views: dict[tuple[Any, np.dtype[Any]], Arrays] = {}
+        self._views: dict[Call, Arrays] = {}
 
     def keep(self, call: Call, x: Any, arrays: Arrays) -> None:
         """Hold a new forward, in place of what was held."""
-        self.call, self.x, self.arrays = call, x, arrays
-        self.number, self.parts = next(_forwards), []
+        self.call, self.x, self.arrays, self.number = call, x, arrays, next(_forwards)
+        if self.parts:
+            self.parts = []
 
     def drop(self) -> None:
         """Let go of the caller's input, and of buffers since replaced."""
-        self.x, self.arrays, self.parts = None, {}, []
+        self.x, self.arrays = None, NO_ARRAYS
+        if self.parts:
+            self.parts = []
 
     def saved(self, call: Call, layer: Layer) -> Arrays:
         """The arrays of ``saved_spec`` in this slot, for the shape of a call."""
-        key = (call.x_shape, call.dtype)
-        if key not in self._views:
+        views = self._views.get(call)
+        if views is None:
             before = self.workspace.generation
             views = self.workspace.carve("saved", layer.saved_spec(call.x_shape, call.dtype))
             if self.workspace.generation != before:
                 self._views.clear()  # they are views of the buffer that was replaced
-            self._views[key] = views
-        return self._views[key]
+            self._views[call] = views
+        return views

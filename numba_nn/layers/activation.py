@@ -17,6 +17,7 @@ units", 2017.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -259,13 +260,16 @@ class _Elementwise(Layer):
     _run_forward: Kernel
     _run_backward: Kernel
     slope = 0.0
-
-    def _scalars(self) -> tuple[float, ...]:
-        return ()
+    _scalars: tuple[float, ...] = ()
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output: the input's, whatever it is."""
         return x_shape
+
+    def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """The kernels, for this much work."""
+        work = math.prod(x_shape)
+        return self._run_forward.for_work(work), self._run_backward.for_work(work)
 
 
 class _FromInput(_Elementwise):
@@ -274,11 +278,11 @@ class _FromInput(_Elementwise):
     keeps_input = True
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        self._run_forward(y.reshape(-1), x.reshape(-1), *self._scalars())
+        call.geometry[0](y.ravel(), x.ravel(), *self._scalars)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
-            self._run_backward(dx.reshape(-1), x.reshape(-1), dy.reshape(-1), *self._scalars())
+            call.geometry[1](dx.ravel(), x.ravel(), dy.ravel(), *self._scalars)
 
 
 class _FromOutput(_Elementwise):
@@ -289,11 +293,11 @@ class _FromOutput(_Elementwise):
         return {"y": (x_shape, dtype)}
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        self._run_forward(y.reshape(-1), saved["y"].reshape(-1), x.reshape(-1))
+        call.geometry[0](y.ravel(), saved["y"].ravel(), x.ravel())
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
-            self._run_backward(dx.reshape(-1), saved["y"].reshape(-1), dy.reshape(-1))
+            call.geometry[1](dx.ravel(), saved["y"].ravel(), dy.ravel())
 
 
 class ReLU(_FromInput):
@@ -326,12 +330,18 @@ class LeakyReLU(_FromInput):
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
-        self.negative_slope = self.slope = check_number("LeakyReLU", "negative_slope", negative_slope, -math.inf)
+        self.negative_slope = check_number("LeakyReLU", "negative_slope", negative_slope, -math.inf)
         if negative_slope <= 0:
             self.epilogue_role = None  # the output does not tell the input's sign
 
-    def _scalars(self) -> tuple[float, ...]:
-        return (self.slope,)
+    @property
+    def slope(self) -> float:  # type: ignore[override]
+        """What an epilogue multiplies values below 0 with."""
+        return self.negative_slope
+
+    @property
+    def _scalars(self) -> tuple[float, ...]:  # type: ignore[override]
+        return (self.negative_slope,)
 
     def _arguments(self) -> str:
         return f"negative_slope={self.negative_slope}"
