@@ -31,8 +31,9 @@ from numba_nn.core.kernel import In, Kernel, Out, Saved, inlined, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.ptx import cuda
 from numba_nn.core.reduce import block_bounds, block_count
-from numba_nn.core.vmath import erf, exp, number, sigmoid, tanh
-from numba_nn.core.workspace import Shape, Spec
+from numba_nn.core.vmath import erf, exp_below, number, sigmoid, tanh
+from numba_nn.core.workspace import Shape
+from numba_nn.layers.from_output import FromOutput
 
 # ---- one element ---------------------------------------------------------------------------------------------------------
 
@@ -59,7 +60,7 @@ def normal_share(x):
 @inlined
 def gelu_slope(x):
     """Derivative of x times `normal_share`: that share, and x times the density at x."""
-    density = number(x, 1 / math.sqrt(2 * math.pi), 1 / math.sqrt(2 * math.pi)) * exp(number(x, -0.5, -0.5) * x * x)
+    density = number(x, 1 / math.sqrt(2 * math.pi), 1 / math.sqrt(2 * math.pi)) * exp_below(number(x, -0.5, -0.5) * x * x)
     return normal_share(x) + x * density
 
 
@@ -131,14 +132,14 @@ def relu6_backward(dx: Out, x: In, dy: In):
 
 @kernel
 def sigmoid_forward(y: Out, saved_y: Saved, x: In):
-    """y = 1 / (1 + exp(-x)), kept a second time for backward."""
+    """y = 1 / (1 + exp(-x)); saved_y: a second copy, or empty."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
         source, target, kept = x[start:stop], y[start:stop], saved_y[start:stop]
         for i in range(source.size):
-            value = sigmoid(source[i])
-            target[i] = value
-            kept[i] = value
+            target[i] = sigmoid(source[i])
+        for i in range(kept.size):
+            kept[i] = target[i]
 
 
 @kernel
@@ -151,14 +152,14 @@ def sigmoid_backward(dx: Out, saved_y: Saved, dy: In):
 
 @kernel
 def tanh_forward(y: Out, saved_y: Saved, x: In):
-    """y = tanh(x), kept a second time for backward."""
+    """y = tanh(x); saved_y: a second copy, or empty."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
         source, target, kept = x[start:stop], y[start:stop], saved_y[start:stop]
         for i in range(source.size):
-            value = tanh(source[i])
-            target[i] = value
-            kept[i] = value
+            target[i] = tanh(source[i])
+        for i in range(kept.size):
+            kept[i] = target[i]
 
 
 @kernel
@@ -285,15 +286,11 @@ class _FromInput(_Elementwise):
             call.geometry[1](dx.ravel(), x.ravel(), dy.ravel(), *self._scalars)
 
 
-class _FromOutput(_Elementwise):
+class _FromOutput(FromOutput, _Elementwise):
     """Backward needs the output."""
 
-    def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """The output."""
-        return {"y": (x_shape, dtype)}
-
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        call.geometry[0](y.ravel(), saved["y"].ravel(), x.ravel())
+        call.geometry[0](y.ravel(), self._room(call, y, saved), x.ravel())
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
