@@ -153,5 +153,7 @@ _of_thread = threading.local()
 
 def thread_workspace() -> Workspace:
     """Memory for functions that belong to no model: one workspace for every Python thread."""
-    workspace: Workspace = _of_thread.__dict__.setdefault("workspace", Workspace())
+    if not hasattr(_of_thread, "workspace"):
+        _of_thread.workspace = Workspace()
+    workspace: Workspace = _of_thread.workspace
     return workspace
