@@ -69,7 +69,7 @@ class DotEmitter(Emitter):
             sums += group
         return sums
 
-    def tile(self, rows: int, columns: int, a: Any, a_row: Any, b: Any, b_row: Any, size: Any) -> Any:
+    def sums(self, rows: int, columns: int, a: Any, a_row: Any, b: Any, b_row: Any, size: Any) -> Any:
         """The sums of a tile, in order, in memory; rows and columns that are not wanted are copies of the last."""
         builder, (wanted_rows, wanted_columns, depth) = self.builder, size
         left, right = self.pointers(a, a_row, rows, wanted_rows), self.pointers(b, b_row, columns, wanted_columns)
@@ -116,7 +116,7 @@ def dot_tile(typingctx, c, at, row_step, column_step, rows, columns, keep, a, a_
         with builder.if_else(builder.icmp_signed("==", rows, INTP(1))) as (single, several):
             for branch, height, width in ((single, 1, ROW_COLUMNS), (several, ROWS, COLUMNS)):
                 with branch:
-                    sums = emit.tile(height, width, left, a_row, right, b_row, size)
+                    sums = emit.sums(height, width, left, a_row, right, b_row, size)
                     emit.write_sums(sums, width, target, (row_step, column_step), size, keep)
         return context.get_dummy_value()
 
