@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.workspace import Shape, Workspace
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 
-NOTHING: Arrays = {}
+NO_ARRAYS: Arrays = {}
 _forwards = itertools.count()  # every forward that is kept has a number of its own
 
 
@@ -34,6 +35,8 @@ class Call:
     ----------
     keep : bool
         Whether the forward that runs now is kept for a backward.
+    epilogue : Epilogue
+        The layers that follow and that this forward does too.
     scratch : dict of ndarray
         The arrays of ``scratch_spec``: contents are dead between calls.
     inference : dict of ndarray
@@ -44,7 +47,7 @@ class Call:
         What its ``_tables`` returned.
     """
 
-    __slots__ = ("dtype", "generation", "geometry", "inference", "keep", "scratch", "tables", "x_shape", "y_shape")
+    __slots__ = ("dtype", "epilogue", "generation", "geometry", "inference", "keep", "scratch", "tables", "x_shape", "y_shape")
 
     def __init__(self, x_shape: Any, y_shape: Shape, dtype: np.dtype[Any]) -> None:
         self.x_shape = x_shape
@@ -56,6 +59,7 @@ class Call:
         self.inference: Arrays = {}
         self.generation = -1
         self.keep = False
+        self.epilogue: Epilogue = NOTHING
 
 
 NO_CALL = Call(None, (), np.dtype(np.float32))
@@ -81,7 +85,7 @@ class Slot:
         self.workspace = Workspace()
         self.call: Call | None = None
         self.x: Any = None
-        self.arrays = NOTHING  # of the forward that is kept: they stay what they are when the buffer is replaced
+        self.arrays = NO_ARRAYS  # of the forward that is kept: they stay what they are when the buffer is replaced
         self.number = -1
         self.parts: list[tuple[Layer, int]] = []
         self._views: dict[Call, Arrays] = {}
@@ -94,7 +98,7 @@ class Slot:
 
     def drop(self) -> None:
         """Let go of the caller's input, and of buffers since replaced."""
-        self.x, self.arrays = None, NOTHING
+        self.x, self.arrays = None, NO_ARRAYS
         if self.parts:
             self.parts = []
 

@@ -27,6 +27,7 @@ from numpy import ndarray
 
 from numba_nn.core.call import NO_CALL, Array, Arrays, Call, Slot
 from numba_nn.core.checks import as_shape, check_array, check_count, check_destination, check_dtype, check_fits, check_indices
+from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError, BackwardError, DTypeError
 from numba_nn.core.module import Module
 from numba_nn.core.workspace import Shape, Spec, Workspace
@@ -39,10 +40,17 @@ class Layer(Module):
     ----------
     dtype : dtype or None
         Dtype of parameters and arrays; None for a layer without parameters, which follows its input.
+    epilogue_role : "product", "maximum", "norm", "activation" or None
+        Its part in `numba_nn.core.epilogue`; a subclass with a `_forward` or `_backward` of its own has none unless it says so.
+    channel_axis, epilogue_code : int
+        Axis of a product's channels; number of an activation.
     """
 
     keeps_input = False
     takes_indices = False
+    epilogue_role: str | None = None
+    channel_axis = 1
+    epilogue_code = 0
     dtype: np.dtype[Any] | None = None
 
     def __init__(self) -> None:
@@ -53,6 +61,10 @@ class Layer(Module):
         self._made: dict[tuple[Any, np.dtype[Any]], Any] = {}
         self._free = [Slot()]
         self._kept: list[Slot] = []
+
+    def __init_subclass__(cls) -> None:
+        if "epilogue_role" not in vars(cls) and {"_forward", "_backward"} & vars(cls).keys():
+            cls.epilogue_role = None
 
     def __getstate__(self) -> dict[str, Any]:
         slots = [Slot() for _ in self._free + self._kept]
@@ -129,13 +141,14 @@ class Layer(Module):
         """
         return self._apply(x, out, self.training)
 
-    def _apply(self, x: Array, out: Array | None, keep: bool) -> Array:
-        """`forward`; a container says itself whether it is kept."""
+    def _apply(self, x: Array, out: Array | None, keep: bool, epilogue: Epilogue = NOTHING) -> Array:
+        """`forward`; a container says itself whether it is kept, and what of the next layers it does."""
         lock = self._workspace.lock
         if not lock.acquire(False):  # as `in_use` does, which takes 0.3 us more
             self._workspace.refuse(self)
         try:
             call = self._call_for(x)
+            call.epilogue = epilogue
             if out is None:
                 out = np.empty(call.y_shape, call.dtype)
             else:
@@ -173,18 +186,28 @@ class Layer(Module):
         if not keep:
             self._forward(call, y, self._workspace.contiguous("x", x), call.inference)
             return
-        slots = self._free or self._kept  # where none is free, the oldest forward gives way
-        slot = slots[0]
+        slot = self._next_slot()
         saved = slot.saved(call, self)
         x = (slot.workspace if self.keeps_input else self._workspace).contiguous("x", x)
-        del slots[0]
-        slot.keep(call, x if self.keeps_input else None, saved)
-        self._kept.append(slot)
+        self._keep_in(slot, call, x if self.keeps_input else None, saved)
         try:
             self._forward(call, y, x, saved)
         except BaseException:
             self._forget()
             raise
+
+    def _next_slot(self) -> Slot:
+        """Room for a forward; where none is free, the oldest one gives way."""
+        return (self._free or self._kept)[0]
+
+    def _keep_in(self, slot: Slot, call: Call, x: Any, saved: Arrays) -> None:
+        del (self._free or self._kept)[0]
+        slot.keep(call, x, saved)
+        self._kept.append(slot)
+
+    def _keep_output(self, y: Array) -> None:
+        """Keep a forward that the layer before has done in its epilogue: backward makes do with the output."""
+        self._keep_in(self._next_slot(), self._call(y.shape, y.dtype), y, {"y": y})
 
     def backward(self, dy: Array, out: Array | None = None, *, input_gradient: bool = True) -> Array | None:
         """Propagate a gradient through the newest forward that has not been propagated yet.
