@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.workspace import Shape, Workspace
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 
+NO_ARRAYS: Arrays = {}
 _forwards = itertools.count()  # every forward that is kept has a number of its own
 
 
@@ -33,6 +35,8 @@ class Call:
     ----------
     keep : bool
         Whether the forward that runs now is kept for a backward.
+    epilogue : Epilogue
+        The layers that follow and that this forward does too.
     scratch : dict of ndarray
         The arrays of ``scratch_spec``: contents are dead between calls.
     inference : dict of ndarray
@@ -43,7 +47,7 @@ class Call:
         What its ``_tables`` returned.
     """
 
-    __slots__ = ("dtype", "generation", "geometry", "inference", "keep", "scratch", "tables", "x_shape", "y_shape")
+    __slots__ = ("dtype", "epilogue", "generation", "geometry", "inference", "keep", "scratch", "tables", "x_shape", "y_shape")
 
     def __init__(self, x_shape: Any, y_shape: Shape, dtype: np.dtype[Any]) -> None:
         self.x_shape = x_shape
@@ -55,6 +59,11 @@ class Call:
         self.inference: Arrays = {}
         self.generation = -1
         self.keep = False
+        self.epilogue: Epilogue = NOTHING
+
+
+NO_CALL = Call(None, (), np.dtype(np.float32))
+"""Stands where there was no call yet; no input has its shape."""
 
 
 class Slot:
@@ -76,27 +85,30 @@ class Slot:
         self.workspace = Workspace()
         self.call: Call | None = None
         self.x: Any = None
-        self.arrays: Arrays = {}  # of the forward that is kept: they stay what they are when the buffer is replaced
+        self.arrays = NO_ARRAYS  # of the forward that is kept: they stay what they are when the buffer is replaced
         self.number = -1
         self.parts: list[tuple[Layer, int]] = []
-        self._views: dict[tuple[Any, np.dtype[Any]], Arrays] = {}
+        self._views: dict[Call, Arrays] = {}
 
     def keep(self, call: Call, x: Any, arrays: Arrays) -> None:
         """Hold a new forward, in place of what was held."""
-        self.call, self.x, self.arrays = call, x, arrays
-        self.number, self.parts = next(_forwards), []
+        self.call, self.x, self.arrays, self.number = call, x, arrays, next(_forwards)
+        if self.parts:
+            self.parts = []
 
     def drop(self) -> None:
         """Let go of the caller's input, and of buffers since replaced."""
-        self.x, self.arrays, self.parts = None, {}, []
+        self.x, self.arrays = None, NO_ARRAYS
+        if self.parts:
+            self.parts = []
 
     def saved(self, call: Call, layer: Layer) -> Arrays:
         """The arrays of ``saved_spec`` in this slot, for the shape of a call."""
-        key = (call.x_shape, call.dtype)
-        if key not in self._views:
+        views = self._views.get(call)
+        if views is None:
             before = self.workspace.generation
             views = self.workspace.carve("saved", layer.saved_spec(call.x_shape, call.dtype))
             if self.workspace.generation != before:
                 self._views.clear()  # they are views of the buffer that was replaced
-            self._views[key] = views
-        return self._views[key]
+            self._views[call] = views
+        return views

@@ -17,6 +17,7 @@ units", 2017.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,15 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_number
+from numba_nn.core.epilogue import LEAKY_RELU, RELU, RELU6, SIGMOID, TANH, leaky_relu, relu, relu6
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, inlined, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.ptx import cuda
 from numba_nn.core.reduce import block_bounds, block_count
-from numba_nn.core.vmath import erf, exp, number, sigmoid, tanh
-from numba_nn.core.workspace import Shape, Spec
+from numba_nn.core.vmath import erf, exp_below, number, sigmoid, tanh
+from numba_nn.core.workspace import Shape
+from numba_nn.layers.from_output import FromOutput
 
 # ---- one element ---------------------------------------------------------------------------------------------------------
 
@@ -57,7 +60,7 @@ def normal_share(x):
 @inlined
 def gelu_slope(x):
     """Derivative of x times `normal_share`: that share, and x times the density at x."""
-    density = number(x, 1 / math.sqrt(2 * math.pi), 1 / math.sqrt(2 * math.pi)) * exp(number(x, -0.5, -0.5) * x * x)
+    density = number(x, 1 / math.sqrt(2 * math.pi), 1 / math.sqrt(2 * math.pi)) * exp_below(number(x, -0.5, -0.5) * x * x)
     return normal_share(x) + x * density
 
 
@@ -85,9 +88,8 @@ def gelu_tanh_slope(x):
 @kernel
 def relu_forward(y: Out, x: In):
     """y = max(x, 0)."""
-    zero = x.dtype.type(0)
     for i in prange(x.size):
-        y[i] = zero if x[i] <= zero else x[i]
+        y[i] = relu(x[i])
 
 
 @kernel
@@ -101,9 +103,8 @@ def relu_backward(dx: Out, x: In, dy: In):
 @kernel
 def leaky_relu_forward(y: Out, x: In, slope: float):
     """y = x where x > 0, else slope x."""
-    zero, below = x.dtype.type(0), x.dtype.type(slope)
     for i in prange(x.size):
-        y[i] = x[i] if x[i] > zero else below * x[i]
+        y[i] = leaky_relu(x[i], slope)
 
 
 @kernel
@@ -117,9 +118,8 @@ def leaky_relu_backward(dx: Out, x: In, dy: In, slope: float):
 @kernel
 def relu6_forward(y: Out, x: In):
     """y = min(max(x, 0), 6)."""
-    zero, six = x.dtype.type(0), x.dtype.type(6)
     for i in prange(x.size):
-        y[i] = zero if x[i] <= zero else six if x[i] >= six else x[i]
+        y[i] = relu6(x[i])
 
 
 @kernel
@@ -132,14 +132,14 @@ def relu6_backward(dx: Out, x: In, dy: In):
 
 @kernel
 def sigmoid_forward(y: Out, saved_y: Saved, x: In):
-    """y = 1 / (1 + exp(-x)), kept a second time for backward."""
+    """y = 1 / (1 + exp(-x)); saved_y: a second copy, or empty."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
         source, target, kept = x[start:stop], y[start:stop], saved_y[start:stop]
         for i in range(source.size):
-            value = sigmoid(source[i])
-            target[i] = value
-            kept[i] = value
+            target[i] = sigmoid(source[i])
+        for i in range(kept.size):
+            kept[i] = target[i]
 
 
 @kernel
@@ -152,14 +152,14 @@ def sigmoid_backward(dx: Out, saved_y: Saved, dy: In):
 
 @kernel
 def tanh_forward(y: Out, saved_y: Saved, x: In):
-    """y = tanh(x), kept a second time for backward."""
+    """y = tanh(x); saved_y: a second copy, or empty."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
         source, target, kept = x[start:stop], y[start:stop], saved_y[start:stop]
         for i in range(source.size):
-            value = tanh(source[i])
-            target[i] = value
-            kept[i] = value
+            target[i] = tanh(source[i])
+        for i in range(kept.size):
+            kept[i] = target[i]
 
 
 @kernel
@@ -260,41 +260,41 @@ class _Elementwise(Layer):
 
     _run_forward: Kernel
     _run_backward: Kernel
-
-    def _scalars(self) -> tuple[float, ...]:
-        return ()
+    slope = 0.0
+    _scalars: tuple[float, ...] = ()
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output: the input's, whatever it is."""
         return x_shape
 
+    def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """The kernels, for this much work."""
+        work = math.prod(x_shape)
+        return self._run_forward.for_work(work), self._run_backward.for_work(work)
+
 
 class _FromInput(_Elementwise):
-    """Backward needs the input."""
+    """Backward needs the input; after an epilogue the output in its place, which has its sign or is its limit."""
 
     keeps_input = True
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        self._run_forward(y.reshape(-1), x.reshape(-1), *self._scalars())
+        call.geometry[0](y.ravel(), x.ravel(), *self._scalars)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
-            self._run_backward(dx.reshape(-1), x.reshape(-1), dy.reshape(-1), *self._scalars())
+            call.geometry[1](dx.ravel(), x.ravel(), dy.ravel(), *self._scalars)
 
 
-class _FromOutput(_Elementwise):
+class _FromOutput(FromOutput, _Elementwise):
     """Backward needs the output."""
 
-    def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """The output."""
-        return {"y": (x_shape, dtype)}
-
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        self._run_forward(y.reshape(-1), saved["y"].reshape(-1), x.reshape(-1))
+        call.geometry[0](y.ravel(), self._room(call, y, saved), x.ravel())
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
-            self._run_backward(dx.reshape(-1), saved["y"].reshape(-1), dy.reshape(-1))
+            call.geometry[1](dx.ravel(), saved["y"].ravel(), dy.ravel())
 
 
 class ReLU(_FromInput):
@@ -304,6 +304,7 @@ class ReLU(_FromInput):
     """
 
     _run_forward, _run_backward = relu_forward, relu_backward
+    epilogue_role, epilogue_code = "activation", RELU
 
 
 class LeakyReLU(_FromInput):
@@ -321,12 +322,22 @@ class LeakyReLU(_FromInput):
     """
 
     _run_forward, _run_backward = leaky_relu_forward, leaky_relu_backward
+    epilogue_role: str | None = "activation"
+    epilogue_code = LEAKY_RELU
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
         self.negative_slope = check_number("LeakyReLU", "negative_slope", negative_slope, -math.inf)
+        if negative_slope <= 0:
+            self.epilogue_role = None  # the output does not tell the input's sign
 
-    def _scalars(self) -> tuple[float, ...]:
+    @property
+    def slope(self) -> float:  # type: ignore[override]
+        """What an epilogue multiplies values below 0 with."""
+        return self.negative_slope
+
+    @property
+    def _scalars(self) -> tuple[float, ...]:  # type: ignore[override]
         return (self.negative_slope,)
 
     def _arguments(self) -> str:
@@ -337,18 +348,21 @@ class ReLU6(_FromInput):
     """Rectified linear unit up to 6: y = min(max(x, 0), 6), for arrays of any shape. The gradient at 0 and at 6 is 0."""
 
     _run_forward, _run_backward = relu6_forward, relu6_backward
+    epilogue_role, epilogue_code = "activation", RELU6
 
 
 class Sigmoid(_FromOutput):
     """Logistic function: y = 1 / (1 + exp(-x)), for arrays of any shape."""
 
     _run_forward, _run_backward = sigmoid_forward, sigmoid_backward
+    epilogue_role, epilogue_code = "activation", SIGMOID
 
 
 class Tanh(_FromOutput):
     """Hyperbolic tangent, for arrays of any shape."""
 
     _run_forward, _run_backward = tanh_forward, tanh_backward
+    epilogue_role, epilogue_code = "activation", TANH
 
 
 class SiLU(_FromInput):

@@ -149,12 +149,13 @@ def _rows(
     counts: dict[Key, Count], peak: float,
 ) -> list[LayerRow]:  # fmt: skip
     shapes = dict(zip(model.children(), model.shapes(x_shape), strict=False))
+    done = {str(run[0]): "".join(f" + {type(model[i]).__name__}" for i in run[1:]) for run in model.runs(x_shape, keep=True)}
     total = sum(medians.get((name, direction), 0.0) for name in shapes for direction in ("forward", "backward"))
     rows = []
     for direction in ("forward", "backward"):
         for name, layer in model.children().items():
             ms = medians.get((name, direction))
-            if ms is None:  # the container did this layer's work elsewhere
+            if ms is None:  # the layer before has done it
                 continue
             flops = _flops(layer, shapes[name], direction, with_input=name != "0")
             gflops = flops / ms / 1e6 if flops else None
@@ -162,6 +163,7 @@ def _rows(
             memory = _nbytes(layer.scratch_spec(shapes[name], dtype)), _saved_nbytes(layer, shapes[name], dtype, name)
             count = counts[name, direction]
             label, share = f"{name} {layer_label(layer)}", ms / total
+            label += done[name] if direction == "forward" else ""
             rows.append(
                 LayerRow(label, direction, ms, share, flops, gflops, peak_share, *memory, count.blocks, count.nbytes)
             )  # fmt: skip

@@ -31,6 +31,7 @@ class Convolution(Layer):
 
     letters: ClassVar[str]  # the dimensions of an input
     keeps_input = True
+    epilogue_role = "product"
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
@@ -56,7 +57,7 @@ class Convolution(Layer):
         self.weight = Parameter(uniform(shape, -bound, bound, self.dtype), "weight")
         self.bias = Parameter(uniform((out_channels,), -bound, bound, self.dtype), "bias") if bias else None
         self._bias_value = self.bias.value if self.bias else np.zeros(out_channels, self.dtype)
-        self._no_bias = np.zeros(in_channels, self.dtype)
+        self._ones, self._zeros = np.ones(max(in_channels, out_channels), self.dtype), np.zeros(in_channels, self.dtype)
 
     def _border_widths(self) -> list[tuple[int, int]]:
         """Zeros before and after, along each axis."""
@@ -124,9 +125,10 @@ class Convolution(Layer):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         scratch, (geometry, _, work) = call.scratch, call.geometry
+        scale, shift, activation, slope = call.epilogue.terms(self._ones, self._bias_value)
         conv2d_forward.for_work(work)(
             images(y), scratch["weight"], scratch["padded"], scratch["patches"], images(x), images(self.weight.value),
-            self._bias_value, geometry, self.groups,
+            scale, shift, geometry, self.groups, activation, slope,
         )  # fmt: skip
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
@@ -142,7 +144,7 @@ class Convolution(Layer):
         if dx is not None:
             conv2d_backward_input.for_work(work)(
                 images(dx), scratch["weight"], scratch["padded"], scratch["patches"], dy, images(self.weight.value),
-                self._no_bias, backward, self.groups,
+                self._ones, self._zeros, backward, self.groups,
             )  # fmt: skip
 
     def _arguments(self) -> str:
