@@ -22,6 +22,8 @@ ALLOCATORS: dict[str, dict[str, str]] = {
     },
 }
 """Name of a setting to glibc's variables. As installed, every large array of PyTorch is mapped and unmapped anew."""
+SPINNING = {"OPENBLAS_THREAD_TIMEOUT": "22"}
+"""After 2^22 ticks, about 2 ms, idle threads of NumPy's OpenBLAS sleep; else they hold a core for more than 40 ms."""
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -53,7 +55,7 @@ def _collect(record: Record, threads: int, allocator: str, answers: Iterator[dic
 
 def _answers(threads: int, allocator: str, only: str, quick: bool) -> Iterator[dict[str, Any]]:
     """The lines of a worker."""
-    environment = {**os.environ, **dict.fromkeys(THREADS, str(threads)), **ALLOCATORS[allocator]}
+    environment = {**os.environ, **dict.fromkeys(THREADS, str(threads)), **SPINNING, **ALLOCATORS[allocator]}
     command = [sys.executable, "-m", "asv_benchmarks.compare.worker", "--threads", str(threads), "--only", only]
     with subprocess.Popen(
         [*command, *["--quick"] * quick], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True

@@ -23,13 +23,13 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class Pace:
-    """How long it is measured. ``rest`` lies before every burst: threads of the other side stop spinning meanwhile."""
+    """How long it is measured; with ``threads``, every burst waits until the threads of the side before it sleep."""
 
     rounds: int = 15
     least_rounds: int = 5
     burst: float = 4e-3
     enough: float = 1.0
-    rest: float = 0.0
+    threads: bool = False
 
 
 QUICK = {"rounds": 5, "least_rounds": 3, "burst": 1e-3, "enough": 0.2}
@@ -45,8 +45,9 @@ def time_work(work: Work, pace: Pace) -> list[Timing]:
         if done >= pace.least_rounds and time.perf_counter() - start > pace.enough:
             break
         for side, count, times in zip(sides, calls, samples, strict=True):
-            time.sleep(work.pause or pace.rest)
+            time.sleep(work.pause)
             times.append(_burst(side, count, warm=count > 1))
+            time.sleep(side.spinning if pace.threads else 0.0)
     return [_timing(times) for times in samples]
 
 

@@ -38,8 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     nn.set_num_threads(options.threads)
-    rest = 0.005 if options.threads > 1 else 0.0
-    pace = Pace(rest=rest, **QUICK) if options.quick else Pace(rest=rest)
+    pace = Pace(threads=options.threads > 1, **(QUICK if options.quick else {}))
     _answer(described())
     torch.empty(TOUCHED).fill_(0)  # an allocator that keeps memory has these pages from now on
     gc.disable()
