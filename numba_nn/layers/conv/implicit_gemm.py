@@ -18,11 +18,15 @@ output pixel lies, minus the padding; insertion - 1 zeros are thought between ne
 
 from __future__ import annotations
 
+import numpy as np
 from numba import prange
 
+from numba_nn.core.call import Array, Arrays
 from numba_nn.core.gemm import fill, fill_block, multiply_panels, pack_panels
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import tile_columns, tile_rows
+from numba_nn.core.workspace import Shape
+from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.blocks import (
     BLOCK_PIXELS,
     channel_slice,
@@ -31,6 +35,7 @@ from numba_nn.layers.conv.blocks import (
     pairs,
     panel_count,
     patch_view,
+    scratch_shapes,
 )
 from numba_nn.layers.conv.patches import pack_patches, pad_channels
 
@@ -194,14 +199,38 @@ def gradient_block(
             )  # fmt: skip
 
 
-@kernel
-def conv2d_backward_bias(dbias: Out, dy: In):
-    """dbias += sum over images and pixels; dy: (N, O, H' W'). Every channel is summed by one task, plane by plane."""
-    for o in prange(dy.shape[1]):
-        total = 0.0
-        for n in range(dy.shape[0]):
-            plane = dy.dtype.type(0)
-            for p in range(dy.shape[2]):
-                plane += dy[n, o, p]
-            total += plane
-        dbias[o] += total
+class ImplicitGemm(Algorithm):
+    """The algorithm that serves every shape."""
+
+    name = "direct"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self._zeros = np.zeros(problem.x_shape[1], problem.dtype)
+        taps, dilation = problem.taps, problem.dilation
+        corner = [-before for before in problem.padding]
+        back = [-c - d * (k - 1) for c, d, k in zip(corner, dilation, taps, strict=True)]
+        self._forward = (*taps, *problem.stride, *corner, *dilation, 1, 1)
+        self._backward = (*taps, 1, 1, *back, *dilation, *problem.stride)
+
+    def scratch_shapes(self, one_pass: str, workers: int) -> dict[str, Shape]:
+        problem = self.problem
+        passes = self._forward, self._backward
+        return scratch_shapes(problem.x_shape, problem.y_shape, passes, problem.groups, problem.dtype, workers)
+
+    def forward(self, scratch: Arrays, y: Array, x: Array, weight: Array, bias: Array) -> None:
+        conv2d_forward.for_work(self.problem.work)(
+            y, scratch["weight"], scratch["padded"], scratch["patches"], x, weight, bias, self._forward, self.problem.groups
+        )
+
+    def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
+        conv2d_backward_input.for_work(self.problem.work)(
+            dx, scratch["weight"], scratch["padded"], scratch["patches"], dy, weight, self._zeros, self._backward,
+            self.problem.groups,
+        )  # fmt: skip
+
+    def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
+        conv2d_backward_weight.for_work(self.problem.work)(
+            dweight.reshape(-1), scratch["partial"], scratch["dy"], scratch["padded"], scratch["patches"], scratch["panels"],
+            x, dy, self._forward, self.problem.groups,
+        )  # fmt: skip

@@ -1,0 +1,31 @@
+"""Which algorithm computes which pass of a convolution: a rule on the shape, never on time or data.
+
+A new algorithm is a class (`numba_nn.layers.conv.algorithm.Algorithm`) and its place in the rule.
+"""
+
+from __future__ import annotations
+
+from numba_nn.core.workspace import Shape
+from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
+from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
+
+
+def best(one_pass: str, problem: Problem) -> type[Algorithm]:
+    """The algorithm for one of the `PASSES`."""
+    return ImplicitGemm
+
+
+def choose(problem: Problem) -> dict[str, Algorithm]:
+    """The algorithm of every pass."""
+    chosen = {one_pass: best(one_pass, problem) for one_pass in PASSES}
+    made = {kind: kind(problem) for kind in set(chosen.values())}
+    return {one_pass: made[kind] for one_pass, kind in chosen.items()}
+
+
+def scratch_shapes(chosen: dict[str, Algorithm], workers: int) -> dict[str, Shape]:
+    """Shapes of the scratch that all passes share, each name as large as any of them needs."""
+    shapes: dict[str, Shape] = {}
+    for one_pass, algorithm in chosen.items():
+        for name, shape in algorithm.scratch_shapes(one_pass, workers).items():
+            shapes[name] = max(shape, shapes.get(name, shape))
+    return shapes
