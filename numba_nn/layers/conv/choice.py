@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
+from numba_nn.layers.conv.depthwise import Depthwise
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 
 
 def best(one_pass: str, problem: Problem) -> type[Algorithm]:
     """The algorithm for one of the `PASSES`."""
+    if not Depthwise.refusal(problem):
+        return Depthwise
     return ImplicitGemm
 
 
