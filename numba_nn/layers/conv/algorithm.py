@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.gemm import product_work
-from numba_nn.core.workspace import Shape
+from numba_nn.core.workspace import Shape, Spec
 
 PASSES = "forward", "input", "weight"
 """The passes of a convolution: its output, the gradient of its input, and that of its weights."""
@@ -64,8 +64,8 @@ class Algorithm:
         """Why this algorithm cannot serve, as an error message says it; empty where it can."""
         return ""
 
-    def scratch_shapes(self, one_pass: str, workers: int) -> dict[str, Shape]:
-        """Shapes of the scratch of one of the `PASSES`; the same name in two passes may be the same memory."""
+    def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
+        """Shape and dtype of the scratch of one of the `PASSES`; the same name in two passes is the same memory."""
         raise NotImplementedError
 
     def forward(self, scratch: Arrays, y: Array, x: Array, weight: Array, bias: Array) -> None:

@@ -5,7 +5,7 @@ A new algorithm is a class (`numba_nn.layers.conv.algorithm.Algorithm`) and its 
 
 from __future__ import annotations
 
-from numba_nn.core.workspace import Shape
+from numba_nn.core.workspace import Spec, spec_nbytes
 from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
 from numba_nn.layers.conv.depthwise import Depthwise
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
@@ -25,10 +25,10 @@ def choose(problem: Problem) -> dict[str, Algorithm]:
     return {one_pass: made[kind] for one_pass, kind in chosen.items()}
 
 
-def scratch_shapes(chosen: dict[str, Algorithm], workers: int) -> dict[str, Shape]:
-    """Shapes of the scratch that all passes share, each name as large as any of them needs."""
-    shapes: dict[str, Shape] = {}
+def scratch_spec(chosen: dict[str, Algorithm], workers: int) -> dict[str, Spec]:
+    """Shape and dtype of the scratch that all passes share, each name as large as any of them needs."""
+    specs: dict[str, Spec] = {}
     for one_pass, algorithm in chosen.items():
-        for name, shape in algorithm.scratch_shapes(one_pass, workers).items():
-            shapes[name] = max(shape, shapes.get(name, shape))
-    return shapes
+        for name, spec in algorithm.scratch_spec(one_pass, workers).items():
+            specs[name] = max(spec, specs.get(name, spec), key=spec_nbytes)
+    return specs

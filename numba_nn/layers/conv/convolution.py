@@ -17,7 +17,7 @@ from numba_nn.core.random import uniform
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Pair, Problem
 from numba_nn.layers.conv.bias import conv2d_backward_bias
-from numba_nn.layers.conv.choice import choose, scratch_shapes
+from numba_nn.layers.conv.choice import choose, scratch_spec
 from numba_nn.layers.image import image_shape, images
 
 
@@ -89,8 +89,7 @@ class Convolution(Layer):
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """What the algorithms of the passes need, as large as any of them needs it."""
         # As many workers as there can be threads: a number that does not change, as that of the threads in use does.
-        shapes = scratch_shapes(self._geometry(x_shape, dtype), numba.config.NUMBA_NUM_THREADS)
-        return {name: (shape, dtype) for name, shape in shapes.items()}
+        return scratch_spec(self._geometry(x_shape, dtype), numba.config.NUMBA_NUM_THREADS)
 
     def forward_flops(self, x_shape: Shape) -> int:
         """Two for each weight and output position."""

@@ -25,7 +25,7 @@ from numba_nn.core.call import Array, Arrays
 from numba_nn.core.gemm import fill, fill_block, multiply_panels, pack_panels
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import tile_columns, tile_rows
-from numba_nn.core.workspace import Shape
+from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.blocks import (
     BLOCK_PIXELS,
@@ -213,10 +213,10 @@ class ImplicitGemm(Algorithm):
         self._forward = (*taps, *problem.stride, *corner, *dilation, 1, 1)
         self._backward = (*taps, 1, 1, *back, *dilation, *problem.stride)
 
-    def scratch_shapes(self, one_pass: str, workers: int) -> dict[str, Shape]:
-        problem = self.problem
-        passes = self._forward, self._backward
-        return scratch_shapes(problem.x_shape, problem.y_shape, passes, problem.groups, problem.dtype, workers)
+    def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
+        p, passes = self.problem, (self._forward, self._backward)
+        shapes = scratch_shapes(p.x_shape, p.y_shape, passes, p.groups, p.dtype, workers)
+        return {name: (shape, p.dtype) for name, shape in shapes.items()}
 
     def forward(self, scratch: Arrays, y: Array, x: Array, weight: Array, bias: Array) -> None:
         conv2d_forward.for_work(self.problem.work)(
