@@ -55,6 +55,7 @@ from numba_nn.layers.softmax import LogSoftmax, Softmax
 from numba_nn.linalg import matmul
 from numba_nn.losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, Loss, MSELoss, NLLLoss
 from numba_nn.sequential import Sequential
+from numba_nn.summary import summary
 from numba_nn.train import EarlyStopping, TrainStep, evaluate, fit, predict
 from numba_nn.warmup import warmup
 
@@ -154,6 +155,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "summary",
     "threading_layer",
     "warmup",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def matmul(
     """
     check_array("matmul", "a", a, None)
     check_array("matmul", "b", b, a.dtype)
-    plan = _plan(a.shape, b.shape, transpose_a, transpose_b)
+    plan = _plan(a.shape, b.shape, transpose_a, transpose_b, a.dtype)
     if out is None:
         if accumulate:
             raise DestinationError("matmul: accumulate=True needs out, the array to add to")
@@ -56,26 +56,23 @@ def matmul(
     if out.size == 0:
         return out
     workspace = thread_workspace()
-    m, n, k = plan.mnk
-    left, right = packed_sizes(m, n, k, a.dtype)
-    gemm.for_work(product_work(m, n, k) * len(plan.a_of))(
-        out.reshape(len(plan.a_of), -1),
-        workspace.array("left", (plan.a_count * left,), a.dtype), workspace.array("right", (plan.b_count * right,), a.dtype),
-        _matrices("a", a, plan.a_count, workspace), _matrices("b", b, plan.b_count, workspace), plan.a_of, plan.b_of,
+    left, right = _matrices("a", a, plan.a_flat, workspace), _matrices("b", b, plan.b_flat, workspace)
+    gemm.for_work(plan.work)(
+        out.reshape(plan.flat), *plan.scratch(workspace), left, right, plan.a_of, plan.b_of,
         plan.mnk, plan.a_strides, plan.b_strides, accumulate,
     )  # fmt: skip
     return out
 
 
-def _matrices(name: str, array: Array, count: int, workspace: Workspace) -> Array:
+def _matrices(name: str, array: Array, shape: Shape, workspace: Workspace) -> Array:
     """(count, elements of a matrix); a strided array by way of a copy."""
-    return workspace.contiguous(name, array).reshape(count, array.shape[-2] * array.shape[-1])
+    return workspace.contiguous(name, array).reshape(shape)
 
 
 class _Plan:
-    """What `matmul` derives from the shapes of its operands."""
+    """What `matmul` derives from the shapes of its operands, and its scratch in a thread."""
 
-    def __init__(self, a: Shape, b: Shape, transpose_a: bool, transpose_b: bool) -> None:
+    def __init__(self, a: Shape, b: Shape, transpose_a: bool, transpose_b: bool, dtype: Any) -> None:
         if len(a) < 2 or len(b) < 2:
             raise ShapeError(f"matmul: a and b need at least two dimensions, got {a} and {b}")
         m, k = (a[-1], a[-2]) if transpose_a else (a[-2], a[-1])
@@ -90,8 +87,21 @@ class _Plan:
         self.mnk = (m, n, k)
         self.a_strides = (1, m) if transpose_a else (k, 1)
         self.b_strides = (1, k) if transpose_b else (n, 1)
-        self.a_count, self.b_count = math.prod(a[:-2]), math.prod(b[:-2])
         self.a_of, self.b_of = _which(a[:-2], batch), _which(b[:-2], batch)
+        self.flat, self.a_flat, self.b_flat = ((math.prod(s[:-2]), s[-2] * s[-1]) for s in (self.shape, a, b))
+        self.work = product_work(m, n, k) * len(self.a_of)
+        sizes = packed_sizes(m, n, k, dtype)
+        counts = zip(("left", "right"), (self.a_flat[0], self.b_flat[0]), sizes, strict=True)
+        self._packed = {name: ((count * size,), dtype) for name, count, size in counts}
+        self._scratch: tuple[Array, ...] = ()
+        self._generation = -1
+
+    def scratch(self, workspace: Workspace) -> tuple[Array, ...]:
+        """Room for the packed operands."""
+        if self._generation != workspace.generation:
+            self._scratch = tuple(workspace.carve("packed", self._packed).values())
+            self._generation = workspace.generation
+        return self._scratch
 
 
 def _which(own: Shape, batch: Shape) -> Array:
@@ -99,6 +109,15 @@ def _which(own: Shape, batch: Shape) -> Array:
     return np.broadcast_to(np.arange(math.prod(own)).reshape(own), batch).ravel().astype(np.int64)
 
 
-@functools.lru_cache(maxsize=256)
-def _plan(a: Shape, b: Shape, transpose_a: bool, transpose_b: bool) -> Any:
-    return _Plan(a, b, transpose_a, transpose_b)
+_of_thread = threading.local()
+PLANS = 256  # that a thread keeps
+
+
+def _plan(*key: Any) -> _Plan:
+    """The plan for these shapes, transpositions and dtype, which a thread keeps: its scratch is the thread's."""
+    plans: dict[Any, _Plan] = _of_thread.__dict__.setdefault("plans", {})
+    if key not in plans:
+        if len(plans) == PLANS:
+            plans.clear()
+        plans[key] = _Plan(*key)
+    return plans[key]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.workspace import Shape, Workspace
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Call:
     ----------
     keep : bool
         Whether the forward that runs now is kept for a backward.
+    epilogue : Epilogue
+        The layers that follow and that this forward does too.
     scratch : dict of ndarray
         The arrays of ``scratch_spec``: contents are dead between calls.
     inference : dict of ndarray
@@ -43,7 +46,7 @@ class Call:
         What its ``_tables`` returned.
     """
 
-    __slots__ = ("dtype", "generation", "geometry", "inference", "keep", "scratch", "tables", "x_shape", "y_shape")
+    __slots__ = ("dtype", "epilogue", "generation", "geometry", "inference", "keep", "scratch", "tables", "x_shape", "y_shape")
 
     def __init__(self, x_shape: Any, y_shape: Shape, dtype: np.dtype[Any]) -> None:
         self.x_shape = x_shape
@@ -55,6 +58,7 @@ class Call:
         self.inference: Arrays = {}
         self.generation = -1
         self.keep = False
+        self.epilogue: Epilogue = NOTHING
 
 
 class Slot:

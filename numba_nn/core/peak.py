@@ -25,7 +25,9 @@ def fma_repeat(c: Out, a: In, b: In, repeats: int):
     height, width = tile_rows(c), tile_columns(c)
     for worker in prange(c.shape[0]):
         for _ in range(repeats):
-            fma_tile(c[worker], 0, width, height, width, True, a[worker], 0, b[worker], 0, a.shape[1] // height)
+            fma_tile(
+                c[worker], 0, width, height, width, True, a[worker], 0, 1, height, b[worker], 0, 0, width, a.shape[1] // height
+            )  # fmt: skip
 
 
 def measure_peak(dtype: Any = np.float32, rounds: int = 15) -> float:

@@ -137,6 +137,12 @@ def add(typingctx, a, b):
 
 
 @intrinsic
+def multiply(typingctx, a, b):
+    """``multiply(a, b)``: a b."""
+    return a(a, a), lambda context, builder, signature, arguments: builder.fmul(*arguments)
+
+
+@intrinsic
 def half_totals(typingctx, vector):
     """``half_totals(vector)``: the sums of its lower and of its upper half."""
 

@@ -68,8 +68,13 @@ class Algorithm:
         """Shape and dtype of the scratch of one of the `PASSES`; the same name in two passes is the same memory."""
         raise NotImplementedError
 
-    def forward(self, scratch: Arrays, y: Array, x: Array, weight: Array, bias: Array) -> None:
-        """y = bias + convolution of x; y: (N, O, H', W'), x: (N, C, H, W), weight: (O, C / groups, kh, kw), bias: (O,)."""
+    def forward(
+        self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
+    ) -> None:
+        """y = activation(scale times convolution of x + shift), see `numba_nn.core.epilogue`.
+
+        y: (N, O, H', W'), x: (N, C, H, W), weight: (O, C / groups, kh, kw), scale, shift: (O,).
+        """
         raise NotImplementedError
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:

@@ -26,6 +26,7 @@ class Convolution(Layer):
 
     letters: ClassVar[str]  # the dimensions of an input
     keeps_input = True
+    epilogue_role, channel_axis = "product", 1
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
@@ -51,6 +52,7 @@ class Convolution(Layer):
         self.weight = Parameter(uniform(shape, -bound, bound, self.dtype), "weight")
         self.bias = Parameter(uniform((out_channels,), -bound, bound, self.dtype), "bias") if bias else None
         self._bias_value = self.bias.value if self.bias else np.zeros(out_channels, self.dtype)
+        self._ones = np.ones(out_channels, self.dtype)
 
     def _border_widths(self) -> list[tuple[int, int]]:
         """Zeros before and after, along each axis."""
@@ -112,8 +114,8 @@ class Convolution(Layer):
         return choose(problem)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        weight = images(self.weight.value)
-        call.geometry["forward"].forward(call.scratch, images(y), images(x), weight, self._bias_value)
+        terms = call.epilogue.terms(self._ones, self._bias_value)
+        call.geometry["forward"].forward(call.scratch, images(y), images(x), images(self.weight.value), *terms)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         scratch, algorithms, dy = call.scratch, call.geometry, images(dy)

@@ -21,6 +21,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
+from numba_nn.core.epilogue import IDENTITY, activate
 from numba_nn.core.kernel import In, Out, inlined, inner, kernel
 from numba_nn.core.simd import vector_lanes
 from numba_nn.core.vector import (
@@ -31,6 +32,7 @@ from numba_nn.core.vector import (
     join_halves,
     lanes_between,
     load,
+    multiply,
     multiply_add,
     odds,
     splat,
@@ -39,7 +41,7 @@ from numba_nn.core.vector import (
     zip_high,
     zip_low,
 )
-from numba_nn.core.workspace import Shape
+from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 
 TASK_IMAGES = 8  # images that a task reads with the same taps in registers
@@ -111,12 +113,18 @@ def row_taps(weight, first, second, step, pair):
 
 @inlined
 def kernel_taps(weight, taps_at, step, pair):
-    """All nine weights, as three rows."""
+    """All nine weights, as three rows of vectors; ``taps_at``: where those of each plane start."""
     first, second = taps_at
     return (
         row_taps(weight, first, second, step, pair), row_taps(weight, first + 3 * step, second + 3 * step, step, pair),
         row_taps(weight, first + 6 * step, second + 6 * step, step, pair),
     )  # fmt: skip
+
+
+@inlined
+def scale_row(row, scale):
+    """Three vectors times another one."""
+    return multiply(row[0], scale), multiply(row[1], scale), multiply(row[2], scale)
 
 
 @inner
@@ -147,10 +155,12 @@ def slide(y, y_size, x, x_size, lanes, taps, start, planes, count, channels, geo
 
 
 @kernel
-def depthwise_forward(y: Out, x: In, weight: In, bias: In, last: int, geometry: tuple[int, int, int]):
-    """y = bias + correlation; y: (N, C, H', W'), x: (N, C, H, W), weight: (C, 1, 3, 3), bias: (C,).
+def depthwise_forward(
+    y: Out, x: In, weight: In, scale: In, shift: In, last: int, geometry: tuple[int, int, int], activation: int, slope: float
+):  # fmt: skip
+    """y = activation(scale times correlation + shift); y: (N, C, H', W'), x: (N, C, H, W), weight: (C, 1, 3, 3).
 
-    last: 0, or 8 to take the taps from the last to the first.
+    scale, shift: (C,), see `numba_nn.core.epilogue`; last: 0, or 8 to take the taps from the last to the first.
     """
     flat, lanes, channels, images = weight.reshape(weight.size), vector_lanes(x), x.shape[1], x.shape[0]
     together, step = planes_together(y.shape[3], lanes), (-1 if last else 1)
@@ -159,11 +169,16 @@ def depthwise_forward(y: Out, x: In, weight: In, bias: In, last: int, geometry: 
         c, n = task % groups * together, task // groups * TASK_IMAGES
         pair = together == 2, c + together <= channels and together == 2
         taps = kernel_taps(flat, (9 * c + last, 9 * (c + 1) + last), step, pair)
-        start = splat_pair(bias, c, c + 1, pair)
+        scaled = splat_pair(scale, c, c + 1, pair)
+        taps = scale_row(taps[0], scaled), scale_row(taps[1], scaled), scale_row(taps[2], scaled)
+        start, count = splat_pair(shift, c, c + 1, pair), min(TASK_IMAGES, images - n)
         slide(
-            elements(y), y.shape[2:], elements(x), x.shape[2:], lanes, taps, start, n * channels + c,
-            min(TASK_IMAGES, images - n), channels, geometry, pair,
+            elements(y), y.shape[2:], elements(x), x.shape[2:], lanes, taps, start, n * channels + c, count, channels, geometry,
+            pair,
         )  # fmt: skip
+        for image in range(n, n + count if activation != IDENTITY else n):
+            for channel in range(c, min(channels, c + together)):
+                activate(y[image, channel].reshape(y.shape[2] * y.shape[3]), activation, slope)
 
 
 @inner
@@ -272,6 +287,7 @@ class Depthwise(Algorithm):
         super().__init__(problem)
         self._geometry = (problem.stride[0], *problem.padding)
         self._back = (1, *(2 - p for p in problem.padding))
+        self._ones = np.ones(problem.x_shape[1], problem.dtype)
         self._zeros = np.zeros(problem.x_shape[1], problem.dtype)
 
     @classmethod
@@ -281,15 +297,17 @@ class Depthwise(Algorithm):
             return "needs groups = in_channels = out_channels, 3 x 3 taps, and no dilation"
         return "" if problem.stride in ((1, 1), (2, 2)) else "needs stride 1 or 2"
 
-    def scratch_shapes(self, one_pass: str, workers: int) -> dict[str, Shape]:
+    def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         return {}
 
-    def forward(self, scratch: Arrays, y: Array, x: Array, weight: Array, bias: Array) -> None:
-        depthwise_forward.for_work(self._work)(y, x, weight, bias, 0, self._geometry)
+    def forward(
+        self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
+    ) -> None:
+        depthwise_forward.for_work(self._work)(y, x, weight, scale, shift, 0, self._geometry, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         if self._geometry[0] == 1:
-            depthwise_forward.for_work(self._work)(dx, dy, weight, self._zeros, 8, self._back)
+            depthwise_forward.for_work(self._work)(dx, dy, weight, self._ones, self._zeros, 8, self._back, IDENTITY, 0.0)
         else:
             depthwise_spread.for_work(self._work)(dx, dy, weight, self._geometry)
 

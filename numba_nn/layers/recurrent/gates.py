@@ -80,7 +80,8 @@ def add_recurrent(gates, at, stride, rows, units, packed_h, row, packed_weight, 
     for q in range(gates.shape[0]):
         multiply_block(
             gates[q], at, stride, rows, units, True,
-            packed_h, row * hidden, packed_weight, (q * whole + unit) * hidden, hidden,
+            packed_h, row * hidden, (tile_rows(gates) * hidden, 1, tile_rows(gates)),
+            packed_weight, (q * whole + unit) * hidden, (tile_columns(gates) * hidden, tile_columns(gates)), hidden,
         )  # fmt: skip
 
 
@@ -93,7 +94,8 @@ def multiply_recurrent(dh, row, rows, unit, units, packed_dgates, packed_weight,
     for q in range(count):
         multiply_block(
             flat, row * hidden + unit, hidden, rows, units, q > 0,
-            packed_dgates, (q * whole_rows + row) * hidden, packed_weight, (q * whole + unit) * hidden, hidden,
+            packed_dgates, (q * whole_rows + row) * hidden, (tile_rows(dh) * hidden, 1, tile_rows(dh)),
+            packed_weight, (q * whole + unit) * hidden, (tile_columns(dh) * hidden, tile_columns(dh)), hidden,
         )  # fmt: skip
 
 

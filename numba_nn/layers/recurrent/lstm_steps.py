@@ -59,14 +59,14 @@ def lstm_forward(
     steps, first, step, across = walk
     batch, hidden = h.shape
     height, width = tile_rows(gates), tile_columns(gates)
-    pack_matrices(packed_weight, weight, (hidden, hidden), (hidden, 1), width)
+    pack_matrices(packed_weight, weight, (hidden, hidden), (hidden, 1), width, 0)
     for n in prange(batch):
         for j in range(hidden):
             h[n, j], c[n, j] = h0[n, j], c0[n, j]
     row_panels, unit_panels = -(-batch // height), -(-hidden // width)
     row_blocks, unit_blocks = block_counts(row_panels, unit_panels, height, width, 1)
     for s in range(steps):
-        pack_matrices(packed_h, h.reshape(1, h.size), (batch, hidden), (hidden, 1), height)
+        pack_matrices(packed_h, h.reshape(1, h.size), (batch, hidden), (hidden, 1), height, 0)
         for task in prange(row_blocks * unit_blocks):
             start, rows = block_span(task // unit_blocks, row_blocks, row_panels, height, batch)
             unit, units = block_span(task % unit_blocks, unit_blocks, unit_panels, width, hidden)
@@ -117,7 +117,7 @@ def lstm_backward(
     steps, first, step, across = walk
     batch, hidden = dh.shape
     height, width = tile_rows(gates), tile_columns(gates)
-    pack_matrices(packed_weight, weight, (hidden, hidden), (1, hidden), width)
+    pack_matrices(packed_weight, weight, (hidden, hidden), (1, hidden), width, 0)
     for n in prange(batch):
         for j in range(hidden):
             dh[n, j], dc[n, j] = dh_last[n, j], dc_last[n, j]
