@@ -5,6 +5,7 @@ import functools
 import numba_nn as nn
 from tests import reference
 from tests.case import Case, FirstOutput, LSTMCellOutput, LSTMOutput, assert_close, assert_same, case, gradients
+from tests.conv_cases import CONVOLUTIONS
 
 __all__ = ["CASES", "ONE_OF_EACH", "REFUSED", "Case", "assert_close", "assert_same", "gradients"]
 
@@ -107,6 +108,7 @@ CASES = [
     conv((1, 2, 6, 5), 2, 3, (4, 2), padding="same", dilation=(1, 3)),
     conv((2, 3, 9, 10), 3, 4, 3, dilation=2, padding=2),
     conv((1, 2, 10, 11), 2, 3, (2, 3), dilation=(3, 2), stride=(2, 3), padding=1),
+    *CONVOLUTIONS,
     # convolutions of signals: images of height 1
     conv1d((2, 3, 7), 3, 4, 3, padding=1),
     conv1d((1, 1, 1), 1, 1, 1),

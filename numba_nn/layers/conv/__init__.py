@@ -1,4 +1,4 @@
-"""Convolutions: see `numba_nn.layers.conv.implicit_gemm` for the maths and the kernels."""
+"""Convolutions: one file for each algorithm, `choice.py` for the rule."""
 
 from numba_nn.layers.conv.conv1d import Conv1d
 from numba_nn.layers.conv.conv2d import Conv2d

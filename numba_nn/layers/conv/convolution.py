@@ -11,18 +11,13 @@ import numpy as np
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_batch, check_count, check_dtype, per_axis
 from numba_nn.core.errors import ArgumentError, ShapeError
-from numba_nn.core.gemm import product_work
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import uniform
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.conv.blocks import Geometry, scratch_shapes
-from numba_nn.layers.conv.implicit_gemm import (
-    conv2d_backward_bias,
-    conv2d_backward_input,
-    conv2d_backward_weight,
-    conv2d_forward,
-)
+from numba_nn.layers.conv.algorithm import Algorithm, Pair, Problem
+from numba_nn.layers.conv.bias import conv2d_backward_bias
+from numba_nn.layers.conv.choice import choose, scratch_spec
 from numba_nn.layers.image import image_shape, images
 
 
@@ -57,7 +52,7 @@ class Convolution(Layer):
         self.weight = Parameter(uniform(shape, -bound, bound, self.dtype), "weight")
         self.bias = Parameter(uniform((out_channels,), -bound, bound, self.dtype), "bias") if bias else None
         self._bias_value = self.bias.value if self.bias else np.zeros(out_channels, self.dtype)
-        self._ones, self._zeros = np.ones(max(in_channels, out_channels), self.dtype), np.zeros(in_channels, self.dtype)
+        self._ones = np.ones(out_channels, self.dtype)
 
     def _border_widths(self) -> list[tuple[int, int]]:
         """Zeros before and after, along each axis."""
@@ -94,58 +89,42 @@ class Convolution(Layer):
         return (x_shape[0], self.out_channels, *(room // s + 1 for room, s in zip(rooms, self.stride, strict=True)))
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """Packed weights, and for each worker a slice of patches, as large as any pass needs."""
+        """What the algorithms of the passes need, as large as any of them needs it."""
         # As many workers as there can be threads: a number that does not change, as that of the threads in use does.
-        workers = numba.config.NUMBA_NUM_THREADS
-        x_shape, y_shape = image_shape(x_shape), image_shape(self.output_shape(x_shape))
-        shapes = scratch_shapes(x_shape, y_shape, self._passes(), self.groups, dtype, workers)
-        return {name: (shape, dtype) for name, shape in shapes.items()}
-
-    def _passes(self) -> tuple[Geometry, Geometry]:
-        """Geometry of the forward, and of the input gradient: see `numba_nn.layers.conv.implicit_gemm`."""
-
-        def rows_and_columns(numbers: Any, of_one_row: int) -> tuple[int, ...]:
-            return (of_one_row, *numbers)[-2:]
-
-        taps, steps = rows_and_columns(self.kernel_size, 1), rows_and_columns(self.stride, 1)
-        dilation = rows_and_columns(self.dilation, 1)
-        corner = rows_and_columns([-before for before, _ in self._borders], 0)
-        back = [-c - d * (k - 1) for c, d, k in zip(corner, dilation, taps, strict=True)]
-        return (*taps, *steps, *corner, *dilation, 1, 1), (*taps, 1, 1, *back, *dilation, *steps)
+        return scratch_spec(self._geometry(x_shape, dtype), numba.config.NUMBA_NUM_THREADS)
 
     def forward_flops(self, x_shape: Shape) -> int:
         """Two for each weight and output position."""
         y_shape = self.output_shape(x_shape)
         return 2 * y_shape[0] * math.prod(y_shape[2:]) * self.weight.value.size
 
-    def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[Geometry, Geometry, float]:
-        y_shape = self.output_shape(x_shape)
-        positions, depth = y_shape[0] * math.prod(y_shape[2:]), math.prod(self.weight.value.shape[1:])
-        return (*self._passes(), product_work(self.out_channels, positions, depth))
+    def _geometry(self, x_shape: Shape, dtype: Any) -> dict[str, Algorithm]:
+        """The algorithm of every pass."""
+
+        def rows_and_columns(numbers: Any, of_one_row: int) -> Pair:
+            height, width = (of_one_row, *numbers)[-2:]
+            return height, width
+
+        problem = Problem(
+            x_shape=image_shape(x_shape), y_shape=image_shape(self.output_shape(x_shape)),
+            taps=rows_and_columns(self.kernel_size, 1), stride=rows_and_columns(self.stride, 1),
+            padding=rows_and_columns([before for before, _ in self._borders], 0),
+            dilation=rows_and_columns(self.dilation, 1), groups=self.groups, dtype=dtype,
+        )  # fmt: skip
+        return choose(problem)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        scratch, (geometry, _, work) = call.scratch, call.geometry
-        scale, shift, activation, slope = call.epilogue.terms(self._ones, self._bias_value)
-        conv2d_forward.for_work(work)(
-            images(y), scratch["weight"], scratch["padded"], scratch["patches"], images(x), images(self.weight.value),
-            scale, shift, geometry, self.groups, activation, slope,
-        )  # fmt: skip
+        terms = call.epilogue.terms(self._ones, self._bias_value)
+        call.geometry["forward"].forward(call.scratch, images(y), images(x), images(self.weight.value), *terms)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        scratch, (forward, backward, work) = call.scratch, call.geometry
-        dy = images(dy)
+        scratch, algorithms, dy = call.scratch, call.geometry, images(dy)
         if self.weight.requires_grad:
-            conv2d_backward_weight.for_work(work)(
-                self.weight.grad.reshape(-1), scratch["partial"], scratch["dy"], scratch["padded"], scratch["patches"],
-                scratch["panels"], images(x), dy, forward, self.groups,
-            )  # fmt: skip
+            algorithms["weight"].backward_weight(scratch, images(self.weight.grad), images(x), dy)
         if self.bias and self.bias.requires_grad:
             conv2d_backward_bias.for_work(dy.size)(self.bias.grad, dy.reshape(*dy.shape[:2], dy.shape[2] * dy.shape[3]))
         if dx is not None:
-            conv2d_backward_input.for_work(work)(
-                images(dx), scratch["weight"], scratch["padded"], scratch["patches"], dy, images(self.weight.value),
-                self._ones, self._zeros, backward, self.groups,
-            )  # fmt: skip
+            algorithms["input"].backward_input(scratch, images(dx), dy, images(self.weight.value))
 
     def _arguments(self) -> str:
         return (

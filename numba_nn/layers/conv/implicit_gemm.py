@@ -18,12 +18,16 @@ output pixel lies, minus the padding; insertion - 1 zeros are thought between ne
 
 from __future__ import annotations
 
+import numpy as np
 from numba import prange
 
+from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel
 from numba_nn.core.gemm import fill_block, multiply_panels, pack_panels
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import tile_columns, tile_rows
+from numba_nn.core.workspace import Spec
+from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.blocks import (
     BLOCK_PIXELS,
     channel_slice,
@@ -32,6 +36,7 @@ from numba_nn.layers.conv.blocks import (
     pairs,
     panel_count,
     patch_view,
+    scratch_shapes,
 )
 from numba_nn.layers.conv.patches import pack_patches, pad_channels
 
@@ -200,14 +205,42 @@ def gradient_block(
             )  # fmt: skip
 
 
-@kernel
-def conv2d_backward_bias(dbias: Out, dy: In):
-    """dbias += sum over images and pixels; dy: (N, O, H' W'). Every channel is summed by one task, plane by plane."""
-    for o in prange(dy.shape[1]):
-        total = 0.0
-        for n in range(dy.shape[0]):
-            plane = dy.dtype.type(0)
-            for p in range(dy.shape[2]):
-                plane += dy[n, o, p]
-            total += plane
-        dbias[o] += total
+class ImplicitGemm(Algorithm):
+    """The algorithm that serves every shape."""
+
+    name = "direct"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self._ones = np.ones(problem.x_shape[1], problem.dtype)
+        self._zeros = np.zeros(problem.x_shape[1], problem.dtype)
+        taps, dilation = problem.taps, problem.dilation
+        corner = [-before for before in problem.padding]
+        back = [-c - d * (k - 1) for c, d, k in zip(corner, dilation, taps, strict=True)]
+        self._forward = (*taps, *problem.stride, *corner, *dilation, 1, 1)
+        self._backward = (*taps, 1, 1, *back, *dilation, *problem.stride)
+
+    def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
+        p, passes = self.problem, (self._forward, self._backward)
+        shapes = scratch_shapes(p.x_shape, p.y_shape, passes, p.groups, p.dtype, workers)
+        return {name: (shape, p.dtype) for name, shape in shapes.items()}
+
+    def forward(
+        self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
+    ) -> None:
+        conv2d_forward.for_work(self.problem.work)(
+            y, scratch["weight"], scratch["padded"], scratch["patches"], x, weight, scale, shift, self._forward,
+            self.problem.groups, activation, slope,
+        )  # fmt: skip
+
+    def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
+        conv2d_backward_input.for_work(self.problem.work)(
+            dx, scratch["weight"], scratch["padded"], scratch["patches"], dy, weight, self._ones, self._zeros, self._backward,
+            self.problem.groups,
+        )  # fmt: skip
+
+    def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
+        conv2d_backward_weight.for_work(self.problem.work)(
+            dweight.reshape(-1), scratch["partial"], scratch["dy"], scratch["padded"], scratch["patches"], scratch["panels"],
+            x, dy, self._forward, self.problem.groups,
+        )  # fmt: skip

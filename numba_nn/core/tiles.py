@@ -1,0 +1,265 @@
+"""Vector intrinsics that transform small square tiles, one tile in each lane: M X M' for a constant matrix M.
+
+Lanes hold tiles side by side, so that the arithmetic of a tile is that of one number. Where tiles lie in an image, they are
+gathered row by row and transposed in registers, and written back likewise; nothing is loaded or stored number by number.
+
+The matrices are those of Winograd's convolutions (`numba_nn.layers.conv.points`): six rows or six columns, which belong to the
+points 0, a, -a, b, -b and infinity. What belongs to a and -a differs in the signs of odd powers only, so that both are made
+of the same two sums: 12 operations for six vectors, where 16 would do without.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from numba_nn.core.simd import INT32, INTP, VECTORS, tile_shape
+
+Matrix = tuple[tuple[Fraction, ...], ...]
+PAIRS = (1, 2), (3, 4)  # the points a, -a and b, -b
+
+
+class _Tiles:
+    """Emits instructions over vectors of the array's dtype."""
+
+    def __init__(self, builder: Any, array: types.Array) -> None:
+        self.builder, self.bytes = builder, array.dtype.bitwidth // 8
+        self.lanes = tile_shape(f"f{self.bytes}")[1] // VECTORS
+        self.element = ir.FloatType() if array.dtype == types.float32 else ir.DoubleType()
+        self.vector = ir.VectorType(self.element, self.lanes)
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        name = f"llvm.fmuladd.v{self.lanes}f{array.dtype.bitwidth}"
+        self.multiply_add = cgutils.get_or_insert_function(builder.module, kind, name)
+
+    # ---- memory ------------------------------------------------------------------------------------------------------
+
+    def pointer(self, base: Any, offset: Any, lanes: int) -> Any:
+        return self.builder.bitcast(self.builder.gep(base, [offset]), ir.VectorType(self.element, lanes).as_pointer())
+
+    def load(self, base: Any, offset: Any, lanes: int = 0) -> Any:
+        return self.builder.load(self.pointer(base, offset, lanes or self.lanes), align=self.bytes)
+
+    def store(self, value: Any, base: Any, offset: Any) -> None:
+        self.builder.store(value, self.pointer(base, offset, self.lanes), align=self.bytes)
+
+    def copy_first(self, count: Any, target: Any, source: Any, offset: Any) -> None:
+        """target[offset : offset + count] = source[offset : offset + count], less than a vector."""
+        builder, pointer = self.builder, self.vector.as_pointer()
+        many = ir.VectorType(INTP, self.lanes)
+        lane = builder.insert_element(ir.Constant(many, ir.Undefined), count, INT32(0))
+        counts = self.shuffle(lane, lane, [0] * self.lanes)
+        mask = builder.icmp_signed("<", ir.Constant(many, list(range(self.lanes))), counts)
+        suffix = f"v{self.lanes}f{self.bytes * 8}.p0"
+        load = ir.FunctionType(self.vector, [pointer, INT32, mask.type, self.vector])
+        store = ir.FunctionType(ir.VoidType(), [self.vector, pointer, INT32, mask.type])
+        load, store = (
+            cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{name}.{suffix}")
+            for kind, name in ((load, "load"), (store, "store"))
+        )
+        origin, to = (self.pointer(base, offset, self.lanes) for base in (source, target))
+        value = builder.call(load, [origin, INT32(self.bytes), mask, ir.Constant(self.vector, None)])
+        builder.call(store, [value, to, INT32(self.bytes), mask])
+
+    def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(lanes)), lanes))
+
+    def gather_row(self, base: Any, offsets: list[Any], columns: int) -> list[Any]:
+        """The first columns of what lies at every lane's offset: a vector for each column."""
+        width = min(self.lanes, 1 << (columns - 1).bit_length())
+        found: list[Any] = []
+        for start in range(0, columns, width):
+            pieces = [self.load(base, self.builder.add(offset, INTP(start)), width) for offset in offsets]
+            rows = [self.joined(pieces[q::width]) for q in range(width)]
+            found += self.transpose(rows)
+        return found[:columns]
+
+    def joined(self, pieces: list[Any]) -> Any:
+        """Short vectors one after the other in one vector."""
+        while len(pieces) > 1:
+            lanes = list(range(2 * pieces[0].type.count))
+            pieces = [self.shuffle(a, b, lanes) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
+        return pieces[0]
+
+    def transpose(self, rows: list[Any]) -> list[Any]:
+        """Swap the number of a vector with the low bits of the lane, bit by bit."""
+        bit = 1
+        while bit < len(rows):
+            low = [i if not i & bit else self.lanes + (i ^ bit) for i in range(self.lanes)]
+            high = [i | bit if not i & bit else self.lanes + i for i in range(self.lanes)]
+            rows = [
+                self.shuffle(rows[q & ~bit], rows[q | bit], high if q & bit else low) for q in range(len(rows))
+            ]  # fmt: skip
+            bit *= 2
+        return rows
+
+    def interleave(self, columns: list[Any]) -> list[Any]:
+        """The elements of lane 0, then those of lane 1, and so on."""
+        half, lanes = len(columns) // 2, self.lanes
+        index = [[first + i // 2 + lanes * (i % 2) for i in range(lanes)] for first in (0, lanes // 2)]
+        for _ in range(len(columns).bit_length() - 1):
+            pairs = zip(columns[:half], columns[half:], strict=True)
+            columns = [self.shuffle(a, b, lanes_of) for a, b in pairs for lanes_of in index]
+        return columns
+
+    # ---- arithmetic --------------------------------------------------------------------------------------------------
+
+    def constant(self, value: Fraction) -> Any:
+        return ir.Constant(self.vector, [float(value)] * self.lanes)
+
+    def combine(self, terms: list[tuple[Fraction, Any]]) -> Any:
+        """Sum of coefficients times vectors; a coefficient of one comes first and costs nothing."""
+        terms = sorted((t for t in terms if t[0] != 0), key=lambda term: term[0] != 1)
+        (first, total), others = terms[0], terms[1:]
+        if first != 1:
+            total = self.builder.fmul(self.constant(first), total)
+        for coefficient, value in others:
+            if coefficient == 1:
+                total = self.builder.fadd(total, value)
+            else:
+                total = self.builder.call(self.multiply_add, [self.constant(coefficient), value, total])
+        return total
+
+    def apply(self, matrix: Matrix, vectors: list[Any]) -> list[Any]:
+        """Matrix times vectors."""
+        return (self.to_points if len(matrix) == 6 else self.from_points)(matrix, vectors)
+
+    def to_points(self, matrix: Matrix, vectors: list[Any]) -> list[Any]:
+        """Six rows: those of a and -a are an even sum plus and minus an odd one."""
+        terms = [list(zip(row, vectors, strict=True)) for row in matrix]
+        results = [self.combine(row) if i in (0, 5) else None for i, row in enumerate(terms)]
+        for plus, minus in PAIRS:
+            even = self.combine(terms[plus][::2])
+            scale = next(c for c, _ in reversed(terms[plus][1::2]) if c != 0)
+            odd = self.combine([(c / scale, value) for c, value in terms[plus][1::2]])
+            for i, factor in ((plus, scale), (minus, -scale)):
+                results[i] = self.builder.call(self.multiply_add, [self.constant(factor), odd, even])
+        return results
+
+    def from_points(self, matrix: Matrix, vectors: list[Any]) -> list[Any]:
+        """Six columns: even rows take the sums of a and -a, odd rows the differences."""
+        sums = [self.builder.fadd(vectors[i], vectors[j]) for i, j in PAIRS]
+        differences = [self.builder.fsub(vectors[i], vectors[j]) for i, j in PAIRS]
+        results = []
+        for i, row in enumerate(matrix):
+            paired = [(row[p], value) for (p, _), value in zip(PAIRS, differences if i % 2 else sums, strict=True)]
+            results.append(self.combine([(row[0], vectors[0]), *paired, (row[5], vectors[5])]))
+        return results
+
+    def apply_twice(self, matrix: Matrix, rows: list[list[Any]]) -> list[list[Any]]:
+        """M X M'; the vectors of X row by row."""
+        half = [self.apply(matrix, row) for row in rows]
+        columns = [self.apply(matrix, list(column)) for column in zip(*half, strict=True)]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _data(context: Any, builder: Any, array_type: Any, value: Any, offset: Any) -> Any:
+    """Pointer to element `offset` of an array's memory."""
+    return builder.gep(context.make_array(array_type)(context, builder, value).data, [offset])
+
+
+def lane_transform(matrix: Matrix) -> Any:
+    """An intrinsic: tiles that lie in lanes already, to lanes.
+
+    ``transform(target, at, step, source, source_at, source_step)``: element k of M X M' (row by row) is the vector at
+    ``target[at + k step]``, element k of X that at ``source[source_at + k source_step]``.
+    """
+
+    @intrinsic
+    def transform(typingctx: Any, target: Any, at: Any, step: Any, source: Any, source_at: Any, source_step: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            target, at, step, source, source_at, source_step = arguments
+            emit, side = _Tiles(builder, signature.args[0]), len(matrix[0])
+            origin = _data(context, builder, signature.args[3], source, source_at)
+            x = [emit.load(origin, builder.mul(source_step, INTP(k))) for k in range(side * side)]
+            result = emit.apply_twice(matrix, [x[i * side : (i + 1) * side] for i in range(side)])
+            to = _data(context, builder, signature.args[0], target, at)
+            for k, value in enumerate(v for row in result for v in row):
+                emit.store(value, to, builder.mul(step, INTP(k)))
+            return context.get_dummy_value()
+
+        return types.void(target, types.intp, types.intp, source, types.intp, types.intp), codegen
+
+    return transform
+
+
+def gather_transform(matrix: Matrix) -> Any:
+    """An intrinsic: tiles of an image, to lanes.
+
+    ``transform(target, at, step, source, source_at, offsets, first, stride)``: lane t holds the tile whose corner is
+    ``source[source_at + offsets[first + t]]`` and whose rows lie ``stride`` apart; rows are read up to the next power of two.
+    """
+
+    @intrinsic
+    def transform(
+        typingctx: Any, target: Any, at: Any, step: Any, source: Any, source_at: Any, offsets: Any, first: Any, stride: Any
+    ) -> Any:  # fmt: skip
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            target, at, step, source, source_at, offsets, first, stride = arguments
+            emit, side = _Tiles(builder, signature.args[0]), len(matrix[0])
+            origin = _data(context, builder, signature.args[3], source, source_at)
+            table = _data(context, builder, signature.args[5], offsets, first)
+            corners = [builder.load(builder.gep(table, [INTP(t)])) for t in range(emit.lanes)]
+            rows = []
+            for i in range(side):
+                row = builder.gep(origin, [builder.mul(stride, INTP(i))])
+                rows.append(emit.gather_row(row, corners, side))
+            to = _data(context, builder, signature.args[0], target, at)
+            for k, value in enumerate(v for row in emit.apply_twice(matrix, rows) for v in row):
+                emit.store(value, to, builder.mul(step, INTP(k)))
+            return context.get_dummy_value()
+
+        signature = types.void(target, *[types.intp] * 2, source, types.intp, offsets, *[types.intp] * 2)
+        return signature, codegen
+
+    return transform
+
+
+def strip_transform(matrix: Matrix) -> Any:
+    """An intrinsic: tiles that lie in lanes, to rows of an image that they fill side by side.
+
+    ``transform(target, at, stride, source, source_at, source_step)``: row i of the tile of lane t goes to
+    ``target[at + i stride + t n]`` and on, n being the rows of M, a power of two.
+    """
+
+    @intrinsic
+    def transform(typingctx: Any, target: Any, at: Any, stride: Any, source: Any, source_at: Any, source_step: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            target, at, stride, source, source_at, source_step = arguments
+            emit, side = _Tiles(builder, signature.args[0]), len(matrix[0])
+            origin = _data(context, builder, signature.args[3], source, source_at)
+            x = [emit.load(origin, builder.mul(source_step, INTP(k))) for k in range(side * side)]
+            to = _data(context, builder, signature.args[0], target, at)
+            for i, row in enumerate(emit.apply_twice(matrix, [x[i * side : (i + 1) * side] for i in range(side)])):
+                for q, value in enumerate(emit.interleave(row)):
+                    emit.store(value, to, builder.add(builder.mul(stride, INTP(i)), INTP(q * emit.lanes)))
+            return context.get_dummy_value()
+
+        return types.void(target, types.intp, types.intp, source, types.intp, types.intp), codegen
+
+    return transform
+
+
+@intrinsic
+def copy_exactly(typingctx: Any, target: Any, at: Any, source: Any, source_at: Any, length: Any) -> Any:
+    """target[at : at + length] = source[source_at : source_at + length] in vectors, the last of them masked.
+
+    ``copy_exactly(target, at, source, source_at, length)``: unlike `numba_nn.core.simd.copy_run` it touches nothing beyond.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target, at, source, source_at, length = arguments
+        emit = _Tiles(builder, signature.args[0])
+        to = _data(context, builder, signature.args[0], target, at)
+        origin = _data(context, builder, signature.args[2], source, source_at)
+        whole = builder.and_(length, INTP(-emit.lanes))
+        with cgutils.for_range_slice(builder, INTP(0), whole, INTP(emit.lanes)) as (i, _):
+            emit.store(emit.load(origin, i), to, i)
+        with builder.if_then(builder.icmp_signed("<", whole, length)):
+            emit.copy_first(builder.sub(length, whole), to, origin, whole)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp, types.intp), codegen

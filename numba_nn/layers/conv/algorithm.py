@@ -1,0 +1,86 @@
+"""What an algorithm of convolution is to the layers: an object made for one shape, with the three passes and their scratch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from numba_nn.core.call import Array, Arrays
+from numba_nn.core.gemm import product_work
+from numba_nn.core.workspace import Shape, Spec
+
+PASSES = "forward", "input", "weight"
+"""The passes of a convolution: its output, the gradient of its input, and that of its weights."""
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A convolution of images of one shape; a pair is for height and width.
+
+    Parameters
+    ----------
+    x_shape, y_shape : tuple of int
+        (N, C, H, W) and (N, O, H', W').
+    taps, stride, dilation : (int, int)
+        Size of the weights, step between output pixels, step between taps.
+    padding : (int, int)
+        Zeros above and at the left; those below and at the right follow from the output's shape.
+    groups : int
+        Independent convolutions that the channels are split into.
+    dtype : dtype
+        float32 or float64.
+    """
+
+    x_shape: Shape
+    y_shape: Shape
+    taps: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    dtype: Any
+
+    @property
+    def work(self) -> float:
+        """The work of a direct pass in the units of `Kernel.for_work`."""
+        depth = self.x_shape[1] // self.groups * math.prod(self.taps)
+        return product_work(self.y_shape[1], self.y_shape[0] * math.prod(self.y_shape[2:]), depth)
+
+
+class Algorithm:
+    """One way to compute a convolution. All arrays are C-contiguous; the contents of scratch are dead between calls."""
+
+    name: ClassVar[str]
+    """What a layer's ``algorithm`` calls it."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    @classmethod
+    def refusal(cls, problem: Problem) -> str:
+        """Why this algorithm cannot serve, as an error message says it; empty where it can."""
+        return ""
+
+    def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
+        """Shape and dtype of the scratch of one of the `PASSES`; the same name in two passes is the same memory."""
+        raise NotImplementedError
+
+    def forward(
+        self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
+    ) -> None:
+        """y = activation(scale times convolution of x + shift), see `numba_nn.core.epilogue`.
+
+        y: (N, O, H', W'), x: (N, C, H, W), weight: (O, C / groups, kh, kw), scale, shift: (O,).
+        """
+        raise NotImplementedError
+
+    def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
+        """dx = gradient of the input."""
+        raise NotImplementedError
+
+    def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
+        """dweight += gradient of the weights; dweight: as weight."""
+        raise NotImplementedError

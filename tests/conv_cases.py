@@ -1,0 +1,21 @@
+"""Configurations of convolutions for `tests.cases`: of algorithms that serve some shapes only, and around their blocks."""
+
+import functools
+
+import numba_nn as nn
+from tests import reference
+from tests.case import case
+
+conv = functools.partial(case, nn.Conv2d, reference.conv2d)
+
+CONVOLUTIONS = [
+    # depthwise: rows of half a vector and around it, odd numbers of channels, and more images than a task takes
+    conv((2, 3, 7, 7), 3, 3, 3, padding=1, groups=3),
+    conv((9, 4, 5, 8), 4, 4, 3, padding=1, groups=4),
+    conv((1, 3, 6, 19), 3, 3, 3, groups=3, bias=False),
+    conv((2, 2, 3, 40), 2, 2, 3, padding=(0, 3), groups=2),
+    conv((2, 3, 14, 15), 3, 3, 3, padding=1, stride=2, groups=3),
+    conv((9, 5, 7, 8), 5, 5, 3, padding=1, stride=2, groups=5),
+    conv((1, 2, 9, 70), 2, 2, 3, stride=2, groups=2),
+    conv((1, 3, 4, 5), 3, 3, 3, padding=(3, 4), stride=2, groups=3),
+]
