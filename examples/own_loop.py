@@ -7,6 +7,7 @@ The kernels of the layers are called as they are; their arguments stand in ``num
 import numpy as np
 from numba import njit
 
+from numba_nn.core.epilogue import IDENTITY
 from numba_nn.core.gemm import SINGLE, packed_sizes
 from numba_nn.core.reduce import block_count
 from numba_nn.layers.linear import linear_backward_bias, linear_backward_weight, linear_forward
@@ -14,10 +15,10 @@ from numba_nn.losses.elementwise import squared_error_backward, squared_error_fo
 
 
 @njit
-def train(steps, lr, x, target, weight, bias, y, dy, dweight, dbias, left, right, loss, partial, single):
+def train(steps, lr, x, target, weight, ones, bias, y, dy, dweight, dbias, left, right, loss, partial, single):
     """Plain gradient descent; every array is the caller's, nothing is allocated."""
     for _ in range(steps):
-        linear_forward(y, left, right, x, weight, bias, single)
+        linear_forward(y, left, right, x, weight, ones, bias, single, IDENTITY, 0.0)
         squared_error_forward(loss, partial, y[0], target, 1 / target.size)
         squared_error_backward(dy[0], y[0], target, 1 / target.size)
         dweight[:] = 0
@@ -39,8 +40,8 @@ def main() -> None:
     left, right = (np.empty(max(pair), np.float32) for pair in zip(*sizes, strict=True))
     loss, partial = np.empty(1, np.float32), np.empty(block_count(points))
     train(
-        300, np.float32(0.1), x, target, weight, bias, y, dy, np.empty_like(weight), np.empty_like(bias), left, right,
-        loss, partial, SINGLE,
+        300, np.float32(0.1), x, target, weight, np.ones_like(bias), bias, y, dy, np.empty_like(weight), np.empty_like(bias),
+        left, right, loss, partial, SINGLE,
     )  # fmt: skip
     print(f"y = {weight[0, 0]:.4f} x + {bias[0]:.4f}, loss {loss[0]:.2e}")
 

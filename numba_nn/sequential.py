@@ -15,6 +15,7 @@ import numpy as np
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.container import Container
 from numba_nn.core.errors import ArgumentError
+from numba_nn.core.fusion import Run, fuse
 from numba_nn.core.layer import Layer
 from numba_nn.core.plan import Lifetime, Plan
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
@@ -103,25 +104,37 @@ class Sequential(Container):
         return sum(layer.forward_flops(s) for layer, s in zip(self._layers, self.shapes(x_shape), strict=False))
 
     def saved_spec(self, x_shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
-        """The outputs that the next layer's backward reads."""
+        """The outputs that a backward reads: that of the next layer, or of an activation done by the layer before."""
         shapes = self.shapes(x_shape)
-        return {f"y{i}": (shapes[i], dtype) for i in range(1, len(self)) if self._layers[i].keeps_input}
+        runs = fuse(self._layers, shapes, keep=True)[:-1]
+        read = [run.stop for run in runs if run.epilogue.activation or self._layers[run.stop].keeps_input]
+        return {f"y{i}": (shapes[i], dtype) for i in read}
 
     def _transient(self, call: Call) -> tuple[dict[str, Spec], dict[str, Lifetime]]:
         """Specs and lifetimes of what is dead at return: outputs by forward step, gradients by backward step.
 
-        An array that step i writes is read by step i + 1. Outputs that training saves are needed here for inference only.
+        An array that step i writes is read by step i + 1; layers that run as one write at the first one's step. Outputs that
+        training saves are needed here for inference only.
         """
         shapes, last = self.shapes(call.x_shape), len(self) - 1
+        writers: dict[int, int] = {}  # number of an output: the step that writes it
+        for run in [*call.geometry[False], *call.geometry[True]]:
+            writers.setdefault(run.stop, run.start)
+            if run.epilogue.norm:  # its layers run one by one while the normalisation is trained
+                writers |= {i: i - 1 for i in range(run.start + 1, run.stop)}
         specs: dict[str, Spec] = {}
         lives: dict[str, Lifetime] = {}
         for i in range(1, len(self)):
-            specs[f"y{i}"] = specs[f"dy{i}"] = (shapes[i], call.dtype)
-            nbytes = spec_nbytes(specs[f"y{i}"])
-            lives[f"y{i}"] = Lifetime(nbytes, i - 1, i)
-            start = len(self) + last - i
-            lives[f"dy{i}"] = Lifetime(nbytes, start, start + 1)
+            spec, start = (shapes[i], call.dtype), len(self) + last - i
+            specs[f"dy{i}"], lives[f"dy{i}"] = spec, Lifetime(spec_nbytes(spec), start, start + 1)
+            if i in writers:
+                specs[f"y{i}"], lives[f"y{i}"] = spec, Lifetime(spec_nbytes(spec), writers[i], i)
         return specs, lives
+
+    def _geometry(self, x_shape: Shape, dtype: np.dtype[Any]) -> tuple[list[Run], list[Run]]:
+        """Which layers run as one: without a backward to come, and with one."""
+        shapes = self.shapes(x_shape)
+        return fuse(self._layers, shapes, keep=False), fuse(self._layers, shapes, keep=True)
 
     def _allocate(self, call: Call) -> None:
         specs, lives = self._transient(call)
@@ -138,13 +151,22 @@ class Sequential(Container):
 
     def _reserve_more(self, call: Call, training: bool, calls: int) -> None:
         super()._reserve_more(call, training, calls)
-        for layer, shape in zip(self._layers, self.shapes(call.x_shape), strict=False):
-            layer.reserve(shape, dtype=call.dtype, training=training)
+        done_before = {run.stop - 1 for run in call.geometry[True] if run.epilogue.activation}
+        for i, (layer, shape) in enumerate(zip(self._layers, self.shapes(call.x_shape), strict=False)):
+            layer.reserve(shape, dtype=call.dtype, training=training and i not in done_before)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        for i, layer in enumerate(self._layers, start=1):
-            name = f"y{i}"
-            x = self._run(call, layer, x, y if i == len(self) else saved[name] if name in saved else call.scratch[name])
+        for run in call.geometry[call.keep]:
+            if run.folds():
+                x = self._run(call, self._layers[run.start], x, self._output(call, y, saved, run.stop), run.epilogue)
+            else:
+                for i in range(run.start, run.stop):
+                    x = self._run(call, self._layers[i], x, self._output(call, y, saved, i + 1))
+
+    def _output(self, call: Call, y: Array, saved: Arrays, index: int) -> Array:
+        """Where the output of this many layers goes."""
+        name = f"y{index}"
+        return y if index == len(self) else saved[name] if name in saved else call.scratch[name]
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         first = 0 if dx is not None else self._first_trainable()

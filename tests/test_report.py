@@ -51,17 +51,17 @@ def test_times_are_positive(measured: Profile) -> None:
 def test_layers_take_less_than_the_model(measured: Profile) -> None:
     for direction, phase in (("forward", measured.phases[0]), ("backward", measured.phases[2])):
         times = [row.ms for row in measured.layers if row.direction == direction]
-        assert len(times) == 3
+        assert len(times) == (2 if direction == "forward" else 3)  # the first convolution does the ReLU in its epilogue
         assert max(times) < phase.ms * 1.5  # medians of different rounds: not exactly less
 
 
 def test_flops_are_twice_the_multiply_adds(measured: Profile) -> None:
     macs = 3 * 8 * 8 * 2 * 4 * 9
     flops = {(row.name, row.direction): row.flops for row in measured.layers}
-    assert flops["0 Conv2d 2->4", "forward"] == flops["2 Conv2d 4->2", "forward"] == 2 * macs
+    assert flops["0 Conv2d 2->4 + ReLU", "forward"] == flops["2 Conv2d 4->2", "forward"] == 2 * macs
     assert flops["0 Conv2d 2->4", "backward"] == 2 * macs  # no input gradient
     assert flops["2 Conv2d 4->2", "backward"] == 4 * macs
-    assert flops["1 ReLU", "forward"] == 0
+    assert flops["1 ReLU", "backward"] == 0
 
 
 def test_rates_follow_from_flops_and_times(measured: Profile) -> None:
@@ -76,7 +76,7 @@ def test_rates_follow_from_flops_and_times(measured: Profile) -> None:
 
 def test_saved_bytes_are_the_inputs_that_backward_reads(measured: Profile) -> None:
     saved = {row.name: row.saved_bytes for row in measured.layers}
-    assert saved == {"0 Conv2d 2->4": 0, "1 ReLU": 3 * 4 * 64 * 4, "2 Conv2d 4->2": 3 * 4 * 64 * 4}
+    assert saved == {"0 Conv2d 2->4 + ReLU": 0, "0 Conv2d 2->4": 0, "1 ReLU": 3 * 4 * 64 * 4, "2 Conv2d 4->2": 3 * 4 * 64 * 4}
 
 
 def test_layers_allocate_nothing(measured: Profile) -> None:

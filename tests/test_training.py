@@ -7,6 +7,7 @@ import pytest
 from numba import njit
 
 import numba_nn as nn
+from numba_nn.core.epilogue import IDENTITY
 from numba_nn.core.gemm import SINGLE, packed_sizes
 from numba_nn.core.reduce import block_count
 from numba_nn.layers.activation import relu_backward, relu_forward
@@ -205,7 +206,7 @@ def test_a_line_is_learned():
 
 @njit
 def users_layer(y, left, right, x, weight, bias, single):
-    linear_forward(y, left, right, x, weight, bias, single)
+    linear_forward(y, left, right, x, weight, np.ones_like(bias), bias, single, IDENTITY, 0.0)
 
 
 @njit

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.workspace import Shape, Workspace
 
 if TYPE_CHECKING:
@@ -33,8 +34,10 @@ class Call:
     ----------
     keep : bool
         Whether the forward that runs now is kept for a backward.
-    scratch : dict of ndarray
-        The arrays of ``scratch_spec``: contents are dead between calls.
+    epilogue : Epilogue
+        The layers that follow and that this forward does too.
+    scratch : dict
+        The arrays of ``scratch_spec``, or what a layer makes of them: contents are dead between calls.
     inference : dict of ndarray
         The arrays of ``saved_spec`` for a forward in eval mode, which saves nothing: scratch too.
     geometry : object
@@ -43,7 +46,7 @@ class Call:
         What its ``_tables`` returned.
     """
 
-    __slots__ = ("dtype", "generation", "geometry", "inference", "keep", "scratch", "tables", "x_shape", "y_shape")
+    __slots__ = ("dtype", "epilogue", "generation", "geometry", "inference", "keep", "scratch", "tables", "x_shape", "y_shape")
 
     def __init__(self, x_shape: Any, y_shape: Shape, dtype: np.dtype[Any]) -> None:
         self.x_shape = x_shape
@@ -51,10 +54,11 @@ class Call:
         self.dtype = dtype
         self.geometry: Any = None
         self.tables: Any = None
-        self.scratch: Arrays = {}
+        self.scratch: dict[str, Any] = {}
         self.inference: Arrays = {}
         self.generation = -1
         self.keep = False
+        self.epilogue: Epilogue = NOTHING
 
 
 class Slot:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from numba_nn.core.call import Array, Call, Slot
+from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import BackwardError
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Workspace
@@ -21,11 +22,14 @@ class Container(Layer):
         super().__init__()
         self._level = 0
 
-    def _run(self, call: Call, layer: Layer, x: Array, out: Array) -> Array:
+    def _run(self, call: Call, layer: Layer, x: Array, out: Array, epilogue: Epilogue = NOTHING) -> Array:
         """Forward of a layer inside, in `_forward`: kept if this container's is, whatever the layer's own mode."""
-        layer._apply(x, out, call.keep)
+        layer._apply(x, out, call.keep, epilogue)
         if call.keep:
             self._kept[-1].parts.append((layer, layer._kept[-1].number))
+            if epilogue.activation is not None:
+                epilogue.activation._keep_output(out)
+                self._kept[-1].parts.append((epilogue.activation, epilogue.activation._kept[-1].number))
         return out
 
     def _check_parts(self, slot: Slot, taken: dict[Layer, int]) -> None:

@@ -27,9 +27,10 @@ import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call, Slot
 from numba_nn.core.checks import as_shape, check_array, check_count, check_destination, check_dtype, check_indices, check_shape
+from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError, BackwardError, DTypeError
 from numba_nn.core.module import Module
-from numba_nn.core.workspace import Shape, Spec, Workspace
+from numba_nn.core.workspace import Shape, Spec, Workspace, contiguous
 
 
 class Layer(Module):
@@ -39,10 +40,13 @@ class Layer(Module):
     ----------
     dtype : dtype or None
         Dtype of parameters and arrays; None for a layer without parameters, which follows its input.
+    epilogue_role : "product", "norm", "activation" or None
+        Its part in `numba_nn.core.epilogue`; a subclass with a `_forward` or `_backward` of its own has none unless it says so.
     """
 
     keeps_input = False
     takes_indices = False
+    epilogue_role: str | None = None
     dtype: np.dtype[Any] | None = None
 
     def __init__(self) -> None:
@@ -52,6 +56,10 @@ class Layer(Module):
         self._made: dict[tuple[Any, np.dtype[Any]], Any] = {}
         self._free = [Slot()]
         self._kept: list[Slot] = []
+
+    def __init_subclass__(cls) -> None:
+        if "epilogue_role" not in vars(cls) and {"_forward", "_backward"} & vars(cls).keys():
+            cls.epilogue_role = None
 
     def __getstate__(self) -> dict[str, Any]:
         slots = [Slot() for _ in self._free + self._kept]
@@ -133,11 +141,12 @@ class Layer(Module):
         """
         return self._apply(x, out, self.training)
 
-    def _apply(self, x: Array, out: Array | None, keep: bool) -> Array:
-        """`forward`; a container says itself whether it is kept."""
+    def _apply(self, x: Array, out: Array | None, keep: bool, epilogue: Epilogue = NOTHING) -> Array:
+        """`forward`; a container says itself whether it is kept, and what of the next layers it does."""
         with self._workspace.in_use(self):
             self._check_input(x)
             call = self._call(x.shape, self.dtype or x.dtype)
+            call.epilogue = epilogue
             y = self._destination(out, "out", call.y_shape, call.dtype, x)
             self._compute(call, y, x, keep)
         return y
@@ -152,19 +161,27 @@ class Layer(Module):
         """Run `_forward` on arrays that were checked, and keep it for a backward or not."""
         call.keep = keep
         if not keep:
-            self._forward(call, y, _contiguous(self._workspace, "x", x), call.inference)
+            self._forward(call, y, contiguous(self._workspace, "x", x), call.inference)
             return
         slot = self._free[-1] if self._free else self._kept[0]
         saved = slot.saved(call, self)
-        x = _contiguous(slot.workspace if self.keeps_input else self._workspace, "x", x)
-        (self._free if self._free else self._kept).remove(slot)
-        slot.keep(call, x if self.keeps_input else None, saved)
-        self._kept.append(slot)
+        x = contiguous(slot.workspace if self.keeps_input else self._workspace, "x", x)
+        self._keep_in(slot, call, x if self.keeps_input else None, saved)
         try:
             self._forward(call, y, x, saved)
         except BaseException:
             self._forget()
             raise
+
+    def _keep_in(self, slot: Slot, call: Call, x: Any, saved: Arrays) -> None:
+        (self._free if self._free else self._kept).remove(slot)
+        slot.keep(call, x, saved)
+        self._kept.append(slot)
+
+    def _keep_output(self, y: Array) -> None:
+        """Keep a forward that the layer before has done in its epilogue: backward makes do with the output."""
+        slot = self._free[-1] if self._free else self._kept[0]
+        self._keep_in(slot, self._call(y.shape, y.dtype), y, {"y": y})
 
     def backward(self, dy: Array, out: Array | None = None, *, input_gradient: bool = True) -> Array | None:
         """Propagate a gradient through the newest forward that has not been propagated yet.
@@ -229,7 +246,7 @@ class Layer(Module):
         self._check_parts(slot, {})
         assert slot.call is not None
         call, x, saved = self._call(slot.call.x_shape, slot.call.dtype), slot.x, slot.arrays
-        dy = _contiguous(self._workspace, "dy", dy)
+        dy = contiguous(self._workspace, "dy", dy)
         Layer._forget(self)
         self._backward(call, dx, dy, x, saved)
 
@@ -377,10 +394,3 @@ class Layer(Module):
     def saved_nbytes(self) -> int:
         """Bytes that this layer and its children hold from forward to backward."""
         return sum(slot.workspace.nbytes for layer in self._layers_inside() for slot in layer._free + layer._kept)
-
-
-def _contiguous(workspace: Workspace, name: str, arrays: Any) -> Any:
-    """An array, or each of a tuple, C-contiguous: copied into the workspace where it is strided."""
-    if isinstance(arrays, tuple):
-        return tuple(_contiguous(workspace, f"{name}{i}", array) for i, array in enumerate(arrays))
-    return arrays if arrays is None else workspace.contiguous(name, arrays)

@@ -244,7 +244,7 @@ def strip_transform(matrix: Matrix) -> Any:
 
 
 @intrinsic
-def copy_exactly(typingctx, target, at, source, source_at, length):
+def copy_exactly(typingctx: Any, target: Any, at: Any, source: Any, source_at: Any, length: Any) -> Any:
     """target[at : at + length] = source[source_at : source_at + length] in vectors, the last of them masked.
 
     ``copy_exactly(target, at, source, source_at, length)``: unlike `numba_nn.core.simd.copy_run` it touches nothing beyond.

@@ -148,6 +148,13 @@ class Workspace:
         return {key: view(buffer, offset, spec) for (key, spec), offset in zip(specs.items(), offsets, strict=True)}
 
 
+def contiguous(workspace: Workspace, name: str, arrays: Any) -> Any:
+    """An array, or each of a tuple, C-contiguous: copied into the workspace where it is strided; None stays."""
+    if isinstance(arrays, tuple):
+        return tuple(contiguous(workspace, f"{name}{i}", array) for i, array in enumerate(arrays))
+    return arrays if arrays is None else workspace.contiguous(name, arrays)
+
+
 _of_thread = threading.local()
 
 

@@ -24,6 +24,7 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_number
+from numba_nn.core.epilogue import LEAKY_RELU, RELU, RELU6, SIGMOID, TANH, leaky_relu, relu, relu6
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, inlined, kernel
 from numba_nn.core.layer import Layer
@@ -85,9 +86,8 @@ def gelu_tanh_slope(x):
 @kernel
 def relu_forward(y: Out, x: In):
     """y = max(x, 0)."""
-    zero = x.dtype.type(0)
     for i in prange(x.size):
-        y[i] = zero if x[i] <= zero else x[i]
+        y[i] = relu(x[i])
 
 
 @kernel
@@ -101,9 +101,8 @@ def relu_backward(dx: Out, x: In, dy: In):
 @kernel
 def leaky_relu_forward(y: Out, x: In, slope: float):
     """y = x where x > 0, else slope x."""
-    zero, below = x.dtype.type(0), x.dtype.type(slope)
     for i in prange(x.size):
-        y[i] = x[i] if x[i] > zero else below * x[i]
+        y[i] = leaky_relu(x[i], slope)
 
 
 @kernel
@@ -117,9 +116,8 @@ def leaky_relu_backward(dx: Out, x: In, dy: In, slope: float):
 @kernel
 def relu6_forward(y: Out, x: In):
     """y = min(max(x, 0), 6)."""
-    zero, six = x.dtype.type(0), x.dtype.type(6)
     for i in prange(x.size):
-        y[i] = zero if x[i] <= zero else six if x[i] >= six else x[i]
+        y[i] = relu6(x[i])
 
 
 @kernel
@@ -260,6 +258,7 @@ class _Elementwise(Layer):
 
     _run_forward: Kernel
     _run_backward: Kernel
+    slope = 0.0
 
     def _scalars(self) -> tuple[float, ...]:
         return ()
@@ -270,7 +269,7 @@ class _Elementwise(Layer):
 
 
 class _FromInput(_Elementwise):
-    """Backward needs the input."""
+    """Backward needs the input; after an epilogue the output in its place, which has its sign or is its limit."""
 
     keeps_input = True
 
@@ -304,6 +303,7 @@ class ReLU(_FromInput):
     """
 
     _run_forward, _run_backward = relu_forward, relu_backward
+    epilogue_role, epilogue_code = "activation", RELU
 
 
 class LeakyReLU(_FromInput):
@@ -321,13 +321,17 @@ class LeakyReLU(_FromInput):
     """
 
     _run_forward, _run_backward = leaky_relu_forward, leaky_relu_backward
+    epilogue_role: str | None = "activation"
+    epilogue_code = LEAKY_RELU
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
-        self.negative_slope = check_number("LeakyReLU", "negative_slope", negative_slope, -math.inf)
+        self.negative_slope = self.slope = check_number("LeakyReLU", "negative_slope", negative_slope, -math.inf)
+        if negative_slope <= 0:
+            self.epilogue_role = None  # the output does not tell the input's sign
 
     def _scalars(self) -> tuple[float, ...]:
-        return (self.negative_slope,)
+        return (self.slope,)
 
     def _arguments(self) -> str:
         return f"negative_slope={self.negative_slope}"
@@ -337,18 +341,21 @@ class ReLU6(_FromInput):
     """Rectified linear unit up to 6: y = min(max(x, 0), 6), for arrays of any shape. The gradient at 0 and at 6 is 0."""
 
     _run_forward, _run_backward = relu6_forward, relu6_backward
+    epilogue_role, epilogue_code = "activation", RELU6
 
 
 class Sigmoid(_FromOutput):
     """Logistic function: y = 1 / (1 + exp(-x)), for arrays of any shape."""
 
     _run_forward, _run_backward = sigmoid_forward, sigmoid_backward
+    epilogue_role, epilogue_code = "activation", SIGMOID
 
 
 class Tanh(_FromOutput):
     """Hyperbolic tangent, for arrays of any shape."""
 
     _run_forward, _run_backward = tanh_forward, tanh_backward
+    epilogue_role, epilogue_code = "activation", TANH
 
 
 class SiLU(_FromInput):

@@ -17,6 +17,7 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_count, check_dtype
+from numba_nn.core.epilogue import finish_features
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.gemm import SINGLE, fill, gemm, packed_sizes, product_work
 from numba_nn.core.kernel import In, Out, Scratch, kernel
@@ -29,15 +30,19 @@ BIAS_ROWS = 64  # rows of dy that are summed in their own precision
 
 
 @kernel
-def linear_forward(y: Out, packed_x: Scratch, packed_weight: Scratch, x: In, weight: In, bias: In, single: In):
-    """y = x weight^T + bias; y: (1, B O), x: (1, B I), weight: (1, O I), bias: (O,), single: zeros (1,)."""
-    features = bias.size
+def linear_forward(
+    y: Out, packed_x: Scratch, packed_weight: Scratch, x: In, weight: In, scale: In, shift: In, single: In,
+    activation: int, slope: float,
+):  # fmt: skip
+    """y = activation(scale (x weight^T) + shift): see `numba_nn.core.epilogue`.
+
+    y: (1, B O), x: (1, B I), weight: (1, O I), scale, shift: (O,), single: zeros (1,).
+    """
+    features, flat = shift.size, y.reshape(y.size)
     rows, depth = y.size // features, weight.size // features
+    gemm(y, packed_x, packed_weight, x, weight, single, single, (rows, features, depth), (depth, 1), (1, depth), 0)
     for b in prange(rows):
-        row = np.uintp(b * features)  # unsigned, so that the loop vectorises: see `fill`
-        for o in range(np.uintp(features)):
-            y[0, row + o] = bias[o]
-    gemm(y, packed_x, packed_weight, x, weight, single, single, (rows, features, depth), (depth, 1), (1, depth), 1)
+        finish_features(flat, b * features, scale, shift, activation, slope)
 
 
 @kernel
@@ -103,6 +108,7 @@ class Linear(Layer):
     """
 
     keeps_input = True
+    epilogue_role, channel_axis = "product", -1
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, dtype: Any = np.float32) -> None:
         super().__init__()
@@ -113,6 +119,7 @@ class Linear(Layer):
         self.weight = Parameter(uniform((out_features, in_features), -bound, bound, self.dtype), "weight")
         self.bias = Parameter(uniform((out_features,), -bound, bound, self.dtype), "bias") if bias else None
         self._bias_value = self.bias.value if self.bias else np.zeros(out_features, self.dtype)
+        self._ones = np.ones(out_features, self.dtype)
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output: the input's, with ``out_features`` last.
@@ -142,7 +149,10 @@ class Linear(Layer):
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         packed = call.scratch["left"], call.scratch["right"]
         run = linear_forward.for_work(call.geometry)
-        run(y.reshape(1, -1), *packed, x.reshape(1, -1), self.weight.value.reshape(1, -1), self._bias_value, SINGLE)
+        scale, shift, *activation = call.epilogue.terms(self._ones, self._bias_value)
+        run(
+            y.reshape(1, -1), *packed, x.reshape(1, -1), self.weight.value.reshape(1, -1), scale, shift, SINGLE, *activation
+        )  # fmt: skip
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         packed = call.scratch["left"], call.scratch["right"]

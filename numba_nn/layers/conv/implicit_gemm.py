@@ -18,11 +18,11 @@ output pixel lies, minus the padding; insertion - 1 zeros are thought between ne
 
 from __future__ import annotations
 
-import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.gemm import fill, fill_block, multiply_panels, pack_panels
+from numba_nn.core.epilogue import IDENTITY, finish_channel
+from numba_nn.core.gemm import fill_block, multiply_panels, pack_panels
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.core.workspace import Spec
@@ -71,15 +71,18 @@ def conv2d_pack_weight_transposed(packed: Out, weight: In, groups: int):
 
 @kernel
 def conv2d_correlate(
-    y: Out, padded: Scratch, patches: Scratch, x: In, packed_weight: In, bias: In,
-    geometry: tuple[int, ...], groups: int,
+    y: Out, padded: Scratch, patches: Scratch, x: In, packed_weight: In, scale: In, shift: In,
+    geometry: tuple[int, ...], groups: int, activation: int, slope: float,
 ):  # fmt: skip
-    """y = bias + correlation of x with packed weights; y: (N, O, H', W'), x: (N, C, H, W), scratch: (workers, elements)."""
+    """y = activation(scale times correlation of x with packed weights + shift); y: (N, O, H', W'), x: (N, C, H, W).
+
+    scale, shift: (O,), see `numba_nn.core.epilogue`; scratch: (workers, elements).
+    """
     rows, pixels = y.shape[1] // groups, y.shape[2] * y.shape[3]
     height, width = tile_rows(y), tile_columns(y)
     row_panels, pixel_panels = panel_count(rows, height), panel_count(pixels, width)
     row_blocks, pixel_blocks = correlation_blocks(row_panels, pixel_panels, height, width, y.shape[0] * groups)
-    tasks, workers = y.shape[0] * groups * row_blocks * pixel_blocks, padded.shape[0]
+    tasks, workers, flat = y.shape[0] * groups * row_blocks * pixel_blocks, padded.shape[0], y.reshape(y.size)
     for worker in prange(workers):
         for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
             n, g = t // (groups * row_blocks * pixel_blocks), t // (row_blocks * pixel_blocks) % groups
@@ -89,20 +92,22 @@ def conv2d_correlate(
             row = i * row_panels // row_blocks * height
             row_end = min(rows, (i + 1) * row_panels // row_blocks * height)
             correlate_block(
-                y, padded[worker], patches[worker], x, packed_weight, bias, geometry, groups, n, g, row, row_end, first, last
+                y, padded[worker], patches[worker], x, packed_weight, geometry, groups, n, g, row, row_end, first, last
             )  # fmt: skip
+            for r in range(row, row_end):
+                o = g * rows + r
+                at = (n * y.shape[1] + o) * pixels + first
+                finish_channel(flat, at, last - first, scale[o], shift[o], activation, slope)
 
 
 @inner
-def correlate_block(y, padded, patches, x, weight, bias, geometry, groups, n, g, row, row_end, first, last):
+def correlate_block(y, padded, patches, x, weight, geometry, groups, n, g, row, row_end, first, last):
     """Output channels ``row`` to ``row_end`` of group g, pixels ``first`` to ``last`` of image n."""
     taps, stride, origin, dilation, insertion = pairs(geometry)
     height, width = tile_rows(y), tile_columns(y)
     flat, pixels, out_width = y.reshape(y.size), y.shape[2] * y.shape[3], y.shape[3]
     channel = g * y.shape[1] // groups + row
     at = (n * y.shape[1] + channel) * pixels + first
-    for r in range(row_end - row):
-        fill(flat, at + r * pixels, at + r * pixels + last - first, bias[channel + r])
     channels, tap_count = x.shape[1] // groups, taps[0] * taps[1]
     panels = panel_count(y.shape[1] // groups, height)
     weight_at = (g * panels * height + row) * channels * tap_count
@@ -116,29 +121,29 @@ def correlate_block(y, padded, patches, x, weight, bias, geometry, groups, n, g,
         pack_patches(patches, 0, width, padded, count, view, out_width, first, last)
         depth = count * tap_count
         multiply_panels(
-            flat, at, pixels, row_end - row, last - first, True, weight, weight_at + c * tap_count * height,
+            flat, at, pixels, row_end - row, last - first, c > 0, weight, weight_at + c * tap_count * height,
             height * channels * tap_count, patches, 0, width * depth, depth,
         )  # fmt: skip
 
 
 @kernel
 def conv2d_forward(
-    y: Out, packed_weight: Scratch, padded: Scratch, patches: Scratch, x: In, weight: In, bias: In,
-    geometry: tuple[int, ...], groups: int,
+    y: Out, packed_weight: Scratch, padded: Scratch, patches: Scratch, x: In, weight: In, scale: In, shift: In,
+    geometry: tuple[int, ...], groups: int, activation: int, slope: float,
 ):  # fmt: skip
-    """y = bias + correlation of x and weight; weight: (O, C / groups, kh, kw), bias: (O,)."""
+    """y = activation(scale times correlation of x and weight + shift); weight: (O, C / groups, kh, kw), scale, shift: (O,)."""
     conv2d_pack_weight(packed_weight, weight, groups)
-    conv2d_correlate(y, padded, patches, x, packed_weight, bias, geometry, groups)
+    conv2d_correlate(y, padded, patches, x, packed_weight, scale, shift, geometry, groups, activation, slope)
 
 
 @kernel
 def conv2d_backward_input(
-    dx: Out, packed_weight: Scratch, padded: Scratch, patches: Scratch, dy: In, weight: In, zeros: In,
+    dx: Out, packed_weight: Scratch, padded: Scratch, patches: Scratch, dy: In, weight: In, ones: In, zeros: In,
     geometry: tuple[int, ...], groups: int,
 ):  # fmt: skip
-    """dx = correlation of dy, its pixels a stride apart, with the weights reversed; zeros: (C,)."""
+    """dx = correlation of dy, its pixels a stride apart, with the weights reversed; ones, zeros: (C,)."""
     conv2d_pack_weight_transposed(packed_weight, weight, groups)
-    conv2d_correlate(dx, padded, patches, dy, packed_weight, zeros, geometry, groups)
+    conv2d_correlate(dx, padded, patches, dy, packed_weight, ones, zeros, geometry, groups, IDENTITY, 0.0)
 
 
 @kernel
@@ -206,7 +211,6 @@ class ImplicitGemm(Algorithm):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        self._zeros = np.zeros(problem.x_shape[1], problem.dtype)
         taps, dilation = problem.taps, problem.dilation
         corner = [-before for before in problem.padding]
         back = [-c - d * (k - 1) for c, d, k in zip(corner, dilation, taps, strict=True)]
@@ -218,15 +222,18 @@ class ImplicitGemm(Algorithm):
         shapes = scratch_shapes(p.x_shape, p.y_shape, passes, p.groups, p.dtype, workers)
         return {name: (shape, p.dtype) for name, shape in shapes.items()}
 
-    def forward(self, scratch: Arrays, y: Array, x: Array, weight: Array, bias: Array) -> None:
+    def forward(
+        self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
+    ) -> None:
         conv2d_forward.for_work(self.problem.work)(
-            y, scratch["weight"], scratch["padded"], scratch["patches"], x, weight, bias, self._forward, self.problem.groups
-        )
+            y, scratch["weight"], scratch["padded"], scratch["patches"], x, weight, scale, shift, self._forward,
+            self.problem.groups, activation, slope,
+        )  # fmt: skip
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         conv2d_backward_input.for_work(self.problem.work)(
-            dx, scratch["weight"], scratch["padded"], scratch["patches"], dy, weight, self._zeros, self._backward,
-            self.problem.groups,
+            dx, scratch["weight"], scratch["padded"], scratch["patches"], dy, weight, self.ones, self.zeros,
+            self._backward, self.problem.groups,
         )  # fmt: skip
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:

@@ -48,6 +48,24 @@ def from_inputs() -> Matrix:
     return tuple(_polynomial([a for a in POINTS if a != left_out]) for left_out in (*POINTS, None))
 
 
+def rounding_error(outputs: int, taps: int, terms: int) -> float:
+    """Estimate of the largest error, relative to the largest output and in units of the dtype's epsilon.
+
+    For inputs and weights that are independent random numbers, the number k of a transformed tile (in one dimension) is a sum
+    of ``terms`` products whose variance is |B'_k|^2 |G_k|^2 times that of a plain product. Were each rounded once, by a
+    relative error of variance u^2 (u = epsilon / 2), the variance of output i relative to its own would be
+
+        kappa_i / taps, kappa_i = sum_k A'[i, k]^2 |B'_k|^2 |G_k|^2
+
+    per dimension. Rounding of the sum itself grows like a random walk, with variance terms / 6 (the mean of the partial sums'
+    variances, u^2 / 3 each, over the last one's), and that of the transforms counts as 4. Higham, "Accuracy and stability of
+    numerical algorithms" (2002), section 2.8, has such estimates; `tests/test_winograd.py` measures the error.
+    """
+    squares = [sum(c * c for c in b) * sum(c * c for c in g) for b, g in zip(from_inputs(), from_taps(taps), strict=True)]
+    kappa = max(sum(a * a * s for a, s in zip(row, squares, strict=True)) for row in to_outputs(outputs))
+    return float(kappa) / taps * math.sqrt(terms / 6 + 4) / 2
+
+
 def _polynomial(roots: list[Fraction]) -> tuple[Fraction, ...]:
     """Coefficients of prod (z - root), the constant first, six in all."""
     coefficients = [Fraction(1)]

@@ -6,13 +6,11 @@ beyond the image. A *chunk* is a run of tiles; a *panel* of it has as many as th
 
 from __future__ import annotations
 
-from typing import Any
-
 from numba_nn.core.gemm import fill
 from numba_nn.core.kernel import inner
-from numba_nn.core.simd import tile_shape, vector_lanes
+from numba_nn.core.simd import tile_columns, vector_lanes
 from numba_nn.core.tiles import copy_exactly, gather_transform
-from numba_nn.layers.conv.points import SIDE, TAPS, TILE, from_inputs
+from numba_nn.layers.conv.points import SIDE, TILE, from_inputs
 
 MARGIN = SIDE - TILE  # inputs that a tile shares with the next, along each axis
 NUMBERS = SIDE * SIDE  # of a transformed tile
@@ -63,7 +61,7 @@ def place_tiles(corners, first, count, rows, columns):
 
 
 @inner
-def pad_rows(padded, at, x, channel, first, count, rows, columns, padding):
+def pad_rows(padded, x, channel, first, count, rows, columns, padding):
     """Copy what a chunk's tiles cover of one channel, shifted by the padding. The border holds zeros already."""
     flat, height, length = x.reshape(x.size), x.shape[2], x.shape[3]
     width = padded_width(columns)
@@ -76,25 +74,21 @@ def pad_rows(padded, at, x, channel, first, count, rows, columns, padding):
         end_row = padded_row(min(bottom, (n + 1) * rows - 1), rows) + TILE + MARGIN
         shift = n * (rows * TILE + MARGIN) + padding[0]  # padded row of the image's first
         for row in range(max(top_row, shift), min(end_row, shift + height)):
-            copy_exactly(
-                padded, at + (row - start) * width + left, flat, (source + row - shift) * length + left - padding[1], right - left
-            )
+            target, origin = (row - start) * width + left, (source + row - shift) * length + left - padding[1]
+            copy_exactly(padded, target, flat, origin, right - left)
 
 
 @inner
-def clear(padded):
-    """Zeros, as the borders of padded rows need them: all channels of a chunk leave them as they are."""
-    fill(padded, 0, padded.size, padded.dtype.type(0))
-
-
-@inner
-def transform_inputs(inputs, at, step, padded, corners, panels, panel_step, width):
-    """Transform a channel's tiles: number k of those of a panel lie at ``inputs[at + k step]``, panels ``panel_step`` apart."""
-    lanes = vector_lanes(inputs)
-    per_panel = corners.size // panels
-    for p in range(panels):
-        for t in range(0, per_panel, lanes):
-            inputs_to_lanes(inputs, at + p * panel_step + t, step, padded, 0, corners, p * per_panel + t, width)
+def transform_chunk(inputs, padded, corners, x, channel, channel_end, first, count, rows, columns, padding):
+    """Transform a chunk's tiles of some channels into panels of tiles; inputs: (panels, 36, C tiles)."""
+    lanes, tiles, step = vector_lanes(x), tile_columns(x), inputs.shape[2]
+    flat, width = inputs.reshape(inputs.size), padded_width(columns)
+    fill(padded, 0, padded.size, padded.dtype.type(0))  # the border; all channels leave it as it is
+    for c in range(channel, channel_end):
+        pad_rows(padded, x, c, first, count, rows, columns, padding)
+        for t in range(0, -(-count // tiles) * tiles, lanes):
+            at = t // tiles * NUMBERS * step + c * tiles + t % tiles
+            inputs_to_lanes(flat, at, step, padded, 0, corners, t, width)
 
 
 @inner

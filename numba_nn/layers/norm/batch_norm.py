@@ -28,7 +28,13 @@ from numba_nn.core.parameter import Parameter
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.norm import planes, rows
-from numba_nn.layers.norm.statistics import batch_statistics, gradient_coefficients, recall_running, update_running
+from numba_nn.layers.norm.statistics import (
+    batch_statistics,
+    fold_running,
+    gradient_coefficients,
+    recall_running,
+    update_running,
+)
 
 
 class Layout(NamedTuple):
@@ -62,6 +68,7 @@ class Geometry(NamedTuple):
 
 class _BatchNorm(Layer):
     keeps_input = True
+    epilogue_role = "norm"
     buffer_names = ("running_mean", "running_var", "num_batches_tracked")
     letters: ClassVar[tuple[str, ...]]
 
@@ -83,6 +90,19 @@ class _BatchNorm(Layer):
         self.running_mean = zeros.copy() if track_running_stats else None
         self.running_var = ones.copy() if track_running_stats else None
         self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
+        self._folded = np.empty((2, num_features), self.dtype)
+
+    def measures(self) -> bool:
+        """Whether a forward takes the batch's own statistics now."""
+        return self.training or self.running_mean is None
+
+    def fold(self, shift: Array) -> tuple[Array, Array]:
+        """Scale and shift that make what comes before, with a bias of ``shift``, normalised by the running statistics."""
+        scale, folded = self._folded
+        fold_running(
+            scale, folded, shift, self.running_mean, self.running_var, self._weight_value, self._bias_value, self.eps
+        )  # fmt: skip
+        return scale, folded
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output: the input's.
@@ -122,7 +142,7 @@ class _BatchNorm(Layer):
         mean, inv_std = saved["mean"], saved["inv_std"]
         layout, shape, _ = call.geometry
         x = x.reshape(shape)
-        if self.training or self.running_mean is None:
+        if self.measures():
             self._measure(call, x, mean, inv_std)
             saved["share"][0] = mean.size / x.size
         else:

@@ -54,6 +54,16 @@ def recall_running(mean: Saved, inv_std: Saved, running_mean: In, running_var: I
 
 
 @kernel
+def fold_running(
+    scale: Out, shift: Out, bias_before: In, running_mean: In, running_var: In, weight: In, bias: In, eps: float
+):  # fmt: skip
+    """scale z + shift is the normalisation of z + bias_before by running statistics."""
+    for c in prange(scale.size):
+        scale[c] = weight[c] / math.sqrt(running_var[c] + eps)
+        shift[c] = (bias_before[c] - running_mean[c]) * scale[c] + bias[c]
+
+
+@kernel
 def gradient_coefficients(
     inv_std: Saved, sums: Scratch, coefficients: Scratch, tiles: Scratch, weight: In, share: float
 ):  # fmt: skip

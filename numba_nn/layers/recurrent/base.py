@@ -9,6 +9,7 @@ import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_array, check_count, check_dtype, check_shape
+from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
@@ -115,7 +116,7 @@ class Recurrent(Layer):
         h = self._destination(h, f"h of {name}", call.geometry.state_shape, call.dtype, *apart)
         return h, self._destination(c, f"c of {name}", call.geometry.state_shape, call.dtype, *apart, h)
 
-    def _apply(self, x: Array, out: Array | None, keep: bool) -> Array:
+    def _apply(self, x: Array, out: Array | None, keep: bool, epilogue: Epilogue = NOTHING) -> Array:
         with self._workspace.in_use(self):
             self._check_input(x)
             call = self._call(x.shape, x.dtype)

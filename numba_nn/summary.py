@@ -1,0 +1,79 @@
+"""A table of a model's layers: output, parameters, memory and arithmetic of each, and which run as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from numba_nn.core.fusion import Run, fuse
+from numba_nn.core.layer import Layer
+from numba_nn.core.workspace import Shape, Spec, spec_nbytes
+from numba_nn.report.tables import markdown_table
+from numba_nn.sequential import Sequential
+
+HEADERS = ["layer", "output", "parameters", "MFLOP", "saved KB", "scratch KB", "in training", "in eval mode"]
+
+
+def summary(model: Sequential, x_shape: Shape, dtype: Any = None) -> str:
+    """A Markdown table of a model's layers.
+
+    Parameters
+    ----------
+    model : Sequential
+        The model.
+    x_shape : tuple of int
+        Shape of its input.
+    dtype : dtype, optional
+        Of the input; the model's own by default, float32 for one without parameters.
+
+    Returns
+    -------
+    str
+        A row for each layer: output shape, parameters, floating-point operations of the forward's matrix products, bytes kept
+        from forward to backward, the layer's output among them where a backward reads it, bytes of scratch, which layers
+        share, and the layer that does its forward, where it is not itself. The last row holds the sums, and for memory what
+        the model has allocated so far.
+
+    Raises
+    ------
+    ShapeError
+        Of the first layer that cannot take its input.
+    """
+    wanted = np.dtype(dtype or model.dtype or np.float32)
+    shapes = model.shapes(x_shape)
+    training, inference = (_done_by(fuse(list(model), shapes, keep)) for keep in (True, False))
+    between = model.saved_spec(x_shape, wanted)
+    rows = []
+    for i, layer in enumerate(model):
+        kept = [between[f"y{i + 1}"]] if f"y{i + 1}" in between else []
+        kept += [] if i in training else layer.saved_spec(shapes[i], wanted).values()
+        rows.append(
+            [
+                f"{i} {layer!r}", _times(shapes[i + 1]), f"{_learned(layer):,}", f"{layer.forward_flops(shapes[i]) / 1e6:,.1f}",
+                _kilobytes(kept), _kilobytes(layer.scratch_spec(shapes[i], wanted).values()),
+                training.get(i, ""), inference.get(i, ""),
+            ]
+        )  # fmt: skip
+    flops = model.forward_flops(x_shape) / 1e6
+    held = [f"{nbytes / 1024:,.0f}" for nbytes in (model.saved_nbytes, model.scratch_nbytes)]
+    rows.append(["whole model", _times(shapes[-1]), f"{_learned(model):,}", f"{flops:,.1f}", *held, "", ""])
+    return markdown_table(HEADERS, rows)
+
+
+def _done_by(runs: list[Run]) -> dict[int, str]:
+    """For each layer that another one does: which."""
+    return {i: f"in {run.start}" for run in runs for i in range(run.start + 1, run.stop)}
+
+
+def _learned(layer: Layer) -> int:
+    return sum(p.value.size for p in layer.parameters())
+
+
+def _kilobytes(specs: Iterable[Spec]) -> str:
+    return f"{sum(map(spec_nbytes, specs)) / 1024:,.0f}"
+
+
+def _times(shape: Shape) -> str:
+    return " x ".join(map(str, shape))
