@@ -12,6 +12,7 @@ from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.workspace import Shape, Workspace
 
 if TYPE_CHECKING:
+    from numba_nn.core.buffers import Buffers
     from numba_nn.core.layer import Layer
 
 Array = NDArray[Any]
@@ -37,8 +38,8 @@ class Call:
         Whether the forward that runs now is kept for a backward.
     epilogue : Epilogue
         The layers that follow and that this forward does too.
-    scratch : dict of ndarray
-        The arrays of ``scratch_spec``: contents are dead between calls.
+    scratch : dict
+        The arrays of ``scratch_spec``, or what a layer makes of them: contents are dead between calls.
     inference : dict of ndarray
         The arrays of ``saved_spec`` for a forward in eval mode, which saves nothing: scratch too.
     geometry : object
@@ -55,7 +56,7 @@ class Call:
         self.dtype = dtype
         self.geometry: Any = None
         self.tables: Any = None
-        self.scratch: Arrays = {}
+        self.scratch: dict[str, Any] = {}
         self.inference: Arrays = {}
         self.generation = -1
         self.keep = False
@@ -102,7 +103,7 @@ class Slot:
         if self.parts:
             self.parts = []
 
-    def saved(self, call: Call, layer: Layer) -> Arrays:
+    def saved(self, call: Call, layer: Buffers) -> Arrays:
         """The arrays of ``saved_spec`` in this slot, for the shape of a call."""
         views = self._views.get(call)
         if views is None:

@@ -18,7 +18,6 @@ output pixel lies, minus the padding; insertion - 1 zeros are thought between ne
 
 from __future__ import annotations
 
-import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
@@ -212,8 +211,6 @@ class ImplicitGemm(Algorithm):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        self._ones = np.ones(problem.x_shape[1], problem.dtype)
-        self._zeros = np.zeros(problem.x_shape[1], problem.dtype)
         taps, dilation = problem.taps, problem.dilation
         corner = [-before for before in problem.padding]
         back = [-c - d * (k - 1) for c, d, k in zip(corner, dilation, taps, strict=True)]
@@ -235,8 +232,8 @@ class ImplicitGemm(Algorithm):
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         conv2d_backward_input.for_work(self.problem.work)(
-            dx, scratch["weight"], scratch["padded"], scratch["patches"], dy, weight, self._ones, self._zeros, self._backward,
-            self.problem.groups,
+            dx, scratch["weight"], scratch["padded"], scratch["patches"], dy, weight, self.ones, self.zeros,
+            self._backward, self.problem.groups,
         )  # fmt: skip
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
