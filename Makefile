@@ -11,7 +11,7 @@ ASV_SMOKE := $(BENCH) asv --config asv_benchmarks/smoke.conf.json
 SOURCES = $(wildcard numba_nn/*.py numba_nn/*/*.py numba_nn/*/*/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits report test lint format parity compare cuda-check bench bench-smoke publish dashboard clean
+.PHONY: help setup demo digits report test lint format parity compare isa-avx2 isa-sse2 isa-check cuda-check bench bench-smoke publish dashboard clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t h; do printf '  %-12s %s\n' "$$t" "$$h"; done
@@ -58,6 +58,21 @@ parity: .peers/stamp ## compute what PyTorch computes
 
 compare: .peers/stamp ## time the same work in numba_nn, PyTorch, onnxruntime and NumPy (ARGS="--only REGEX", "--quick", "--output docs")
 	$(PEERS) -m asv_benchmarks.compare $(ARGS)
+
+# Tiles and vectors follow the instructions that Numba compiles for. What the layers compute is checked for those of other x86
+# CPUs too: AVX2, and the narrowest vectors (SSE2).
+AVX2 = NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma,+avx,+sse4.2,+sse4.1,+ssse3,+sse3,+sse2,+sse,+bmi,+bmi2,+f16c,+popcnt
+SSE2 = NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES=
+COMPUTED = pytest tests/test_contract.py tests/test_fusion.py tests/test_gemm.py -k "formula or derivative or rounds or nan or fused or product"
+
+isa-avx2: $(UV)
+	$(AVX2) $(RUN) $(COMPUTED) $(ARGS)
+
+isa-sse2: $(UV)
+	$(SSE2) $(RUN) $(COMPUTED) $(ARGS)
+
+isa-check: $(UV) ## check what the layers compute with AVX2, and with SSE2
+	$(MAKE) --jobs 2 --output-sync isa-avx2 isa-sse2
 
 cuda-check: $(UV) ## compile the CUDA twins and read their machine code; no GPU needed
 	NUMBA_NN_CUDA_TOOLS=required UV_PROJECT_ENVIRONMENT=.cuda $(RUN) --no-default-groups --group cuda-check --group test pytest tests/cuda $(ARGS)

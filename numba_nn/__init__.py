@@ -60,7 +60,7 @@ from numba_nn.summary import summary
 from numba_nn.train import EarlyStopping, TrainStep, evaluate, fit, predict
 from numba_nn.warmup import warmup
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "GELU",
