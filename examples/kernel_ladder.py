@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from numba import jit
 
 import numba_nn as nn
 from numba_nn.core.gemm import DEPTH, multiply, multiply_panels, pack_panels
@@ -24,7 +24,7 @@ from numba_nn.core.kernel import FLAGS
 from numba_nn.core.peak import measure_peak
 from numba_nn.core.simd import tile_columns, tile_rows, tile_shape
 
-ladder = njit(**FLAGS)
+ladder = jit(**FLAGS)
 """Numba's compiler as the library's kernels use it, without threads."""
 
 
