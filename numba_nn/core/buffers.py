@@ -183,6 +183,9 @@ class Buffers(Module):
     def _adopt(self, workspace: Workspace, level: int) -> None:
         """Share the scratch of the model that this layer has become part of, so many containers deep."""
         self._workspace = workspace
+        self._forget_calls()
+
+    def _forget_calls(self) -> None:
         self._calls.clear()
         self._newest_call = NO_CALL
 

@@ -8,6 +8,7 @@ if its backward can do with its output, is applied too. `Sequential` finds what 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,16 +39,23 @@ class Epilogue(NamedTuple):
     norm: Any = None
     activation: Any = None
 
-    def terms(self, scale: Array, shift: Array) -> tuple[Array, Array, int, float]:
-        """Scale, shift, activation's code and slope, for a layer whose own are ``scale`` and ``shift``."""
+    def terms(self, bias: Array) -> tuple[Array, Array, int, float]:
+        """Scale, shift, activation's code and slope, for a layer with this bias."""
+        scale, shift = neutral_terms(bias.size, bias.dtype)[0], bias
         if self.norm is not None:
-            scale, shift = self.norm.fold(shift)
+            scale, shift = self.norm.fold(bias)
         if self.activation is None:
             return scale, shift, IDENTITY, 0.0
         return scale, shift, self.activation.epilogue_code, self.activation.slope
 
 
 NOTHING = Epilogue()
+
+
+@functools.cache
+def neutral_terms(channels: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """A scale and a shift that change nothing."""
+    return np.ones(channels, dtype), np.zeros(channels, dtype)
 
 
 @inlined

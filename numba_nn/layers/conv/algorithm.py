@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from numba_nn.core.call import Array, Arrays
+from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.gemm import product_work
 from numba_nn.core.workspace import Shape, Spec
 
@@ -60,12 +59,7 @@ class Algorithm:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        channels = problem.x_shape[1]
-        # What an input gradient has for the scale and shift of an epilogue.
-        self.ones, self.zeros = (
-            np.ones(channels, problem.dtype),
-            np.zeros(channels, problem.dtype),
-        )  # an input gradient's epilogue
+        self.ones, self.zeros = neutral_terms(problem.x_shape[1], problem.dtype)  # the epilogue of an input gradient
 
     @classmethod
     def refusal(cls, problem: Problem) -> str:

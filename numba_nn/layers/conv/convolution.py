@@ -53,7 +53,6 @@ class Convolution(Layer):
         self.weight = Parameter(uniform(shape, -bound, bound, self.dtype), "weight")
         self.bias = Parameter(uniform((out_channels,), -bound, bound, self.dtype), "bias") if bias else None
         self._bias_value = self.bias.value if self.bias else np.zeros(out_channels, self.dtype)
-        self._ones = np.ones(out_channels, self.dtype)
         self._precision = get_precision()
         least = [
             max(1, d * (k - 1) + 1 - sum(p)) for d, k, p in zip(self.dilation, self.kernel_size, self._borders, strict=True)
@@ -112,11 +111,11 @@ class Convolution(Layer):
         y_shape = self.output_shape(x_shape)
         return 2 * y_shape[0] * math.prod(y_shape[2:]) * self.weight.value.size
 
-    def _call(self, x_shape: Any, dtype: np.dtype[Any]) -> Call:
+    def _call_for(self, x: Any) -> Call:
         if self._precision != get_precision():
-            self._calls.clear()  # their algorithms are those of the other precision
+            self._forget_calls()  # their algorithms are those of the other precision
             self._precision = get_precision()
-        return super()._call(x_shape, dtype)
+        return super()._call_for(x)
 
     def _geometry(self, x_shape: Shape, dtype: Any) -> dict[str, Algorithm]:
         """The algorithm of every pass."""
@@ -135,7 +134,7 @@ class Convolution(Layer):
         )  # fmt: skip
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        terms = call.epilogue.terms(self._ones, self._bias_value)
+        terms = call.epilogue.terms(self._bias_value)
         call.geometry["forward"].forward(call.scratch["forward"], images(y), images(x), images(self.weight.value), *terms)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
