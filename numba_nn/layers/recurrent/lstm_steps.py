@@ -38,7 +38,7 @@ BLOCK_ROWS = 48  # rows of a block: four tiles, which read a panel of weights fr
 
 @inner
 def step_blocks(batch, hidden, height, width):
-    """Blocks of rows and of units that a step is cut into, and panels of both; the tile of one row takes two panels of units."""
+    """Blocks of rows and of units that a step is cut into, and panels of both; a tile of one row takes two panels."""
     row_panels, unit_panels = -(-batch // height), -(-hidden // width)
     unit_blocks = min(TASKS, -(-unit_panels // ROW_PANELS) if batch == 1 else unit_panels)
     return -(-batch // BLOCK_ROWS), unit_blocks, row_panels, unit_panels
