@@ -38,6 +38,8 @@ PACK_PANELS, PACK_DEPTH = 8, 128  # what a task packs: 8 panels of 32 columns re
 DOT_ROWS, DOT_DEPTH = 64, 4  # dot products pay up to so many rows, if the depth is so many times greater
 IN_PLACE_ROWS = 128  # B is packed for more rows: it loses 5 % of the peak for 96 rows, gains 3 % for 256 (Zen 4)
 LEFT_COLUMNS, LEFT_ELEMENTS, LEFT_STRIDE = 128, 2**18, 1024  # see `left_is_packed`
+ROW_BLOCK = 4  # panels in a block of one row, at least
+THIN = 16  # products of no more depth are cut into rows of tiles: they write C in order, which is most of their work
 TASKS = 16  # blocks that a product is cut into at least, where its size allows: a multiple of most core counts
 
 
@@ -209,6 +211,12 @@ def left_is_packed(m, n, depth, row_stride):
     return n >= LEFT_COLUMNS and (m * depth > LEFT_ELEMENTS or row_stride % LEFT_STRIDE == 0)
 
 
+@inner
+def columns_in_place(n, width, rows):
+    """How many of n columns, which lie side by side, are read where they are, for so many rows of A: whole panels, or none."""
+    return n // width * width if rows <= IN_PLACE_ROWS else 0
+
+
 @kernel
 def multiply_stack(
     c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
@@ -222,10 +230,14 @@ def multiply_stack(
     if left_is_packed(m, n, depth, a_strides[0]):
         pack_matrices(packed_a, a, (m, depth), a_strides, height, 0)
         left, left_size, left_steps = packed_a, row_panels * height * depth, (height * depth, 1, height)
-    in_place = n // width * width if b_strides[1] == 1 and m <= IN_PLACE_ROWS else 0
+    in_place = columns_in_place(n, width, m) if b_strides[1] == 1 else 0
     pack_matrices(packed_b, b, (n, depth), (b_strides[1], b_strides[0]), width, in_place)
     rest = (column_panels * width - in_place) * depth
     row_blocks, column_blocks = block_counts(row_panels, column_panels, height, width, c.shape[0])
+    if m == 1:
+        column_blocks = max(1, min(TASKS, column_panels // ROW_BLOCK))
+    elif depth <= THIN:
+        row_blocks, column_blocks = row_panels, -(-min(column_panels, TASKS) // row_panels)
     for t in prange(c.shape[0] * row_blocks * column_blocks):
         s, i, j = t // (row_blocks * column_blocks), t // column_blocks % row_blocks, t % column_blocks
         i0, rows = block_span(i, row_blocks, row_panels, height, m)
@@ -233,15 +245,26 @@ def multiply_stack(
         if depth == 0 and keep == 0:
             fill_block(c[s], i0 * n + j0, n, rows, columns, c.dtype.type(0))
         a_at = a_of[s] * left_size + i0 // height * left_steps[0]
-        split = max(0, min(columns, in_place - j0))
-        multiply_block(
-            c[s], i0 * n + j0, n, rows, split, keep != 0, left, a_at, left_steps,
-            b[b_of[s]], j0, (width, b_strides[0]), depth,
+        multiply_columns(
+            c[s], i0 * n, n, rows, j0, columns, keep != 0, left, a_at, left_steps,
+            b[b_of[s]], b_strides[0], in_place, packed_b, b_of[s] * rest, depth,
         )  # fmt: skip
-        multiply_block(
-            c[s], i0 * n + j0 + split, n, rows, columns - split, keep != 0, left, a_at, left_steps,
-            packed_b[:], b_of[s] * rest + (j0 + split - in_place) * depth, (width * depth, width), depth,
-        )  # fmt: skip
+
+
+@inner
+def multiply_columns(
+    c, at, stride, rows, first, columns, keep, a, a_at, a_steps, b, b_stride, in_place, packed_b, packed_at, depth
+):  # fmt: skip
+    """Some columns of C = A B (+ C if ``keep``), from ``first`` on, where B is packed from its column ``in_place`` on only."""
+    width = tile_columns(c)
+    split = max(0, min(columns, in_place - first))
+    multiply_block(
+        c, at + first, stride, rows, split, keep, a, a_at, a_steps, b, first, (width, b_stride), depth
+    )  # fmt: skip
+    multiply_block(
+        c, at + first + split, stride, rows, columns - split, keep, a, a_at, a_steps,
+        packed_b[:], packed_at + (first + split - in_place) * depth, (width * depth, width), depth,
+    )  # fmt: skip
 
 
 def packed_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
@@ -250,9 +273,9 @@ def packed_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
     return -(-m // height) * height * k, -(-n // width) * width * k
 
 
-def product_work(m: int, n: int, k: int) -> float:
+def product_work(m: int, n: int, k: int, packed: bool = True) -> float:
     """The work of an M x N x K product in the units of `Kernel.for_work`: 16 multiply-adds count as one operation."""
-    return m * n * k / 16 + m * k + k * n
+    return m * n * k / 16 + (m * k + k * n if packed else 0)
 
 
 SINGLE = np.zeros(1, np.int64)

@@ -133,6 +133,7 @@ class Emitter:
         Rows of A are (pointer, offset); those that share a pointer leave registers to the others.
         """
         builder, zero = self.builder, ir.Constant(self.vector, None)
+        a_step = self.opaque(a_step)
         before, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
         builder.branch(loop)
         builder.position_at_end(loop)
@@ -156,6 +157,13 @@ class Emitter:
         builder.position_at_end(done)
         return updated
 
+    def opaque(self, number: Any) -> Any:
+        """The number, of which LLVM knows nothing.
+
+        Where it knows that depths are neighbours it gives each row a pointer: 48 GFLOP/s in place of 115 (Zen 4).
+        """
+        return self.builder.asm(ir.FunctionType(INTP, [INTP]), "", "=r,0", [number], side_effect=False)
+
     def write_whole(self, sums: list[list[Any]], c: Any, stride: Any, keep: bool) -> None:
         """C = sums, or C += sums, over the whole tile."""
         for i, row in enumerate(sums):
@@ -169,7 +177,7 @@ class Emitter:
         """C = sums, or C += sums, in the first rows and columns."""
         builder = self.builder
         all_rows = builder.icmp_signed("==", rows, INTP(len(sums)))
-        whole = builder.and_(all_rows, builder.icmp_signed("==", columns, INTP(VECTORS * self.lanes)))
+        whole = builder.and_(all_rows, builder.icmp_signed("==", columns, INTP(len(sums[0]) * self.lanes)))
         with builder.if_else(whole) as (full, corner):
             with full, builder.if_else(keep) as (add, overwrite):
                 with add:
@@ -234,10 +242,7 @@ class Emitter:
         panels = self.pointers(b, b_panel, ROW_PANELS if height == 1 else 1, panels)
         vectors = [builder.gep(panel, [INTP(j * self.lanes)]) for panel in panels for j in range(VECTORS)]
         sums = self.accumulate(a_rows, a_depth, vectors, b_depth, depth)
-        if height == 1:
-            self.write_corner(sums, c, stride, rows, columns, keep)
-        else:
-            self.write(sums, c, stride, rows, columns, keep)
+        self.write(sums, c, stride, rows, columns, keep)
 
     def pointers(self, base: Any, step: Any, count: int, wanted: Any) -> list[Any]:
         """Pointers ``step`` elements apart; those beyond the ``wanted`` ones equal the last of these."""

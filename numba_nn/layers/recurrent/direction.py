@@ -80,7 +80,7 @@ class Direction:
         return [saved[name + self.suffix] for name in ("gates", "before", "cells", "squashed")]
 
     def _step_work(self, walk: Walk) -> float:
-        return product_work(walk.batch, GATES * self.hidden, self.hidden)
+        return product_work(walk.batch, GATES * self.hidden, self.hidden, packed=False)
 
     def _input_work(self, walk: Walk) -> float:
         return product_work(walk.rows, GATES * self.hidden, self.inputs)
@@ -94,7 +94,7 @@ class Direction:
         run = gates_forward.for_work(self._input_work(walk))
         run(gates, *packed, x.reshape(1, -1), weight_ih, *self._bias_values, SHARED, EACH)
         run = lstm_forward.for_work(self._step_work(walk))
-        run(y.reshape(-1), h, c, gates, *others, *packed, weight_hh, h0, c0, walk.numbers(self.reverse), place)
+        run(y.reshape(-1), h, c, gates, *others, packed[1], weight_hh, h0, c0, walk.numbers(self.reverse), place)
 
     def backward(
         self, dh: Array, dc: Array, saved: Arrays, packed: Any, dy: Array, x: Array, dh_last: Array, dc_last: Array,
@@ -104,7 +104,7 @@ class Direction:
         gates, before, *others = self._saved(saved)
         weight = self.weights[1].value.reshape(GATES, -1)
         run = lstm_backward.for_work(self._step_work(walk))
-        run(dh, dc, gates, *others, *packed, dy.reshape(-1), weight, dh_last, dc_last, walk.numbers(self.reverse), place)
+        run(dh, dc, gates, *others, packed[1], dy.reshape(-1), weight, dh_last, dc_last, walk.numbers(self.reverse), place)
         for parameter, left in zip(self.weights, (x, before), strict=True):
             if parameter.requires_grad:
                 run = gates_backward_weight.for_work(product_work(walk.rows, *parameter.value.shape))

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.gemm import gemm, multiply_block, packed_sizes
+from numba_nn.core.dot import dot_block
+from numba_nn.core.gemm import DOT_ROWS, few_rows_suffice, gemm, multiply_block, multiply_columns, packed_sizes
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.layers.linear import linear_backward_bias
@@ -74,28 +75,39 @@ def gates_backward_bias(dbias: Out, partial: Scratch, dgates: In):
 
 
 @inner
-def add_recurrent(gates, at, stride, rows, units, packed_h, row, packed_weight, unit, hidden):
-    """gates[q] += h weight_hh[q]^T in a block of one step, which begins at ``row`` of h and at ``unit``."""
-    whole = -(-hidden // tile_columns(gates)) * tile_columns(gates)
-    for q in range(gates.shape[0]):
-        multiply_block(
-            gates[q], at, stride, rows, units, True,
-            packed_h, row * hidden, (tile_rows(gates) * hidden, 1, tile_rows(gates)),
-            packed_weight, (q * whole + unit) * hidden, (tile_columns(gates) * hidden, tile_columns(gates)), hidden,
-        )  # fmt: skip
+def recurrent_by_dots(steps, batch, hidden):
+    """Whether weight_hh is better read as it is, by dot products, than packed before the first step."""
+    return batch == 1 or (steps * batch <= DOT_ROWS and few_rows_suffice(batch, hidden, hidden))
 
 
 @inner
-def multiply_recurrent(dh, row, rows, unit, units, packed_dgates, packed_weight, count):
-    """dh = sum_q dgates[q] weight_hh[q] in a block of one step, of ``count`` gates."""
-    batch, hidden = dh.shape
-    flat = dh.reshape(dh.size)
-    whole_rows, whole = -(-batch // tile_rows(dh)) * tile_rows(dh), -(-hidden // tile_columns(dh)) * tile_columns(dh)
-    for q in range(count):
-        multiply_block(
-            flat, row * hidden + unit, hidden, rows, units, q > 0,
-            packed_dgates, (q * whole_rows + row) * hidden, (tile_rows(dh) * hidden, 1, tile_rows(dh)),
-            packed_weight, (q * whole + unit) * hidden, (tile_columns(dh) * hidden, tile_columns(dh)), hidden,
+def add_recurrent(gates, row, rows, across, unit, units, before, weight, packed_weight, hidden, by_dots):
+    """gates[q] += before weight_hh[q]^T for some units, in ``rows`` rows from ``row`` on, ``across`` apart."""
+    height, width = tile_rows(gates), tile_columns(gates)
+    at, stride, whole = row * hidden, across * hidden, -(-hidden // width) * width
+    for q in range(gates.shape[0]):
+        if by_dots:
+            dot_block(
+                gates[q], at + unit, stride, 1, rows, units, True,
+                before, at, stride, weight[q], unit * hidden, hidden, hidden,
+            )  # fmt: skip
+        else:
+            multiply_block(
+                gates[q], at + unit, stride, rows, units, True, before, at, (height * stride, stride, 1),
+                packed_weight, (q * whole + unit) * hidden, (width * hidden, width), hidden,
+            )  # fmt: skip
+
+
+@inner
+def multiply_recurrent(dh, first, rows, unit, units, dgates, row, across, weight, in_place, packed_weight):
+    """dh = sum_q dgates[q] weight_hh[q] for some units, in ``rows`` rows: from ``first`` on in dh, ``row`` on in dgates."""
+    hidden = dh.shape[1]
+    flat, stride, height = dh.reshape(dh.size), across * hidden, tile_rows(dh)
+    rest = -(-(hidden - in_place) // tile_columns(dh)) * tile_columns(dh) * hidden
+    for q in range(dgates.shape[0]):
+        multiply_columns(
+            flat, first * hidden, hidden, rows, unit, units, q > 0, dgates[q], row * hidden, (height * stride, stride, 1),
+            weight[q], hidden, in_place, packed_weight, q * rest, hidden,
         )  # fmt: skip
 
 

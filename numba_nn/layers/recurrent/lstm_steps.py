@@ -26,119 +26,120 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from numba_nn.core.gemm import block_counts, block_span, pack_matrices, pack_panels
+from numba_nn.core.gemm import TASKS, block_span, columns_in_place, pack_matrices
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.simd import tile_columns, tile_rows
+from numba_nn.core.simd import ROW_PANELS, tile_columns, tile_rows
 from numba_nn.core.vmath import sigmoid, tanh
-from numba_nn.layers.recurrent.gates import add_recurrent, multiply_recurrent
+from numba_nn.layers.recurrent.gates import add_recurrent, multiply_recurrent, recurrent_by_dots
 
 GATES = 4
+BLOCK_ROWS = 48  # rows of a block: four tiles, which read a panel of weights from the L1 cache
 
 
 @inner
-def lstm_units(y, y_at, h, c, n, gates, before, cells, squashed, at, first, last):
-    """Some units of one row: gates become their activations, h and c move on a step; ``at`` is the row's start in gates."""
-    at, y_at, n = np.uintp(at), np.uintp(y_at), np.uintp(n)
+def step_blocks(batch, hidden, height, width):
+    """Blocks of rows and of units that a step is cut into, and panels of both; a tile of one row takes two panels."""
+    row_panels, unit_panels = -(-batch // height), -(-hidden // width)
+    unit_blocks = min(TASKS, -(-unit_panels // ROW_PANELS) if batch == 1 else unit_panels)
+    return -(-batch // BLOCK_ROWS), unit_blocks, row_panels, unit_panels
+
+
+@inner
+def lstm_units(y, y_at, h, c, gates, before, cells, squashed, at, next_at, first, last):
+    """Some units of one row: gates become their activations, c moves on a step; h goes into y and ``h`` from ``next_at`` on."""
+    at, y_at, next_at = np.uintp(at), np.uintp(y_at), np.uintp(next_at)
     for j in range(np.uintp(first), np.uintp(last)):
         i, f, g, o = sigmoid(gates[0, at + j]), sigmoid(gates[1, at + j]), tanh(gates[2, at + j]), sigmoid(gates[3, at + j])
-        old_h, old_c = h[n, j], c[n, j]
+        old_c = c[j]
         new_c = f * old_c + i * g
         t = tanh(new_c)
         new_h = o * t
         gates[0, at + j], gates[1, at + j], gates[2, at + j], gates[3, at + j] = i, f, g, o
-        before[at + j], cells[at + j], squashed[at + j] = old_h, old_c, t
-        h[n, j], c[n, j], y[y_at + j] = new_h, new_c, new_h
+        cells[at + j], squashed[at + j] = old_c, t
+        c[j], h[next_at + j], y[y_at + j] = new_c, new_h, new_h
 
 
 @kernel
 def lstm_forward(
-    y: Out, h: Out, c: Out, gates: Saved, before: Saved, cells: Saved, squashed: Saved, packed_h: Scratch,
-    packed_weight: Scratch, weight: In, h0: In, c0: In, walk: tuple[int, int, int, int], place: tuple[int, int],
+    y: Out, h: Out, c: Out, gates: Saved, before: Saved, cells: Saved, squashed: Saved, packed_weight: Scratch,
+    weight: In, h0: In, c0: In, walk: tuple[int, int, int, int], place: tuple[int, int],
 ):  # fmt: skip
     """Every step from (h0, c0) to (h, c), each (N, H); gates, before, cells, squashed (tanh of c): of all steps."""
     steps, first, step, across = walk
     batch, hidden = h.shape
     height, width = tile_rows(gates), tile_columns(gates)
-    pack_matrices(packed_weight, weight, (hidden, hidden), (hidden, 1), width, 0)
+    by_dots = recurrent_by_dots(steps, batch, hidden)
+    if not by_dots:
+        pack_matrices(packed_weight, weight, (hidden, hidden), (hidden, 1), width, 0)
     for n in prange(batch):
         for j in range(hidden):
             h[n, j], c[n, j] = h0[n, j], c0[n, j]
-    row_panels, unit_panels = -(-batch // height), -(-hidden // width)
-    row_blocks, unit_blocks = block_counts(row_panels, unit_panels, height, width, 1)
+        at = np.uintp((first + n * across) * hidden)
+        for j in range(np.uintp(hidden if steps > 0 else 0)):
+            before[at + j] = h0[n, j]
+    row_blocks, unit_blocks, row_panels, unit_panels = step_blocks(batch, hidden, height, width)
     for s in range(steps):
-        pack_matrices(packed_h, h.reshape(1, h.size), (batch, hidden), (hidden, 1), height, 0)
         for task in prange(row_blocks * unit_blocks):
             start, rows = block_span(task // unit_blocks, row_blocks, row_panels, height, batch)
             unit, units = block_span(task % unit_blocks, unit_blocks, unit_panels, width, hidden)
             row = first + s * step + start * across
-            add_recurrent(
-                gates, row * hidden + unit, across * hidden, rows, units, packed_h, start, packed_weight, unit, hidden
-            )
+            add_recurrent(gates, row, rows, across, unit, units, before, weight, packed_weight, hidden, by_dots)
             for n in range(rows):
                 at = row + n * across
+                if s + 1 < steps:
+                    target, next_at = before, (at + step) * hidden
+                else:
+                    target, next_at = h.reshape(h.size), (start + n) * hidden
                 lstm_units(
-                    y,
-                    at * place[1] + place[0],
-                    h,
-                    c,
-                    start + n,
-                    gates,
-                    before,
-                    cells,
-                    squashed,
-                    at * hidden,
-                    unit,
-                    unit + units,
-                )
+                    y, at * place[1] + place[0], target, c[start + n], gates, before, cells, squashed, at * hidden, next_at,
+                    unit, unit + units,
+                )  # fmt: skip
 
 
 @inner
-def lstm_units_backward(dh, dc, n, gates, cells, squashed, at, dy, y_at, first, last):
+def lstm_units_backward(dh, dc, gates, cells, squashed, at, dy, y_at, first, last):
     """Some units of one row: gates become their gradients, dc moves back a step; dh is what comes from the next step."""
     one = dy.dtype.type(1)
-    at, y_at, n = np.uintp(at), np.uintp(y_at), np.uintp(n)
+    at, y_at = np.uintp(at), np.uintp(y_at)
     for j in range(np.uintp(first), np.uintp(last)):
         i, f, g, o = gates[0, at + j], gates[1, at + j], gates[2, at + j], gates[3, at + j]
-        t, old_c, new_dh = squashed[at + j], cells[at + j], dh[n, j] + dy[y_at + j]
-        new_dc = dc[n, j] + new_dh * o * (one - t * t)
+        t, old_c, new_dh = squashed[at + j], cells[at + j], dh[j] + dy[y_at + j]
+        new_dc = dc[j] + new_dh * o * (one - t * t)
         gates[0, at + j] = new_dc * g * i * (one - i)
         gates[1, at + j] = new_dc * old_c * f * (one - f)
         gates[2, at + j] = new_dc * i * (one - g * g)
         gates[3, at + j] = new_dh * t * o * (one - o)
-        dc[n, j] = new_dc * f
+        dc[j] = new_dc * f
 
 
 @kernel
 def lstm_backward(
-    dh: Out, dc: Out, gates: Saved, cells: Saved, squashed: Saved, packed_dgates: Scratch, packed_weight: Scratch,
+    dh: Out, dc: Out, gates: Saved, cells: Saved, squashed: Saved, packed_weight: Scratch,
     dy: In, weight: In, dh_last: In, dc_last: In, walk: tuple[int, int, int, int], place: tuple[int, int],
 ):  # fmt: skip
-    """Every step from the last: (dh_last, dc_last) arrive at the final state, (dh, dc) at the first; gates: their gradients."""
+    """Every step from the last: (dh_last, dc_last) arrive at the final state, (dh, dc) at the first; gates: their gradients.
+
+    A task takes its units of dh back through the weights of the step behind it, and then through its own step.
+    """
     steps, first, step, across = walk
     batch, hidden = dh.shape
     height, width = tile_rows(gates), tile_columns(gates)
-    pack_matrices(packed_weight, weight, (hidden, hidden), (1, hidden), width, 0)
+    in_place = columns_in_place(hidden, width, batch) if steps == 1 else 0
+    pack_matrices(packed_weight, weight, (hidden, hidden), (1, hidden), width, in_place)
     for n in prange(batch):
         for j in range(hidden):
             dh[n, j], dc[n, j] = dh_last[n, j], dc_last[n, j]
-    row_panels, unit_panels = -(-batch // height), -(-hidden // width)
-    row_blocks, unit_blocks = block_counts(row_panels, unit_panels, height, width, 1)
-    for s in range(steps - 1, -1, -1):
+    row_blocks, unit_blocks, row_panels, unit_panels = step_blocks(batch, hidden, height, width)
+    for s in range(steps - 1, -2, -1):
         for task in prange(row_blocks * unit_blocks):
             start, rows = block_span(task // unit_blocks, row_blocks, row_panels, height, batch)
             unit, units = block_span(task % unit_blocks, unit_blocks, unit_panels, width, hidden)
             row = first + s * step + start * across
-            for n in range(rows):
+            if s + 1 < steps:
+                multiply_recurrent(dh, start, rows, unit, units, gates, row + step, across, weight, in_place, packed_weight)
+            for n in range(rows if s >= 0 else 0):
                 at = row + n * across
                 lstm_units_backward(
-                    dh, dc, start + n, gates, cells, squashed, at * hidden, dy, at * place[1] + place[0], unit, unit + units
-                )
-            for q in range(gates.shape[0]):
-                pack_panels(
-                    packed_dgates, (q * row_panels * height + start) * hidden, gates[q], row * hidden, across * hidden, 1,
-                    rows, height, hidden, unit, unit + units,
+                    dh[start + n], dc[start + n], gates, cells, squashed, at * hidden, dy, at * place[1] + place[0],
+                    unit, unit + units,
                 )  # fmt: skip
-        for task in prange(row_blocks * unit_blocks):
-            start, rows = block_span(task // unit_blocks, row_blocks, row_panels, height, batch)
-            unit, units = block_span(task % unit_blocks, unit_blocks, unit_panels, width, hidden)
-            multiply_recurrent(dh, start, rows, unit, units, packed_dgates, packed_weight, gates.shape[0])
