@@ -69,7 +69,7 @@ def test_scratch_is_neither_too_small_nor_read_before_it_is_written(seed, dtype,
     args, kwargs, x_shape = draw(rng)
     layer = nn.Conv2d(*args, **kwargs, dtype=dtype)
     call = layer._call(x_shape, np.dtype(dtype))
-    spec = {name: shape for name, (shape, _) in layer.scratch_spec(x_shape, dtype).items()}
+    spec = {name: shape for name, (shape, _) in layer.scratch_spec(x_shape, np.dtype(dtype)).items()}
     guarded = {name: Guarded(shape, dtype) for name, shape in {**spec, "y": call.y_shape, "dx": x_shape}.items()}
     call.scratch = {name: guarded[name].array for name in spec}
     x, dy = (rng.standard_normal(shape).astype(dtype) for shape in (x_shape, call.y_shape))

@@ -5,7 +5,9 @@ A new algorithm is a class (`numba_nn.layers.conv.algorithm.Algorithm`) and its 
 
 from __future__ import annotations
 
-from numba_nn.core.workspace import Spec, spec_nbytes
+import math
+
+from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
 from numba_nn.layers.conv.depthwise import Depthwise
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
@@ -30,5 +32,11 @@ def scratch_spec(chosen: dict[str, Algorithm], workers: int) -> dict[str, Spec]:
     specs: dict[str, Spec] = {}
     for one_pass, algorithm in chosen.items():
         for name, spec in algorithm.scratch_spec(one_pass, workers).items():
-            specs[name] = max(spec, specs.get(name, spec), key=spec_nbytes)
+            specs[name] = max(spec, specs.get(name, spec), key=_exact_nbytes)
     return specs
+
+
+def _exact_nbytes(spec: Spec) -> int:
+    """Bytes of an array, not rounded up: what one pass uses as it is must not be the shorter of two."""
+    shape, dtype = spec
+    return math.prod(shape) * dtype.itemsize
