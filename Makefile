@@ -11,7 +11,7 @@ ASV_SMOKE := $(BENCH) asv --config asv_benchmarks/smoke.conf.json
 SOURCES = $(wildcard numba_nn/*.py numba_nn/*/*.py numba_nn/*/*/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits report test lint format parity cuda-check bench bench-smoke publish dashboard clean
+.PHONY: help setup demo digits report test lint format parity compare isa-avx2 isa-sse2 isa-check cuda-check bench bench-smoke publish dashboard clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t h; do printf '  %-12s %s\n' "$$t" "$$h"; done
@@ -45,14 +45,34 @@ format: $(UV) ## rewrite the sources in the common style
 	$(RUN) ruff format .
 
 # PyTorch is a peer, not a dependency: plain pip and this very version, in an environment of its own. Other packages as locked.
-.parity/stamp: Makefile pyproject.toml uv.lock | $(UV)
-	$(UV) venv --quiet --clear --seed .parity
-	$(UV) export --quiet --frozen --no-hashes --no-emit-project --no-default-groups --group test --output-file .parity/locked.txt
-	.parity/bin/python -m pip install --quiet torch==2.13.0 -r .parity/locked.txt -e .
+PEERS := .peers/bin/python
+
+.peers/stamp: Makefile pyproject.toml uv.lock | $(UV)
+	$(UV) venv --quiet --clear --seed .peers
+	$(UV) export --quiet --frozen --no-hashes --no-emit-project --no-default-groups --group test --group compare --output-file .peers/locked.txt
+	$(PEERS) -m pip install --quiet torch==2.13.0 -r .peers/locked.txt -e .
 	touch $@
 
-parity: .parity/stamp ## compare with PyTorch
-	.parity/bin/python -m pytest tests/parity tests/test_threads.py $(ARGS)
+parity: .peers/stamp ## compute what PyTorch computes
+	$(PEERS) -m pytest tests/parity tests/test_threads.py $(ARGS)
+
+compare: .peers/stamp ## time the same work in numba_nn, PyTorch, onnxruntime and NumPy (ARGS="--only REGEX", "--quick", "--output docs")
+	$(PEERS) -m asv_benchmarks.compare $(ARGS)
+
+# Tiles and vectors follow the instructions that Numba compiles for. What the layers compute is checked for those of other x86
+# CPUs too: AVX2, and the narrowest vectors (SSE2).
+AVX2 = NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma,+avx,+sse4.2,+sse4.1,+ssse3,+sse3,+sse2,+sse,+bmi,+bmi2,+f16c,+popcnt
+SSE2 = NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES=
+COMPUTED = pytest tests/test_contract.py tests/test_fusion.py tests/test_gemm.py -k "formula or derivative or rounds or nan or fused or product"
+
+isa-avx2: $(UV)
+	$(AVX2) $(RUN) $(COMPUTED) $(ARGS)
+
+isa-sse2: $(UV)
+	$(SSE2) $(RUN) $(COMPUTED) $(ARGS)
+
+isa-check: $(UV) ## check what the layers compute with AVX2, and with SSE2
+	$(MAKE) --jobs 2 --output-sync isa-avx2 isa-sse2
 
 cuda-check: $(UV) ## compile the CUDA twins and read their machine code; no GPU needed
 	NUMBA_NN_CUDA_TOOLS=required UV_PROJECT_ENVIRONMENT=.cuda $(RUN) --no-default-groups --group cuda-check --group test pytest tests/cuda $(ARGS)
@@ -84,4 +104,4 @@ dashboard: publish ## the history of speed as a web page, served until Ctrl-C
 	$(BENCH) python -m http.server --bind 127.0.0.1 --directory asv_benchmarks/html $(DASHBOARD_PORT)
 
 clean: ## remove all that these targets made
-	rm -rf .tools .venv .parity .cuda .asv build dist .pytest_cache .mypy_cache .ruff_cache asv_benchmarks/env asv_benchmarks/html asv_benchmarks/node_modules
+	rm -rf .tools .venv .peers .cuda .asv build dist .pytest_cache .mypy_cache .ruff_cache asv_benchmarks/env asv_benchmarks/html asv_benchmarks/node_modules

@@ -23,6 +23,7 @@ from numba_nn.core.errors import (
 )
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.precision import get_precision, set_precision
 from numba_nn.core.random import manual_seed
 from numba_nn.core.threads import get_num_threads, set_num_threads, threading_layer
 from numba_nn.layers.activation import GELU, LeakyReLU, ReLU, ReLU6, Sigmoid, SiLU, Tanh
@@ -59,7 +60,7 @@ from numba_nn.summary import summary
 from numba_nn.train import EarlyStopping, TrainStep, evaluate, fit, predict
 from numba_nn.warmup import warmup
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "GELU",
@@ -144,6 +145,7 @@ __all__ = [
     "evaluate",
     "fit",
     "get_num_threads",
+    "get_precision",
     "io",
     "manual_seed",
     "matmul",
@@ -154,6 +156,7 @@ __all__ = [
     "predict",
     "schedules",
     "set_num_threads",
+    "set_precision",
     "show_config",
     "summary",
     "threading_layer",

@@ -7,7 +7,7 @@ gradients on their way back and the layers' own scratch are *scratch*; arrays wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.container import Container
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.fusion import Run, fuse
+from numba_nn.core.fusion import Run, fuse, in_order
 from numba_nn.core.layer import Layer
 from numba_nn.core.plan import Lifetime, Plan
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
@@ -46,6 +46,8 @@ class Sequential(Container):
         if not layers or not all(isinstance(layer, Layer) for layer in layers):
             raise ArgumentError(f"Sequential takes one or more layers, made and each an argument of its own, got {layers!r}")
         self._layers = layers
+        self._order = in_order(layers)
+        self._steps = [layers[i] for i in self._order]
         dtypes = {layer.dtype for layer in layers if layer.dtype is not None}
         if len(dtypes) > 1:
             raise ArgumentError(f"Sequential: layers have different dtypes: {sorted(map(str, dtypes))}")
@@ -84,10 +86,28 @@ class Sequential(Container):
 
     def shapes(self, x_shape: Shape) -> list[Shape]:
         """Shape of the input, and of every layer's output."""
-        shapes = [x_shape]
-        for layer in self._layers:
-            shapes.append(layer.output_shape(shapes[-1]))
-        return shapes
+        return output_shapes(self._layers, x_shape)
+
+    def _shapes(self, x_shape: Shape) -> list[Shape]:
+        """`shapes` in the order in which the layers run."""
+        return output_shapes(self._steps, x_shape)
+
+    def runs(self, x_shape: Shape, keep: bool) -> list[list[int]]:
+        """Positions of the layers in the order in which they run; those that run as one together, the first does the others.
+
+        Parameters
+        ----------
+        x_shape : tuple of int
+            Shape of the input.
+        keep : bool
+            Whether a backward is to come.
+
+        Returns
+        -------
+        list of list of int
+            Every layer once.
+        """
+        return [self._order[run.start : run.stop] for run in fuse(self._steps, self._shapes(x_shape), keep)]
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the last layer's output.
@@ -97,17 +117,17 @@ class Sequential(Container):
         ShapeError
             Of the first layer that cannot take its input.
         """
-        return self.shapes(x_shape)[-1]
+        return self._shapes(x_shape)[-1]
 
     def forward_flops(self, x_shape: Shape) -> int:
         """Sum over the layers."""
-        return sum(layer.forward_flops(s) for layer, s in zip(self._layers, self.shapes(x_shape), strict=False))
+        return sum(layer.forward_flops(s) for layer, s in zip(self._steps, self._shapes(x_shape), strict=False))
 
     def saved_spec(self, x_shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
         """The outputs that a backward reads: that of the next layer, or of an activation done by the layer before."""
-        shapes = self.shapes(x_shape)
-        runs = fuse(self._layers, shapes, keep=True)[:-1]
-        read = [run.stop for run in runs if run.epilogue.activation or self._layers[run.stop].keeps_input]
+        shapes = self._shapes(x_shape)
+        runs = fuse(self._steps, shapes, keep=True)[:-1]
+        read = [run.stop for run in runs if run.epilogue.activation or self._steps[run.stop].keeps_input]
         return {f"y{i}": (shapes[i], dtype) for i in read}
 
     def _transient(self, call: Call) -> tuple[dict[str, Spec], dict[str, Lifetime]]:
@@ -116,7 +136,7 @@ class Sequential(Container):
         An array that step i writes is read by step i + 1; layers that run as one write at the first one's step. Outputs that
         training saves are needed here for inference only.
         """
-        shapes, last = self.shapes(call.x_shape), len(self) - 1
+        shapes, last = self._shapes(call.x_shape), len(self) - 1
         writers: dict[int, int] = {}  # number of an output: the step that writes it
         for run in [*call.geometry[False], *call.geometry[True]]:
             writers.setdefault(run.stop, run.start)
@@ -133,8 +153,8 @@ class Sequential(Container):
 
     def _geometry(self, x_shape: Shape, dtype: np.dtype[Any]) -> tuple[list[Run], list[Run]]:
         """Which layers run as one: without a backward to come, and with one."""
-        shapes = self.shapes(x_shape)
-        return fuse(self._layers, shapes, keep=False), fuse(self._layers, shapes, keep=True)
+        shapes = self._shapes(x_shape)
+        return fuse(self._steps, shapes, keep=False), fuse(self._steps, shapes, keep=True)
 
     def _allocate(self, call: Call) -> None:
         specs, lives = self._transient(call)
@@ -146,22 +166,22 @@ class Sequential(Container):
         call.inference = call.scratch
         self._plans[call.x_shape[1:], call.dtype] = plan
         self._keep(len(self._free) + len(self._kept))
-        for layer, shape in zip(self._layers, self.shapes(call.x_shape), strict=False):
+        for layer, shape in zip(self._steps, self._shapes(call.x_shape), strict=False):
             layer._call(shape, call.dtype)  # a strict workspace refuses before anything is written
 
     def _reserve_more(self, call: Call, training: bool, calls: int) -> None:
         super()._reserve_more(call, training, calls)
         done_before = {run.stop - 1 for run in call.geometry[True] if run.epilogue.activation}
-        for i, (layer, shape) in enumerate(zip(self._layers, self.shapes(call.x_shape), strict=False)):
+        for i, (layer, shape) in enumerate(zip(self._steps, self._shapes(call.x_shape), strict=False)):
             layer.reserve(shape, dtype=call.dtype, training=training and i not in done_before)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         for run in call.geometry[call.keep]:
             if run.folds():
-                x = self._run(call, self._layers[run.start], x, self._output(call, y, saved, run.stop), run.epilogue)
+                x = self._run(call, self._steps[run.start], x, self._output(call, y, saved, run.stop), run.epilogue)
             else:
                 for i in range(run.start, run.stop):
-                    x = self._run(call, self._layers[i], x, self._output(call, y, saved, i + 1))
+                    x = self._run(call, self._steps[i], x, self._output(call, y, saved, i + 1))
 
     def _output(self, call: Call, y: Array, saved: Arrays, index: int) -> Array:
         """Where the output of this many layers goes."""
@@ -171,19 +191,27 @@ class Sequential(Container):
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         first = 0 if dx is not None else self._first_trainable()
         for i in range(len(self) - 1, first, -1):
-            self._layers[i]._propagate(dy, call.scratch[f"dy{i}"], True)
+            self._steps[i]._propagate(dy, call.scratch[f"dy{i}"], True)
             dy = call.scratch[f"dy{i}"]
         if first < len(self):
-            self._layers[first]._propagate(dy, dx, dx is not None)
-        for layer in reversed(self._layers[:first]):
+            self._steps[first]._propagate(dy, dx, dx is not None)
+        for layer in reversed(self._steps[:first]):
             layer._forget()
 
     def _first_trainable(self) -> int:
         """The first layer that has something to learn: gradients need not go further back."""
-        for i, layer in enumerate(self._layers):
+        for i, layer in enumerate(self._steps):
             if any(p.requires_grad for p in layer.parameters()):
                 return i
         return len(self)
 
     def _arguments(self) -> str:
         return ", ".join(repr(layer) for layer in self._layers)
+
+
+def output_shapes(layers: Sequence[Layer], x_shape: Shape) -> list[Shape]:
+    """Shape of an input, and of the output of each layer after the other."""
+    shapes = [x_shape]
+    for layer in layers:
+        shapes.append(layer.output_shape(shapes[-1]))
+    return shapes

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.fusion import Run, fuse
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
 from numba_nn.report.tables import markdown_table
@@ -32,9 +31,9 @@ def summary(model: Sequential, x_shape: Shape, dtype: Any = None) -> str:
     -------
     str
         A row for each layer: output shape, parameters, floating-point operations of the forward's matrix products, bytes kept
-        from forward to backward, the layer's output among them where a backward reads it, bytes of scratch, which layers
-        share, and the layer that does its forward, where it is not itself. The last row holds the sums, and for memory what
-        the model has allocated so far.
+        from forward to backward (outputs between layers are the model's) and bytes of scratch, which layers share, and the
+        layer that does its forward, where it is not itself. The last row holds the sums, and for memory what the model has
+        allocated so far.
 
     Raises
     ------
@@ -43,12 +42,10 @@ def summary(model: Sequential, x_shape: Shape, dtype: Any = None) -> str:
     """
     wanted = np.dtype(dtype or model.dtype or np.float32)
     shapes = model.shapes(x_shape)
-    training, inference = (_done_by(fuse(list(model), shapes, keep)) for keep in (True, False))
-    between = model.saved_spec(x_shape, wanted)
+    training, inference = (_done_by(model.runs(x_shape, keep)) for keep in (True, False))
     rows = []
     for i, layer in enumerate(model):
-        kept = [between[f"y{i + 1}"]] if f"y{i + 1}" in between else []
-        kept += [] if i in training else layer.saved_spec(shapes[i], wanted).values()
+        kept = [] if i in training else layer.saved_spec(shapes[i], wanted).values()
         rows.append(
             [
                 f"{i} {layer!r}", _times(shapes[i + 1]), f"{_learned(layer):,}", f"{layer.forward_flops(shapes[i]) / 1e6:,.1f}",
@@ -62,9 +59,9 @@ def summary(model: Sequential, x_shape: Shape, dtype: Any = None) -> str:
     return markdown_table(HEADERS, rows)
 
 
-def _done_by(runs: list[Run]) -> dict[int, str]:
+def _done_by(runs: list[list[int]]) -> dict[int, str]:
     """For each layer that another one does: which."""
-    return {i: f"in {run.start}" for run in runs for i in range(run.start + 1, run.stop)}
+    return {i: f"in {run[0]}" for run in runs for i in run[1:]}
 
 
 def _learned(layer: Layer) -> int:

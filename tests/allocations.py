@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numba.core.runtime import _nrt_python, rtsys
 
-from numba_nn.core.kernel import Kernel
+from numba_nn.core.kernel import Variant
 
 TRANSIENT = 16_384  # bytes of Python objects that a call may make and drop; arrays of larger cases exceed it
 
@@ -36,20 +36,15 @@ def no_array_data() -> Iterator[None]:
 def one_box_per_array_argument(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fails if Numba's runtime allocates more than a box for every array that is passed to a kernel."""
     boxes = 0
-    original = Kernel.for_work
+    original = Variant.__call__
 
-    def counting(self, work):
-        variant = original(self, work)
-
-        def call(*arguments):
-            nonlocal boxes
-            boxes += sum(isinstance(a, np.ndarray) for a in arguments)
-            return variant(*arguments)
-
-        return call
+    def counting(self, *arguments):
+        nonlocal boxes
+        boxes += sum(isinstance(a, np.ndarray) for a in arguments)
+        return original(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Kernel, "for_work", counting)
+        patch.setattr(Variant, "__call__", counting)
         _nrt_python.memsys_enable_stats()
         before = rtsys.get_allocation_stats()
         yield

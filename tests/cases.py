@@ -4,6 +4,7 @@ import functools
 
 import numba_nn as nn
 from tests import reference
+from tests.algorithm_cases import ALGORITHM_CASES
 from tests.case import Case, FirstOutput, LSTMCellOutput, LSTMOutput, assert_close, assert_same, case, gradients
 from tests.conv_cases import CONVOLUTIONS
 
@@ -110,14 +111,7 @@ CASES = [
     conv((1, 2, 10, 11), 2, 3, (2, 3), dilation=(3, 2), stride=(2, 3), padding=1),
     *CONVOLUTIONS,
     # convolutions of signals: images of height 1
-    conv1d((2, 3, 7), 3, 4, 3, padding=1),
-    conv1d((1, 1, 1), 1, 1, 1),
-    conv1d((2, 5, 33), 5, 7, 4, padding="same", dilation=2),
-    conv1d((1, 2, 9), 2, 3, 2, padding="valid", bias=False),
-    conv1d((2, 4, 300), 4, 6, 5, stride=3, padding=2, groups=2),
-    conv1d((1, 1, 1024), 1, 32, 7),
-    conv1d((9, 6, 40), 6, 6, (3,), stride=(2,), padding=(4,), dilation=(3,), groups=6),
-    conv1d((2, 90, 20), 90, 13, 3, padding=1),
+    *ALGORITHM_CASES,
     # pooling
     pool((2, 3, 6, 8), 2),
     pool((1, 1, 1, 1), 1),

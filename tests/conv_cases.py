@@ -7,6 +7,7 @@ from tests import reference
 from tests.case import case
 
 conv = functools.partial(case, nn.Conv2d, reference.conv2d)
+conv1d = functools.partial(case, nn.Conv1d, reference.conv1d)
 
 CONVOLUTIONS = [
     # depthwise: rows of half a vector and around it, odd numbers of channels, and more images than a task takes
@@ -18,4 +19,12 @@ CONVOLUTIONS = [
     conv((9, 5, 7, 8), 5, 5, 3, padding=1, stride=2, groups=5),
     conv((1, 2, 9, 70), 2, 2, 3, stride=2, groups=2),
     conv((1, 3, 4, 5), 3, 3, 3, padding=(3, 4), stride=2, groups=3),
+    conv1d((2, 3, 7), 3, 4, 3, padding=1),
+    conv1d((1, 1, 1), 1, 1, 1),
+    conv1d((2, 5, 33), 5, 7, 4, padding="same", dilation=2),
+    conv1d((1, 2, 9), 2, 3, 2, padding="valid", bias=False),
+    conv1d((2, 4, 300), 4, 6, 5, stride=3, padding=2, groups=2),
+    conv1d((1, 1, 1024), 1, 32, 7),
+    conv1d((9, 6, 40), 6, 6, (3,), stride=(2,), padding=(4,), dilation=(3,), groups=6),
+    conv1d((2, 90, 20), 90, 13, 3, padding=1),
 ]

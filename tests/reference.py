@@ -26,7 +26,9 @@ def linear(x, parameters, in_features, out_features, bias=True):
     return y + parameters["bias"] if bias else y
 
 
-def conv2d(x, parameters, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True):
+def conv2d(
+    x, parameters, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, algorithm=""
+):  # fmt: skip
     size, stride, dilation = both(kernel_size), both(stride), both(dilation)
     if padding == "same":
         total = [d * (k - 1) for d, k in zip(dilation, size, strict=True)]

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numba import njit
+from numba.core.registry import CPUDispatcher
 
 import numba_nn as nn
-from numba_nn.core.kernel import Kernel
+from numba_nn.core.kernel import Variant
 from numba_nn.core.plan import Lifetime, assign_offsets
 from numba_nn.core.workspace import ALIGNMENT, Workspace
 from tests.allocations import no_array_data, one_box_per_array_argument
@@ -28,13 +30,17 @@ def test_the_watch_on_allocations_sees_them(monkeypatch):
     with no_array_data():
         kept[:4].reshape(2, 2)
     layer, x = nn.Linear(3, 4), np.zeros((2, 3), np.float32)
-    users_own = Kernel.for_work
     layer(x)
     with one_box_per_array_argument(monkeypatch):
         layer(x)
     with pytest.raises(AssertionError), one_box_per_array_argument(monkeypatch):
-        users_own(nn.layers.activation.relu_forward, 0)(np.zeros(3, np.float32), x.reshape(-1)[:3])
-    assert Kernel.for_work is users_own
+        boxed_elsewhere(x)
+    assert Variant.__call__ is CPUDispatcher.__call__
+
+
+@njit
+def boxed_elsewhere(x):
+    return x
 
 
 def passes(layer, case, rows=None):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 import pytest
 
@@ -25,7 +24,7 @@ class Guarded:
         size = math.prod(shape)
         self.memory = np.arange(size + 2 * GUARD, dtype=dtype)
         self.array = self.memory[GUARD : GUARD + size].reshape(shape)
-        self.array[...] = np.nan
+        self.array[...] = np.nan if self.array.dtype.kind == "f" else -GUARD
 
     def check(self, name):
         expected = np.arange(self.memory.size, dtype=self.memory.dtype)
@@ -55,29 +54,38 @@ def draw(rng):
     return (channels, out_channels, kernel), kwargs, (int(rng.integers(1, 4)), channels, *size)
 
 
+def draw_winograd(rng):
+    """The same, of what Winograd's algorithm can serve: up to several chunks of tiles and blocks of channels."""
+    channels, out_channels = (int(rng.integers(1, (4, 20, 70)[rng.integers(3)])) for _ in range(2))
+    padding = int(rng.integers(5)), int(rng.integers(5))
+    size = [max(1, 3 - 2 * p) + int(rng.integers((1, 9, 20, 70)[rng.integers(4)])) for p in padding]
+    kwargs = {"padding": padding, "bias": bool(rng.integers(2)), "algorithm": "winograd"}
+    return (channels, out_channels, 3), kwargs, (int(rng.integers(1, (3, 20)[rng.integers(2)])), channels, *size)
+
+
 def along(x, weight, dy, args, kwargs):
     """Sum of dy times the convolution, without its bias."""
     return np.sum(dy * reference.conv2d(x, {"weight": weight}, *args, **{**kwargs, "bias": False}))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("make", [draw, draw_winograd])
 @pytest.mark.parametrize("seed", range(GEOMETRIES))
-def test_scratch_is_neither_too_small_nor_read_before_it_is_written(seed, dtype, monkeypatch):
+def test_scratch_is_neither_too_small_nor_read_before_it_is_written(seed, make, dtype, monkeypatch):
     monkeypatch.setattr(Kernel, "for_work", lambda self, work: self.serial)
-    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1)  # scratch of one worker, so that none hides in another's
     rng = np.random.default_rng(seed)
-    args, kwargs, x_shape = draw(rng)
+    args, kwargs, x_shape = make(rng)
     layer = nn.Conv2d(*args, **kwargs, dtype=dtype)
     call = layer._call(x_shape, np.dtype(dtype))
-    spec = {name: shape for name, (shape, _) in layer.scratch_spec(x_shape, np.dtype(dtype)).items()}
-    guarded = {name: Guarded(shape, dtype) for name, shape in {**spec, "y": call.y_shape, "dx": x_shape}.items()}
-    call.scratch = {name: guarded[name].array for name in spec}
+    specs = {one_pass: algorithm.scratch_spec(one_pass, 1) for one_pass, algorithm in call.geometry.items()}
+    scratch = {p: {name: Guarded(*spec) for name, spec in arrays.items()} for p, arrays in specs.items()}
+    guarded = {f"{p} {name}": array for p, arrays in scratch.items() for name, array in arrays.items()}
+    guarded |= {"y": Guarded(call.y_shape, dtype), "dx": Guarded(x_shape, dtype)}
+    call.scratch = {p: {name: guarded.array for name, guarded in arrays.items()} for p, arrays in scratch.items()}
     x, dy = (rng.standard_normal(shape).astype(dtype) for shape in (x_shape, call.y_shape))
     parameters = {name: p.value.astype(np.float64) for name, p in layer.named_parameters()}
 
     y = layer.forward(x, out=guarded["y"].array)
-    for name in spec:
-        guarded[name].array[...] = np.nan
     dx = layer.backward(dy, out=guarded["dx"].array)
 
     for name, array in guarded.items():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import numba_nn as nn
-from numba_nn.core.fusion import fuse
 from tests.cases import assert_close, gradients
 from tests.test_sequential import by_hand, numbers
 
@@ -47,22 +46,48 @@ def test_fused_equals_one_by_one(product, activation, norm):
     assert_close(model(chain(product, ACTIVATIONS[activation], norm)[1]), x)
 
 
+def runs(*layers, x_shape=(1, 1, 8, 8), keep=False):
+    return nn.Sequential(*layers).runs(x_shape, keep)
+
+
 def test_what_runs_as_one():
-    conv, norm, relu, pool = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2)
-
-    def runs(*layers, x_shape=(1, 1, 8, 8), keep=False):
-        return [(run.start, run.stop) for run in fuse(layers, nn.Sequential(*layers).shapes(x_shape), keep)]
-
-    assert runs(conv, norm, relu, pool) == [(0, 3), (3, 4)]
-    assert runs(conv, norm, relu, pool, keep=True) == [(0, 1), (1, 2), (2, 3), (3, 4)]
-    assert runs(conv, relu, norm, pool, keep=True) == [(0, 2), (2, 3), (3, 4)]
-    assert runs(conv, relu) == [(0, 2)]
-    assert runs(conv, relu, keep=True) == [(0, 1), (1, 2)]  # the output is the caller's
-    assert runs(relu, conv, relu, relu) == [(0, 1), (1, 3), (3, 4)]
-    assert runs(conv, nn.GELU(), pool) == [(0, 1), (1, 2), (2, 3)]
+    conv, norm, relu, mean = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.AvgPool2d(2)
+    assert runs(conv, norm, relu, mean) == [[0, 1, 2], [3]]
+    assert runs(conv, norm, relu, mean, keep=True) == [[0], [1], [2], [3]]
+    assert runs(conv, relu, norm, mean, keep=True) == [[0, 1], [2], [3]]
+    assert runs(conv, relu) == [[0, 1]]
+    assert runs(conv, relu, keep=True) == [[0], [1]]  # the output is the caller's
+    assert runs(relu, conv, relu, relu) == [[0], [1, 2], [3]]
+    assert runs(conv, nn.GELU(), mean) == [[0], [1], [2]]
     # Features of a Linear lie last, the channels of a BatchNorm1d second.
-    assert runs(nn.Linear(4, 6), nn.BatchNorm1d(6), x_shape=(5, 4)) == [(0, 2)]
-    assert runs(nn.Linear(4, 6), nn.BatchNorm1d(3), x_shape=(5, 3, 4)) == [(0, 1), (1, 2)]
+    assert runs(nn.Linear(4, 6), nn.BatchNorm1d(6), x_shape=(5, 4)) == [[0, 1]]
+    assert runs(nn.Linear(4, 6), nn.BatchNorm1d(3), x_shape=(5, 3, 4)) == [[0], [1]]
+
+
+def test_what_runs_in_another_order():
+    conv, relu, pool = nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2)
+    assert runs(conv, relu, pool) == [[0], [2, 1]]
+    assert runs(conv, relu, pool, keep=True) == [[0], [2], [1]]
+    assert runs(conv, nn.ReLU6(), pool, nn.AdaptiveMaxPool2d(1), nn.Flatten(), keep=True) == [[0], [2], [3, 1], [4]]
+    assert runs(conv, nn.Tanh(), pool) == [[0, 1], [2]]
+    assert runs(conv, relu, nn.AvgPool2d(2)) == [[0, 1], [2]]
+
+
+@pytest.mark.parametrize("pool", [lambda: nn.MaxPool2d(2), lambda: nn.MaxPool2d(3, 2, 1), lambda: nn.AdaptiveMaxPool2d((2, 3))])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
+def test_an_activation_behind_its_pooling(activation, pool):
+    def make():
+        nn.manual_seed(4)
+        return [nn.Conv2d(2, 6, 3, padding=1), activation(), pool(), nn.Conv2d(6, 2, 1), nn.ReLU(), pool()]
+
+    x = 4 * numbers(3, 2, 13, 14)
+    x[0, :, :6] = 0  # ties
+    model = nn.Sequential(*make())
+    dy = numbers(*model.output_shape(x.shape), seed=2)
+    expected, got = by_hand(make(), x, dy), gradients(model, x, dy)
+    for name, array in got.items():
+        assert_close(array, expected[name])
+    np.testing.assert_array_equal(model.eval()(x), got["y"])
 
 
 def test_a_normalisation_in_training_mode_measures_its_batch():

@@ -243,7 +243,7 @@ def test_work_chooses_the_variant_and_threads_do_not():
         for threads in {1, before}:
             numba.set_num_threads(threads)
             assert double.for_work(PARALLEL_GRAIN - 1) is double.serial
-            assert double.for_work(PARALLEL_GRAIN) is double.parallel
+            assert double.for_work(PARALLEL_GRAIN) == double.on_threads
     finally:
         numba.set_num_threads(before)
 
@@ -327,12 +327,12 @@ assert double.parallel.overloads and not double.serial.overloads
 child = os.fork()
 if child == 0:
     y[:] = 0
-    assert double.for_work(x.size) is double.serial
     double(y, x)
+    assert double.serial.overloads
     os._exit(0 if (y == 2 * x).all() else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 double(y, x)
-assert double.for_work(x.size) is double.parallel and (y == 2 * x).all()
+assert not double.serial.overloads and (y == 2 * x).all()
 """
 
 

@@ -76,7 +76,7 @@ def every_other_kernel():
     a, b = rng.standard_normal((3, 100, 70)).astype(np.float32), rng.standard_normal((70, 33)).astype(np.float32)
     nn.manual_seed(0)
     drawn = {"normal": nn.core.random.normal((1001,), 1.0), "uniform": nn.core.random.uniform((1001,), 0.0, 1.0)}
-    return {"product": nn.matmul(a, b), **drawn, **every_operation(a), **every_merge(a)}
+    return {"product": nn.matmul(a, b), **drawn, **every_operation(a), **every_merge(a), **every_fusion(a)}
 
 
 def every_operation(a):
@@ -105,6 +105,12 @@ def every_merge(a):
         y = layer(a, 2 * a)
         results |= {f"{layer}": y, **{f"{layer} {i}": dx for i, dx in enumerate(layer.backward(y))}}
     return results
+
+
+def every_fusion(a):
+    folded = nn.Sequential(nn.Conv1d(100, 7, 3), nn.BatchNorm1d(7), nn.Sigmoid()).eval()
+    moved = nn.Sequential(nn.Conv1d(100, 70, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten()).eval()
+    return {"folded": folded(a), "moved": moved(a)}
 
 
 def every_update():

@@ -27,6 +27,15 @@ def exp_each(y: Out, x: In):
 
 
 @kernel
+def exp_below_each(y: Out, x: In):
+    """y = exp(x), x <= 0."""
+    for block in prange(-(-x.size // BLOCK)):
+        from_x, to_y = x[block * BLOCK : (block + 1) * BLOCK], y[block * BLOCK : (block + 1) * BLOCK]
+        for i in range(from_x.size):
+            to_y[i] = vmath.exp_below(from_x[i])
+
+
+@kernel
 def expm1_each(y: Out, x: In):
     """y = exp(x) - 1."""
     for i in prange(x.size):
@@ -154,3 +163,13 @@ def test_a_loop_is_made_of_whole_vectors(name, dtype):
     assert re.search(rf"\bv?(mul|fm\w+){packed}\b.*[xyz]mm", text)
     assert not re.search(rf"\bcall\w*\b.*\b{name}f?\b", text)  # of the C library
     assert "gather" not in text
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_cheap_exp_gives_the_bits_of_the_other(dtype):
+    least = {np.float32: -110, np.float64: -760}[dtype]
+    x = np.concatenate([np.linspace(least, 0, 100_001), [-np.inf, np.nan, -0.0, 0.0]]).astype(dtype)
+    y, expected = np.empty_like(x), np.empty_like(x)
+    exp_below_each(y, x)
+    exp_each(expected, x)
+    np.testing.assert_array_equal(y, expected)

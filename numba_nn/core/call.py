@@ -12,11 +12,13 @@ from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.workspace import Shape, Workspace
 
 if TYPE_CHECKING:
+    from numba_nn.core.buffers import Buffers
     from numba_nn.core.layer import Layer
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 
+NO_ARRAYS: Arrays = {}
 _forwards = itertools.count()  # every forward that is kept has a number of its own
 
 
@@ -36,8 +38,8 @@ class Call:
         Whether the forward that runs now is kept for a backward.
     epilogue : Epilogue
         The layers that follow and that this forward does too.
-    scratch : dict of ndarray
-        The arrays of ``scratch_spec``: contents are dead between calls.
+    scratch : dict
+        The arrays of ``scratch_spec``, or what a layer makes of them: contents are dead between calls.
     inference : dict of ndarray
         The arrays of ``saved_spec`` for a forward in eval mode, which saves nothing: scratch too.
     geometry : object
@@ -54,11 +56,15 @@ class Call:
         self.dtype = dtype
         self.geometry: Any = None
         self.tables: Any = None
-        self.scratch: Arrays = {}
+        self.scratch: dict[str, Any] = {}
         self.inference: Arrays = {}
         self.generation = -1
         self.keep = False
         self.epilogue: Epilogue = NOTHING
+
+
+NO_CALL = Call(None, (), np.dtype(np.float32))
+"""Stands where there was no call yet; no input has its shape."""
 
 
 class Slot:
@@ -80,27 +86,30 @@ class Slot:
         self.workspace = Workspace()
         self.call: Call | None = None
         self.x: Any = None
-        self.arrays: Arrays = {}  # of the forward that is kept: they stay what they are when the buffer is replaced
+        self.arrays = NO_ARRAYS  # of the forward that is kept: they stay what they are when the buffer is replaced
         self.number = -1
         self.parts: list[tuple[Layer, int]] = []
-        self._views: dict[tuple[Any, np.dtype[Any]], Arrays] = {}
+        self._views: dict[Call, Arrays] = {}
 
     def keep(self, call: Call, x: Any, arrays: Arrays) -> None:
         """Hold a new forward, in place of what was held."""
-        self.call, self.x, self.arrays = call, x, arrays
-        self.number, self.parts = next(_forwards), []
+        self.call, self.x, self.arrays, self.number = call, x, arrays, next(_forwards)
+        if self.parts:
+            self.parts = []
 
     def drop(self) -> None:
         """Let go of the caller's input, and of buffers since replaced."""
-        self.x, self.arrays, self.parts = None, {}, []
+        self.x, self.arrays = None, NO_ARRAYS
+        if self.parts:
+            self.parts = []
 
-    def saved(self, call: Call, layer: Layer) -> Arrays:
+    def saved(self, call: Call, layer: Buffers) -> Arrays:
         """The arrays of ``saved_spec`` in this slot, for the shape of a call."""
-        key = (call.x_shape, call.dtype)
-        if key not in self._views:
+        views = self._views.get(call)
+        if views is None:
             before = self.workspace.generation
             views = self.workspace.carve("saved", layer.saved_spec(call.x_shape, call.dtype))
             if self.workspace.generation != before:
                 self._views.clear()  # they are views of the buffer that was replaced
-            self._views[key] = views
-        return self._views[key]
+            self._views[call] = views
+        return views

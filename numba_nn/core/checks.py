@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+from numpy import ndarray  # which calls within a microsecond look up often
 from numpy.typing import NDArray
 
 from numba_nn.core.errors import ArgumentError, DestinationError, DTypeError, ShapeError
@@ -17,7 +18,7 @@ INDICES = (np.dtype(np.int64), np.dtype(np.int32))
 
 def check_array(where: object, name: str, array: Any, dtype: np.dtype[Any] | None) -> None:
     """Raise `DTypeError` unless ``array`` is a NumPy array of this dtype, or of a float dtype where it is None."""
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, ndarray):
         raise DTypeError(f"{where}: {name} must be a NumPy array, got {type(array).__name__}")
     if dtype is None:
         if array.dtype not in FLOATS:
@@ -32,9 +33,16 @@ def check_shape(where: object, name: str, got: Shape, expected: Shape) -> None:
         raise ShapeError(f"{where}: {name} must have shape {expected}, got {got}")
 
 
+def check_fits(where: object, name: str, array: Any, shape: Shape, dtype: np.dtype[Any]) -> None:
+    """`check_array` and `check_shape` in one, for what mostly passes."""
+    if not isinstance(array, ndarray) or array.shape != shape or array.dtype != dtype:
+        check_array(where, name, array, dtype)
+        check_shape(where, name, array.shape, shape)
+
+
 def check_indices(where: object, name: str, array: Any) -> None:
     """Raise `DTypeError` unless ``array`` is a NumPy array of int64 or int32."""
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, ndarray):
         raise DTypeError(f"{where}: {name} must be a NumPy array, got {type(array).__name__}")
     if array.dtype not in INDICES:
         raise DTypeError(f"{where}: {name} must be int64 or int32, got {array.dtype}; use {name}.astype(np.int64)")
@@ -49,15 +57,23 @@ def as_shape(where: object, given: Any) -> Shape:
 
 def check_destination(where: object, name: str, out: Any, shape: Shape, dtype: np.dtype[Any], *inputs: NDArray[Any]) -> None:
     """Raise unless ``out`` can be written: dtype, shape, contiguous, writable, and apart from every input."""
-    check_array(where, name, out, dtype)
-    check_shape(where, name, out.shape, shape)
+    if not isinstance(out, ndarray) or out.shape != shape or out.dtype != dtype or not (flags := out.flags).carray:
+        _refuse_destination(where, name, out, shape, dtype)
+    for other in inputs:
+        # An array that owns its memory and one that is no view share none: that takes 0.03 us to see, NumPy's test 0.2 us.
+        if out is other or (not (flags.owndata and other.base is None) and np.may_share_memory(out, other)):
+            raise DestinationError(f"{where}: {name} overlaps an input; pass an array with memory of its own")
+
+
+def _refuse_destination(where: object, name: str, out: Any, shape: Shape, dtype: np.dtype[Any]) -> NoReturn:
+    check_fits(where, name, out, shape, dtype)
     if not out.flags.c_contiguous:
         raise DestinationError(f"{where}: {name} must be C-contiguous, got strides {out.strides} for shape {shape}")
     if not out.flags.writeable:
         raise DestinationError(f"{where}: {name} is read-only; pass a writable array")
-    for other in inputs:
-        if np.may_share_memory(out, other):
-            raise DestinationError(f"{where}: {name} overlaps an input; pass an array with memory of its own")
+    raise DestinationError(
+        f"{where}: {name} must lie at a multiple of its {out.itemsize} bytes per element; pass a fresh array"
+    )
 
 
 def pair(where: object, name: str, value: Any, least: int) -> tuple[int, int]:

@@ -8,12 +8,15 @@ if its backward can do with its output, is applied too. `Sequential` finds what 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import prange
 from numpy.typing import NDArray
 
-from numba_nn.core.kernel import inlined, inner
+from numba_nn.core.kernel import Out, inlined, inner, kernel
+from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.vmath import number, sigmoid, tanh
 
 IDENTITY, RELU, LEAKY_RELU, RELU6, SIGMOID, TANH = range(6)
@@ -36,16 +39,23 @@ class Epilogue(NamedTuple):
     norm: Any = None
     activation: Any = None
 
-    def terms(self, scale: Array, shift: Array) -> tuple[Array, Array, int, float]:
-        """Scale, shift, activation's code and slope, for a layer whose own are ``scale`` and ``shift``."""
+    def terms(self, bias: Array) -> tuple[Array, Array, int, float]:
+        """Scale, shift, activation's code and slope, for a layer with this bias."""
+        scale, shift = neutral_terms(bias.size, bias.dtype)[0], bias
         if self.norm is not None:
-            scale, shift = self.norm.fold(shift)
+            scale, shift = self.norm.fold(bias)
         if self.activation is None:
             return scale, shift, IDENTITY, 0.0
         return scale, shift, self.activation.epilogue_code, self.activation.slope
 
 
 NOTHING = Epilogue()
+
+
+@functools.cache
+def neutral_terms(channels: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """A scale and a shift that change nothing."""
+    return np.ones(channels, dtype), np.zeros(channels, dtype)
 
 
 @inlined
@@ -86,6 +96,14 @@ def activate(y, activation, slope):
     elif activation == TANH:
         for i in range(y.size):
             y[i] = tanh(y[i])
+
+
+@kernel
+def activate_all(y: Out, activation: int, slope: float):
+    """y = activation(y), over fixed blocks."""
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        activate(y[start:stop], activation, slope)
 
 
 @inner

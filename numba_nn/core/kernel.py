@@ -70,8 +70,10 @@ inner = jit(**FLAGS)
 inlined = jit(**FLAGS, forceinline=True)
 """`inner` for what stands inside a vector loop: a call there, which LLVM leaves where a helper is long, ends the vectors."""
 
-# Below this many simple element operations a parallel region (1.5 us) costs more than it gains on two cores.
-PARALLEL_GRAIN = 32_768
+# Below this much work, 12 us of element-wise operations or 40 us of a matrix product (one Zen 4 core), kernels run serially.
+# A parallel region costs some microseconds in a hot loop, but 50-100 us where the threads have idled for 20 ms, as between the
+# calls of a control loop: this break-even lies between what either asks for.
+PARALLEL_GRAIN = 131_072
 
 _compiling = threading.local()
 
@@ -196,23 +198,26 @@ class Kernel:
         return Variant(self.py_func, self.roles, parallel=True)
 
     def for_work(self, work: float) -> Callable[..., Any]:
-        """The CPU variant for an amount of work.
+        """What runs the kernel for an amount of work: `serial`, or `on_threads`.
 
-        The choice depends on the shape alone, never on the number of threads, so that results do not either.
+        The choice depends on the shape alone, never on the number of threads, so that results do not either. It stays right
+        for the life of the kernel, so what is called for little work may keep it: asking takes 0.1 us.
 
         Parameters
         ----------
         work : float
             Number of simple element operations; a multiplication and addition in a matrix product counts about 1/16.
         """
-        if work < PARALLEL_GRAIN or threads.forked:
-            return self.serial
-        return self._in_turn if threads.prepare() else self.parallel
+        return self.serial if work < PARALLEL_GRAIN else self.on_threads
 
-    @functools.cached_property
-    def _in_turn(self) -> Any:
-        """The parallel variant, for a threading layer whose regions must not meet."""
-        return functools.partial(threads.take_turns, self.parallel)
+    def on_threads(self, *arguments: Any) -> None:
+        """Run the parallel variant, on the threads there are now; in a forked child the serial one."""
+        if threads.forked:
+            self.serial(*arguments)
+        elif threads.prepare():
+            threads.take_turns(self.parallel, *arguments)
+        else:
+            self.parallel(*arguments)
 
     def __call__(self, first: Any, *others: Any) -> Any:
         if isinstance(first, np.ndarray):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
@@ -154,6 +155,20 @@ class Module:
             return self.load_state_dict(load_weights(path), strict)
         except StateDictError as error:
             raise StateDictError(f"{os.fspath(path)}: {error}") from error
+
+    def share(self) -> Self:
+        """A second handle on the same parameters and running statistics, with buffers of its own.
+
+        For a second thread, or for a second place in a program that runs between a forward and its backward. Gradients are
+        shared as well: only one thread may train.
+
+        Returns
+        -------
+        Module
+            A model of the same structure, in the same mode.
+        """
+        shared = [a for p in self.parameters() for a in (p, p.value, p.grad)] + [a for _, a in self.named_arrays()]
+        return copy.deepcopy(self, {id(a): a for a in shared})
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._arguments()})"

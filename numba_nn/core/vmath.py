@@ -46,6 +46,7 @@ LN2 = math.log(2)
 LN2_HIGH = 0.693359375, 6.93147180369123816490e-01
 LN2_LOW = -2.12194440054690583e-4, 1.90821492927058770002e-10
 EXP_LEAST, EXP_MOST = (-104.0, -746.0), (89.0, 710.0)  # exp of what lies beyond is 0, or infinite
+RAISED, LOWERED = (64.0, 512.0), (2.0**-64, 2.0**-512)  # so that the exponent of e^x, x <= 0, is that of a normal number first
 TANH_ONE = 10.0, 20.0  # tanh is 1 from here on
 ERF_ONE = 3.95, 5.95
 TINY = float(np.finfo(np.float32).tiny), float(np.finfo(np.float64).tiny)
@@ -202,6 +203,14 @@ def exp(x):
 
 
 @inlined
+def exp_below(x):
+    """e^x for x <= 0, a third cheaper: the same bits."""
+    low = number(x, *EXP_LEAST)
+    p, n = reduce_exp(low if x < low else x)
+    return (p + number(x, 1, 1)) * two_to(n + number(x, *RAISED)) * number(x, *LOWERED)
+
+
+@inlined
 def expm1(x):
     """e^x - 1, accurate for small x too."""
     p, h, rest = reduce_exp_anywhere(x)
@@ -239,7 +248,7 @@ def log(x):
 def sigmoid(x):
     """1 / (1 + e^-x). Exact in either tail: the exponential is that of a negative number."""
     one = number(x, 1, 1)
-    e = exp(-abs(x))
+    e = exp_below(-abs(x))
     y = one / (one + e)
     return e * y if x < 0 else y
 

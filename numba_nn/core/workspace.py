@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ Shape = tuple[int, ...]
 Spec = tuple[Shape, np.dtype[Any]]
 """Shape and dtype of an array to come."""
 
+MOST_ARRAYS = 256  # views that a workspace keeps ready: making one takes 1 us
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 
@@ -38,6 +38,22 @@ def view(buffer: NDArray[np.uint8], offset: int, spec: Spec) -> NDArray[Any]:
     return buffer[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
+class InUse:
+    """A ``with`` block in which a workspace is used; see `Workspace.in_use`."""
+
+    __slots__ = ("_by", "_workspace")
+
+    def __init__(self, workspace: Workspace, by: object) -> None:
+        self._workspace, self._by = workspace, by
+
+    def __enter__(self) -> None:
+        if not self._workspace.lock.acquire(False):
+            self._workspace.refuse(self._by)
+
+    def __exit__(self, *_: object) -> None:
+        self._workspace.lock.release()
+
+
 class Workspace:
     """Named buffers that grow when they must and are otherwise handed out again, to one thread at a time.
 
@@ -49,20 +65,22 @@ class Workspace:
         Grows with every allocation; a view taken in an earlier generation may belong to a buffer since replaced.
     strict : bool
         Refuse to grow, but for copies of strided arrays.
+    lock : RLock
+        Held by the thread that is inside; see `in_use`.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[str, NDArray[np.uint8]] = {}
+        self._arrays: dict[tuple[str, Shape, Any], NDArray[Any]] = {}
         self.generation = 0
         self.strict = False
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
         return Workspace, ()
 
-    @contextmanager
-    def in_use(self, by: object) -> Iterator[None]:
-        """Keep other threads out; calls within calls of one thread may enter.
+    def in_use(self, by: object) -> InUse:
+        """Keep other threads out of a ``with`` block; calls within calls of one thread may enter.
 
         Parameters
         ----------
@@ -74,14 +92,13 @@ class Workspace:
         ConcurrencyError
             If another thread is inside.
         """
-        if not self._lock.acquire(blocking=False):
-            raise ConcurrencyError(
-                f"{by} is in use by another thread; each thread needs one of its own (a model gives more by share())"
-            )
-        try:
-            yield
-        finally:
-            self._lock.release()
+        return InUse(self, by)
+
+    def refuse(self, by: object) -> NoReturn:
+        """Say that another thread is inside; see `in_use`."""
+        raise ConcurrencyError(
+            f"{by} is in use by another thread; each thread needs one of its own (a model gives more by share())"
+        )
 
     @property
     def nbytes(self) -> int:
@@ -111,9 +128,17 @@ class Workspace:
             raise ReserveError(f"buffer '{name}' needs {nbytes} bytes, {held} are reserved; reserve the larger shape first")
         return self._allocate(name, nbytes)
 
-    def contiguous(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        """The array itself if it is C-contiguous, else a copy in the named buffer; a strict workspace provides it too."""
-        if array.flags.c_contiguous:
+    def contiguous(self, name: str, array: Any) -> Any:
+        """The array itself if it is C-contiguous, else a copy in the named buffer; a strict workspace provides it too.
+
+        Of a tuple each array likewise, in a buffer of its own; None stays None.
+        """
+        if array is None:
+            return None
+        if isinstance(array, tuple):
+            return tuple([self.contiguous(f"{name}{i}", one) for i, one in enumerate(array)])
+        flags = array.flags
+        if flags.c_contiguous and flags.aligned:
             return array
         spec = array.shape, array.dtype
         nbytes = spec_nbytes(spec)
@@ -125,14 +150,20 @@ class Workspace:
         return copy
 
     def _allocate(self, name: str, nbytes: int) -> NDArray[np.uint8]:
+        self._arrays.clear()  # they may be views of the buffer that is replaced
         self._buffers[name] = _aligned(nbytes)
         self.generation += 1
         return self._buffers[name]
 
     def array(self, name: str, shape: Shape, dtype: Any) -> NDArray[Any]:
         """A view of the named buffer, with whatever contents it has."""
-        spec = (shape, np.dtype(dtype))
-        return view(self.buffer(name, spec_nbytes(spec)), 0, spec)
+        array = self._arrays.get((name, shape, dtype))
+        if array is None:
+            if len(self._arrays) >= MOST_ARRAYS:
+                self._arrays.clear()
+            spec = (shape, np.dtype(dtype))
+            array = self._arrays[name, shape, dtype] = view(self.buffer(name, spec_nbytes(spec)), 0, spec)
+        return array
 
     def carve(self, name: str, specs: Mapping[str, Spec]) -> dict[str, NDArray[Any]]:
         """Several arrays that lie one after the other in the named buffer."""
@@ -148,19 +179,12 @@ class Workspace:
         return {key: view(buffer, offset, spec) for (key, spec), offset in zip(specs.items(), offsets, strict=True)}
 
 
-def contiguous(workspace: Workspace, name: str, arrays: Any) -> Any:
-    """An array, or each of a tuple, C-contiguous: copied into the workspace where it is strided; None stays."""
-    if isinstance(arrays, tuple):
-        return tuple(contiguous(workspace, f"{name}{i}", array) for i, array in enumerate(arrays))
-    return arrays if arrays is None else workspace.contiguous(name, arrays)
-
-
 _of_thread = threading.local()
 
 
 def thread_workspace() -> Workspace:
     """Memory for functions that belong to no model: one workspace for every Python thread."""
-    if not hasattr(_of_thread, "workspace"):
-        _of_thread.workspace = Workspace()
-    workspace: Workspace = _of_thread.workspace
+    workspace: Workspace | None = getattr(_of_thread, "workspace", None)
+    if workspace is None:
+        workspace = _of_thread.workspace = Workspace()
     return workspace

@@ -17,6 +17,7 @@ units", 2017.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,9 @@ from numba_nn.core.kernel import In, Kernel, Out, Saved, inlined, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.ptx import cuda
 from numba_nn.core.reduce import block_bounds, block_count
-from numba_nn.core.vmath import erf, exp, number, sigmoid, tanh
-from numba_nn.core.workspace import Shape, Spec
+from numba_nn.core.vmath import erf, exp_below, number, sigmoid, tanh
+from numba_nn.core.workspace import Shape
+from numba_nn.layers.from_output import FromOutput
 
 # ---- one element ---------------------------------------------------------------------------------------------------------
 
@@ -58,7 +60,7 @@ def normal_share(x):
 @inlined
 def gelu_slope(x):
     """Derivative of x times `normal_share`: that share, and x times the density at x."""
-    density = number(x, 1 / math.sqrt(2 * math.pi), 1 / math.sqrt(2 * math.pi)) * exp(number(x, -0.5, -0.5) * x * x)
+    density = number(x, 1 / math.sqrt(2 * math.pi), 1 / math.sqrt(2 * math.pi)) * exp_below(number(x, -0.5, -0.5) * x * x)
     return normal_share(x) + x * density
 
 
@@ -130,14 +132,14 @@ def relu6_backward(dx: Out, x: In, dy: In):
 
 @kernel
 def sigmoid_forward(y: Out, saved_y: Saved, x: In):
-    """y = 1 / (1 + exp(-x)), kept a second time for backward."""
+    """y = 1 / (1 + exp(-x)); saved_y: a second copy, or empty."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
         source, target, kept = x[start:stop], y[start:stop], saved_y[start:stop]
         for i in range(source.size):
-            value = sigmoid(source[i])
-            target[i] = value
-            kept[i] = value
+            target[i] = sigmoid(source[i])
+        for i in range(kept.size):
+            kept[i] = target[i]
 
 
 @kernel
@@ -150,14 +152,14 @@ def sigmoid_backward(dx: Out, saved_y: Saved, dy: In):
 
 @kernel
 def tanh_forward(y: Out, saved_y: Saved, x: In):
-    """y = tanh(x), kept a second time for backward."""
+    """y = tanh(x); saved_y: a second copy, or empty."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
         source, target, kept = x[start:stop], y[start:stop], saved_y[start:stop]
         for i in range(source.size):
-            value = tanh(source[i])
-            target[i] = value
-            kept[i] = value
+            target[i] = tanh(source[i])
+        for i in range(kept.size):
+            kept[i] = target[i]
 
 
 @kernel
@@ -259,13 +261,16 @@ class _Elementwise(Layer):
     _run_forward: Kernel
     _run_backward: Kernel
     slope = 0.0
-
-    def _scalars(self) -> tuple[float, ...]:
-        return ()
+    _scalars: tuple[float, ...] = ()
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output: the input's, whatever it is."""
         return x_shape
+
+    def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """The kernels, for this much work."""
+        work = math.prod(x_shape)
+        return self._run_forward.for_work(work), self._run_backward.for_work(work)
 
 
 class _FromInput(_Elementwise):
@@ -274,26 +279,22 @@ class _FromInput(_Elementwise):
     keeps_input = True
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        self._run_forward(y.reshape(-1), x.reshape(-1), *self._scalars())
+        call.geometry[0](y.ravel(), x.ravel(), *self._scalars)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
-            self._run_backward(dx.reshape(-1), x.reshape(-1), dy.reshape(-1), *self._scalars())
+            call.geometry[1](dx.ravel(), x.ravel(), dy.ravel(), *self._scalars)
 
 
-class _FromOutput(_Elementwise):
+class _FromOutput(FromOutput, _Elementwise):
     """Backward needs the output."""
 
-    def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """The output."""
-        return {"y": (x_shape, dtype)}
-
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        self._run_forward(y.reshape(-1), saved["y"].reshape(-1), x.reshape(-1))
+        call.geometry[0](y.ravel(), self._room(call, y, saved), x.ravel())
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
-            self._run_backward(dx.reshape(-1), saved["y"].reshape(-1), dy.reshape(-1))
+            call.geometry[1](dx.ravel(), saved["y"].ravel(), dy.ravel())
 
 
 class ReLU(_FromInput):
@@ -326,12 +327,18 @@ class LeakyReLU(_FromInput):
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
-        self.negative_slope = self.slope = check_number("LeakyReLU", "negative_slope", negative_slope, -math.inf)
+        self.negative_slope = check_number("LeakyReLU", "negative_slope", negative_slope, -math.inf)
         if negative_slope <= 0:
             self.epilogue_role = None  # the output does not tell the input's sign
 
-    def _scalars(self) -> tuple[float, ...]:
-        return (self.slope,)
+    @property
+    def slope(self) -> float:  # type: ignore[override]
+        """What an epilogue multiplies values below 0 with."""
+        return self.negative_slope
+
+    @property
+    def _scalars(self) -> tuple[float, ...]:  # type: ignore[override]
+        return (self.negative_slope,)
 
     def _arguments(self) -> str:
         return f"negative_slope={self.negative_slope}"

@@ -119,7 +119,6 @@ class Linear(Layer):
         self.weight = Parameter(uniform((out_features, in_features), -bound, bound, self.dtype), "weight")
         self.bias = Parameter(uniform((out_features,), -bound, bound, self.dtype), "bias") if bias else None
         self._bias_value = self.bias.value if self.bias else np.zeros(out_features, self.dtype)
-        self._ones = np.ones(out_features, self.dtype)
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output: the input's, with ``out_features`` last.
@@ -149,7 +148,7 @@ class Linear(Layer):
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         packed = call.scratch["left"], call.scratch["right"]
         run = linear_forward.for_work(call.geometry)
-        scale, shift, *activation = call.epilogue.terms(self._ones, self._bias_value)
+        scale, shift, *activation = call.epilogue.terms(self._bias_value)
         run(
             y.reshape(1, -1), *packed, x.reshape(1, -1), self.weight.value.reshape(1, -1), scale, shift, SINGLE, *activation
         )  # fmt: skip

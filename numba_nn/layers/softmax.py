@@ -4,7 +4,7 @@
     LogSoftmax   y_k = x_k - m - log(s)      dx_k = dy_k - p_k sum_l dy_l
 
 where m = max_k x_k, s = sum_k exp(x_k - m), p_k = exp(x_k - m) / s: with the largest subtracted, exp never overflows. A row
-with a NaN or a plus infinity, or of minus infinities alone, gives NaN, as the formula does.
+with a NaN or a plus infinity, or of minus infinities alone, gives NaN, as the formula does. Backward has p from y.
 
 Kernels take x as (O, K, I): all dimensions before the one in question, that one, and all after it. What belongs to a row
 over k is (O, I). A task is one row where I is 1, so that loops run along k, and otherwise `LANES` neighbouring rows, so that
@@ -22,11 +22,11 @@ from numba import prange
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.layer import Layer
-from numba_nn.core.reduce import BLOCK, block_bounds
+from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.simd import maximum
-from numba_nn.core.vmath import exp, log
+from numba_nn.core.vmath import exp_below, log
 from numba_nn.core.workspace import Shape, Spec
+from numba_nn.layers.from_output import FromOutput
 
 LANES = 256  # neighbouring rows of a task: 1 KB of float32
 EXP_WORK = 4  # of an exponential, in simple element operations
@@ -59,12 +59,7 @@ def exponentials(e, largest, total, x, o, start, stop):
     Loops run over whole slices: over a part of an array, from an index that might be negative, LLVM makes no vectors.
     """
     if x.shape[2] == 1:
-        x_row, e_row = row(x, o), row(e, o)
-        largest[o, 0], mass = row_maximum(x_row), 0.0
-        for block in range(-(-x_row.size // BLOCK)):
-            first, last = block_bounds(block, x_row.size)
-            mass += row_exponentials(e_row[first:last], x_row[first:last], largest[o, 0])
-        total[o, 0] = mass
+        largest[o, 0], total[o, 0] = row_exponentials(row(e, o), row(x, o))
     else:
         tops, masses = largest[o, start:stop], total[o, start:stop]
         for i in range(tops.size):
@@ -76,57 +71,65 @@ def exponentials(e, largest, total, x, o, start, stop):
         for k in range(x.shape[1]):
             x_line, e_line = x[o, k, start:stop], e[o, k, start:stop]
             for i in range(tops.size):
-                e_line[i] = exp(x_line[i] - tops[i])
+                e_line[i] = exp_below(x_line[i] - tops[i])
                 masses[i] += e_line[i]
 
 
 @inner
-def row_maximum(x):
-    """The largest of an array; minus infinity of an empty one."""
-    top = x.dtype.type(-np.inf)
+def row_exponentials(e, x):
+    """The largest of x, and the sum of e = exp(x - largest); minus infinity and 0 where x is empty."""
+    top, total = x.dtype.type(-np.inf), 0.0
     for k in range(x.size):
         top = maximum(top, x[k])
-    return top
+    for block in range(block_count(x.size)):
+        first, last = block_bounds(block, x.size)
+        part, e_part, mass = x[first:last], e[first:last], x.dtype.type(0)
+        for k in range(part.size):
+            e_part[k] = exp_below(part[k] - top)
+            mass += e_part[k]
+        total += mass
+    return top, total
 
 
 @inner
-def row_exponentials(e, x, top):
-    """e = exp(x - top); returns their sum."""
-    mass = x.dtype.type(0)
-    for k in range(x.size):
-        e[k] = exp(x[k] - top)
-        mass += e[k]
-    return mass
+def keep(saved_y, y, first):
+    """saved_y[first:] = y, unless it is empty."""
+    kept = saved_y[first : first + y.size]
+    for i in range(kept.size):
+        kept[i] = y[i]
 
 
 @kernel
-def softmax_forward(y: Out, saved_p: Saved, largest: Scratch, total: Scratch, x: In):
-    """y = p, which is kept a second time for backward."""
+def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
+    """y = p; saved_y: flat, for a second copy, or empty."""
     for task in prange(task_count(x)):
         o, start, stop = task_bounds(task, x)
-        exponentials(y, largest, total, x, o, start, stop)
         if x.shape[2] == 1:
-            y_row, p_row, mass = row(y, o), row(saved_p, o), total[o, 0]
+            y_row = row(y, o)
+            share = x.dtype.type(1 / row_exponentials(y_row, row(x, o))[1])
             for k in range(y_row.size):
-                y_row[k] = y_row[k] / mass
-                p_row[k] = y_row[k]
+                y_row[k] *= share
+            keep(saved_y, y_row, o * y_row.size)
         else:
-            masses = total[o, start:stop]
+            exponentials(y, largest, total, x, o, start, stop)
+            shares = total[o, start:stop]
+            for i in range(shares.size):
+                shares[i] = 1 / shares[i]
             for k in range(x.shape[1]):
-                y_line, p_line = y[o, k, start:stop], saved_p[o, k, start:stop]
-                for i in range(masses.size):
-                    y_line[i] = y_line[i] / masses[i]
-                    p_line[i] = y_line[i]
+                y_line = y[o, k, start:stop]
+                for i in range(shares.size):
+                    y_line[i] *= shares[i]
+                keep(saved_y, y_line, (o * x.shape[1] + k) * x.shape[2] + start)
 
 
 @kernel
-def softmax_backward(dx: Out, saved_p: Saved, total: Scratch, dy: In):
-    """dx = p (dy - sum_k dy p)."""
+def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
+    """dx = p (dy - sum_k dy p), where p = y."""
     zero = dy.dtype.type(0)
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
-            dx_row, p_row, dy_row, mean = row(dx, o), row(saved_p, o), row(dy, o), zero
+            dx_row, p_row, dy_row, mean = row(dx, o), row(saved_y, o), row(dy, o), zero
             for k in range(dx_row.size):
                 mean += dy_row[k] * p_row[k]
             for k in range(dx_row.size):
@@ -136,53 +139,51 @@ def softmax_backward(dx: Out, saved_p: Saved, total: Scratch, dy: In):
             for i in range(means.size):
                 means[i] = zero
             for k in range(dx.shape[1]):
-                p_line, dy_line = saved_p[o, k, start:stop], dy[o, k, start:stop]
+                p_line, dy_line = saved_y[o, k, start:stop], dy[o, k, start:stop]
                 for i in range(means.size):
                     means[i] += dy_line[i] * p_line[i]
             for k in range(dx.shape[1]):
-                dx_line, p_line, dy_line = dx[o, k, start:stop], saved_p[o, k, start:stop], dy[o, k, start:stop]
+                dx_line, p_line, dy_line = dx[o, k, start:stop], saved_y[o, k, start:stop], dy[o, k, start:stop]
                 for i in range(means.size):
                     dx_line[i] = p_line[i] * (dy_line[i] - means[i])
 
 
 @kernel
-def log_softmax_forward(y: Out, saved_p: Saved, largest: Scratch, total: Scratch, x: In):
-    """y = log p, and p for backward."""
+def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
+    """y = log p; saved_y: flat, for a second copy, or empty."""
     for task in prange(task_count(x)):
         o, start, stop = task_bounds(task, x)
-        exponentials(saved_p, largest, total, x, o, start, stop)
-        tops, masses = largest[o, start:stop], total[o, start:stop]
         if x.shape[2] == 1:
-            y_row, p_row, x_row = row(y, o), row(saved_p, o), row(x, o)
-            top, mass, depth = tops[0], masses[0], log(masses[0])
+            y_row, x_row = row(y, o), row(x, o)
+            top, mass = row_exponentials(y_row, x_row)
+            depth = log(x.dtype.type(mass))
             for k in range(y_row.size):
-                p_row[k] = p_row[k] / mass
                 y_row[k] = (x_row[k] - top) - depth
+            keep(saved_y, y_row, o * y_row.size)
         else:
-            for k in range(x.shape[1]):
-                p_line = saved_p[o, k, start:stop]
-                for i in range(masses.size):
-                    p_line[i] = p_line[i] / masses[i]
-            for i in range(masses.size):
-                masses[i] = log(masses[i])
+            exponentials(y, largest, total, x, o, start, stop)
+            tops, depths = largest[o, start:stop], total[o, start:stop]
+            for i in range(depths.size):
+                depths[i] = log(depths[i])
             for k in range(x.shape[1]):
                 y_line, x_line = y[o, k, start:stop], x[o, k, start:stop]
-                for i in range(masses.size):
-                    y_line[i] = (x_line[i] - tops[i]) - masses[i]
+                for i in range(depths.size):
+                    y_line[i] = (x_line[i] - tops[i]) - depths[i]
+                keep(saved_y, y_line, (o * x.shape[1] + k) * x.shape[2] + start)
 
 
 @kernel
-def log_softmax_backward(dx: Out, saved_p: Saved, total: Scratch, dy: In):
-    """dx = dy - p sum_k dy."""
+def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
+    """dx = dy - p sum_k dy, where p = exp_below(y)."""
     zero = dy.dtype.type(0)
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
-            dx_row, p_row, dy_row, mass = row(dx, o), row(saved_p, o), row(dy, o), zero
+            dx_row, y_row, dy_row, mass = row(dx, o), row(saved_y, o), row(dy, o), zero
             for k in range(dx_row.size):
                 mass += dy_row[k]
             for k in range(dx_row.size):
-                dx_row[k] = dy_row[k] - p_row[k] * mass
+                dx_row[k] = dy_row[k] - exp_below(y_row[k]) * mass
         else:
             masses = total[o, start:stop]
             for i in range(masses.size):
@@ -192,16 +193,17 @@ def log_softmax_backward(dx: Out, saved_p: Saved, total: Scratch, dy: In):
                 for i in range(masses.size):
                     masses[i] += dy_line[i]
             for k in range(dx.shape[1]):
-                dx_line, p_line, dy_line = dx[o, k, start:stop], saved_p[o, k, start:stop], dy[o, k, start:stop]
+                dx_line, y_line, dy_line = dx[o, k, start:stop], saved_y[o, k, start:stop], dy[o, k, start:stop]
                 for i in range(masses.size):
-                    dx_line[i] = dy_line[i] - p_line[i] * masses[i]
+                    dx_line[i] = dy_line[i] - exp_below(y_line[i]) * masses[i]
 
 
-class _OverRows(Layer):
+class _OverRows(FromOutput):
     """A layer over the rows along one dimension; ``call.geometry`` is the shape (O, K, I)."""
 
     forward_kernel: ClassVar[Kernel]
     backward_kernel: ClassVar[Kernel]
+    backward_work: ClassVar[int] = 1
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -227,10 +229,6 @@ class _OverRows(Layer):
         dim = self.dim % len(shape)
         return math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
 
-    def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """The probabilities p."""
-        return {"p": (self._geometry(x_shape, dtype), dtype)}
-
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """Maximum and sum of every row."""
         outer, _, inside = self._geometry(x_shape, dtype)
@@ -239,11 +237,12 @@ class _OverRows(Layer):
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         shape, scratch = call.geometry, call.scratch
         run = self.forward_kernel.for_work(x.size * EXP_WORK)
-        run(y.reshape(shape), saved["p"], scratch["largest"], scratch["total"], x.reshape(shape))
+        run(y.reshape(shape), self._room(call, y, saved), scratch["largest"], scratch["total"], x.reshape(shape))
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
-            self.backward_kernel(dx.reshape(call.geometry), saved["p"], call.scratch["total"], dy.reshape(call.geometry))
+            shape, run = call.geometry, self.backward_kernel.for_work(dx.size * self.backward_work)
+            run(dx.reshape(shape), saved["y"].reshape(shape), call.scratch["total"], dy.reshape(shape))
 
     def _arguments(self) -> str:
         return f"dim={self.dim}"
@@ -284,3 +283,4 @@ class LogSoftmax(_OverRows):
 
     forward_kernel = log_softmax_forward
     backward_kernel = log_softmax_backward
+    backward_work = EXP_WORK

@@ -23,7 +23,7 @@ from numba_nn.core.checks import check_array, check_shape
 from numba_nn.core.errors import RangeError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Scratch, inner, kernel
 from numba_nn.core.reduce import BLOCK, block_bounds, block_count, ordered_sum
-from numba_nn.core.vmath import exp, log, polynomial, sigmoid
+from numba_nn.core.vmath import exp_below, log, polynomial, sigmoid
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.softmax import EXP_WORK
 from numba_nn.losses.base import Loss, own_weight
@@ -147,7 +147,7 @@ def likelihood_error_backward(dx: Out, prediction: In, target: In, weight: In, s
 def logistic_error(p, t, w, v, one):
     """w (v t log(1 + exp(-p)) + (1 - t) log(1 + exp(p))); exp never overflows, and small losses keep their digits."""
     positive, negative = v * t, one - t
-    slack = log_one_plus(exp(-abs(p)), one)
+    slack = log_one_plus(exp_below(-abs(p)), one)
     return w * ((positive + negative) * slack + (negative * p if p > 0 else -positive * p))
 
 

@@ -118,6 +118,10 @@ def logistic_forward(y: Out, a: In):
             target[i] = vmath.sigmoid(source[i])
 
 
+NUMBERS = (int, float, np.number)
+OPERANDS = ("operand 0", "operand 1")
+
+
 class Elementwise:
     """A function of one or two arrays, element by element.
 
@@ -167,22 +171,22 @@ class Elementwise:
         if out is None:
             out = np.empty(shape, arrays[0].dtype)
         else:
-            check_destination(self.__name__, "out", out, shape, arrays[0].dtype, *(a for a in arrays if a is not out))
+            check_destination(self.__name__, "out", out, shape, arrays[0].dtype, *[a for a in arrays if a is not out])
         workspace = thread_workspace()
-        flat = [_flat(workspace, f"operand{i}", a, shape) for i, a in enumerate(arrays)]
-        self._run(out.reshape(-1), *flat)
+        flat = [_flat(workspace, OPERANDS[i], a, shape) for i, a in enumerate(arrays)]
+        self._run.for_work(out.size)(out.ravel(), *flat)
         return out
 
     def _arrays(self, operands: tuple[Any, ...]) -> list[Array]:
         if len(operands) != self._count:
             raise ArgumentError(f"{self.__name__}: expected {self._count} operands, got {len(operands)}")
-        arrays = [a for a in operands if not isinstance(a, (int, float, np.number))]
+        arrays = [a for a in operands if isinstance(a, np.ndarray) or not isinstance(a, NUMBERS)]
         if not arrays:
             raise ArgumentError(f"{self.__name__}: at least one operand must be an array, got {operands!r}")
-        for i, a in enumerate(operands):
-            if not isinstance(a, (int, float, np.number)):
-                check_array(self.__name__, f"operand {i}", a, None if a is arrays[0] else arrays[0].dtype)
-        return [np.asarray(a, arrays[0].dtype) for a in operands]
+        for name, a in zip(OPERANDS, operands, strict=False):
+            if isinstance(a, np.ndarray) or not isinstance(a, NUMBERS):
+                check_array(self.__name__, name, a, None if a is arrays[0] else arrays[0].dtype)
+        return [a if isinstance(a, np.ndarray) else np.asarray(a, arrays[0].dtype) for a in operands]
 
     def _shape(self, arrays: list[Array]) -> Shape:
         if arrays[0].shape == arrays[-1].shape:  # NumPy allocates to find this out
@@ -200,7 +204,7 @@ def _flat(workspace: Workspace, name: str, array: Array, shape: Shape) -> Array:
         copy = workspace.array(name, shape, array.dtype)
         np.copyto(copy, array)
         array = copy
-    return array.reshape(-1)
+    return array.ravel()
 
 
 add = Elementwise("add", add_forward, "a + b")

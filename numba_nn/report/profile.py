@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.fusion import fuse
 from numba_nn.core.layer import Layer
 from numba_nn.core.peak import measure_peak
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
@@ -150,7 +149,7 @@ def _rows(
     counts: dict[Key, Count], peak: float,
 ) -> list[LayerRow]:  # fmt: skip
     shapes = dict(zip(model.children(), model.shapes(x_shape), strict=False))
-    does = {str(run.start): run.label() for run in fuse(list(model), model.shapes(x_shape), keep=True)}
+    done = {str(run[0]): "".join(f" + {type(model[i]).__name__}" for i in run[1:]) for run in model.runs(x_shape, keep=True)}
     total = sum(medians.get((name, direction), 0.0) for name in shapes for direction in ("forward", "backward"))
     rows = []
     for direction in ("forward", "backward"):
@@ -164,7 +163,7 @@ def _rows(
             memory = _nbytes(layer.scratch_spec(shapes[name], dtype)), _saved_nbytes(layer, shapes[name], dtype, name)
             count = counts[name, direction]
             label, share = f"{name} {layer_label(layer)}", ms / total
-            label += does[name] if direction == "forward" else ""
+            label += done[name] if direction == "forward" else ""
             rows.append(
                 LayerRow(label, direction, ms, share, flops, gflops, peak_share, *memory, count.blocks, count.nbytes)
             )  # fmt: skip

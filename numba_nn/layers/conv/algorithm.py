@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from numba_nn.core.call import Array, Arrays
+from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.gemm import product_work
 from numba_nn.core.workspace import Shape, Spec
 
@@ -58,6 +59,7 @@ class Algorithm:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        self.ones, self.zeros = neutral_terms(problem.x_shape[1], problem.dtype)  # the epilogue of an input gradient
 
     @classmethod
     def refusal(cls, problem: Problem) -> str:
@@ -65,13 +67,13 @@ class Algorithm:
         return ""
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
-        """Shape and dtype of the scratch of one of the `PASSES`; the same name in two passes is the same memory."""
+        """Shape and dtype of the scratch of one of the `PASSES`, not larger for a smaller batch."""
         raise NotImplementedError
 
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
     ) -> None:
-        """y = activation(scale times convolution of x + shift), see `numba_nn.core.epilogue`.
+        """y = activation(scale times convolution of x + shift): see `numba_nn.core.epilogue`.
 
         y: (N, O, H', W'), x: (N, C, H, W), weight: (O, C / groups, kh, kw), scale, shift: (O,).
         """

@@ -5,38 +5,61 @@ A new algorithm is a class (`numba_nn.layers.conv.algorithm.Algorithm`) and its 
 
 from __future__ import annotations
 
-import math
+import itertools
 
-from numba_nn.core.workspace import Spec
+from numba_nn.core.call import Array, Arrays
+from numba_nn.core.errors import ArgumentError
+from numba_nn.core.precision import get_precision
+from numba_nn.core.workspace import spec_nbytes, view
 from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
 from numba_nn.layers.conv.depthwise import Depthwise
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
+from numba_nn.layers.conv.winograd import Winograd
+
+ALGORITHMS = "auto", "direct", "winograd"
+LARGEST_ERROR = 2e-5  # of the largest output: what "auto" allows in float32
+LEAST_GAIN = 1.3  # the estimate is not off by more
 
 
-def best(one_pass: str, problem: Problem) -> type[Algorithm]:
-    """The algorithm for one of the `PASSES`."""
+def check_algorithm(where: object, algorithm: str, problem: Problem) -> str:
+    """The algorithm that a layer was asked for; raises `ArgumentError` if there is none such, or it cannot serve."""
+    if algorithm not in ALGORITHMS:
+        raise ArgumentError(f"{where}: algorithm must be one of {ALGORITHMS}, got {algorithm!r}")
+    refusal = Winograd.refusal(problem)
+    if algorithm == "winograd" and refusal:
+        raise ArgumentError(f"{where}: algorithm='winograd' needs {refusal}")
+    return algorithm
+
+
+def best(one_pass: str, problem: Problem, wanted: str) -> type[Algorithm]:
+    """The algorithm for one of the `PASSES`; ``wanted`` is one of the `ALGORITHMS`."""
     if not Depthwise.refusal(problem):
         return Depthwise
-    return ImplicitGemm
+    if wanted == "direct" or get_precision() == "exact" or Winograd.refusal(problem):
+        return ImplicitGemm
+    pays = Winograd.gain(one_pass, problem) >= LEAST_GAIN and Winograd.error(one_pass, problem) <= LARGEST_ERROR
+    return Winograd if wanted == "winograd" or pays else ImplicitGemm
 
 
-def choose(problem: Problem) -> dict[str, Algorithm]:
+def choose(problem: Problem, wanted: str) -> dict[str, Algorithm]:
     """The algorithm of every pass."""
-    chosen = {one_pass: best(one_pass, problem) for one_pass in PASSES}
+    chosen = {one_pass: best(one_pass, problem, wanted) for one_pass in PASSES}
     made = {kind: kind(problem) for kind in set(chosen.values())}
     return {one_pass: made[kind] for one_pass, kind in chosen.items()}
 
 
-def scratch_spec(chosen: dict[str, Algorithm], workers: int) -> dict[str, Spec]:
-    """Shape and dtype of the scratch that all passes share, each name as large as any of them needs."""
-    specs: dict[str, Spec] = {}
+def scratch_nbytes(chosen: dict[str, Algorithm], workers: int) -> int:
+    """Bytes of the scratch that all passes share, and all smaller batches, for which the direct algorithm may be best."""
+    always = ImplicitGemm(chosen["forward"].problem)
+    specs = [a.scratch_spec(one_pass, workers) for one_pass, chosen_one in chosen.items() for a in (chosen_one, always)]
+    return max(sum(map(spec_nbytes, spec.values())) for spec in specs)
+
+
+def scratch_views(chosen: dict[str, Algorithm], workers: int, buffer: Array) -> dict[str, Arrays]:
+    """For every pass the arrays that its algorithm asks for, in one buffer of bytes."""
+    views: dict[str, Arrays] = {}
     for one_pass, algorithm in chosen.items():
-        for name, spec in algorithm.scratch_spec(one_pass, workers).items():
-            specs[name] = max(spec, specs.get(name, spec), key=_exact_nbytes)
-    return specs
-
-
-def _exact_nbytes(spec: Spec) -> int:
-    """Bytes of an array, not rounded up: what one pass uses as it is must not be the shorter of two."""
-    shape, dtype = spec
-    return math.prod(shape) * dtype.itemsize
+        specs = algorithm.scratch_spec(one_pass, workers)
+        ends = list(itertools.accumulate(map(spec_nbytes, specs.values()), initial=0))
+        views[one_pass] = {name: view(buffer, end, spec) for (name, spec), end in zip(specs.items(), ends, strict=False)}
+    return views

@@ -28,6 +28,8 @@ class Conv1d(Convolution):
         Whether to add a bias to every output channel.
     dtype : dtype, optional
         float32 or float64.
+    algorithm : {"auto", "direct"}, optional
+        How it is computed; here they are the same.
 
     Attributes
     ----------
@@ -39,7 +41,7 @@ class Conv1d(Convolution):
     Raises
     ------
     ArgumentError
-        If an argument is out of range, or ``groups`` does not divide both numbers of channels.
+        If an argument is out of range, or ``groups`` does not divide both numbers of channels, or ``algorithm`` cannot serve.
     """
 
     letters = "N, C, L"

@@ -13,11 +13,12 @@ from numba_nn.core.checks import check_batch, check_count, check_dtype, per_axis
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.precision import get_precision
 from numba_nn.core.random import uniform
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Pair, Problem
 from numba_nn.layers.conv.bias import conv2d_backward_bias
-from numba_nn.layers.conv.choice import choose, scratch_spec
+from numba_nn.layers.conv.choice import check_algorithm, choose, scratch_nbytes, scratch_views
 from numba_nn.layers.image import image_shape, images
 
 
@@ -26,11 +27,11 @@ class Convolution(Layer):
 
     letters: ClassVar[str]  # the dimensions of an input
     keeps_input = True
-    epilogue_role, channel_axis = "product", 1
+    epilogue_role = "product"
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-        groups: int = 1, bias: bool = True, dtype: Any = np.float32,
+        groups: int = 1, bias: bool = True, dtype: Any = np.float32, *, algorithm: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__()
         name, axes = type(self).__name__, self.letters.count(",") - 1
@@ -52,7 +53,11 @@ class Convolution(Layer):
         self.weight = Parameter(uniform(shape, -bound, bound, self.dtype), "weight")
         self.bias = Parameter(uniform((out_channels,), -bound, bound, self.dtype), "bias") if bias else None
         self._bias_value = self.bias.value if self.bias else np.zeros(out_channels, self.dtype)
-        self._ones = np.ones(out_channels, self.dtype)
+        self._precision = get_precision()
+        least = [
+            max(1, d * (k - 1) + 1 - sum(p)) for d, k, p in zip(self.dilation, self.kernel_size, self._borders, strict=True)
+        ]
+        self.algorithm = check_algorithm(name, algorithm, self._problem((1, in_channels, *least), self.dtype))
 
     def _border_widths(self) -> list[tuple[int, int]]:
         """Zeros before and after, along each axis."""
@@ -89,45 +94,61 @@ class Convolution(Layer):
         return (x_shape[0], self.out_channels, *(room // s + 1 for room, s in zip(rooms, self.stride, strict=True)))
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """What the algorithms of the passes need, as large as any of them needs it."""
-        # As many workers as there can be threads: a number that does not change, as that of the threads in use does.
-        return scratch_spec(self._geometry(x_shape, dtype), numba.config.NUMBA_NUM_THREADS)
+        """Bytes that the passes share."""
+        return {"passes": ((scratch_nbytes(self._geometry(x_shape, dtype), self._workers),), np.dtype(np.uint8))}
+
+    @property
+    def _workers(self) -> int:
+        """As many as there can be threads: a number that does not change, as that of the threads in use does."""
+        return numba.config.NUMBA_NUM_THREADS
+
+    def _allocate(self, call: Call) -> None:
+        super()._allocate(call)
+        call.scratch = scratch_views(call.geometry, self._workers, call.scratch["passes"])
 
     def forward_flops(self, x_shape: Shape) -> int:
         """Two for each weight and output position."""
         y_shape = self.output_shape(x_shape)
         return 2 * y_shape[0] * math.prod(y_shape[2:]) * self.weight.value.size
 
+    def _call_for(self, x: Any) -> Call:
+        if self._precision != get_precision():
+            self._forget_calls()  # their algorithms are those of the other precision
+            self._precision = get_precision()
+        return super()._call_for(x)
+
     def _geometry(self, x_shape: Shape, dtype: Any) -> dict[str, Algorithm]:
         """The algorithm of every pass."""
+        return choose(self._problem(x_shape, dtype), self.algorithm)
 
+    def _problem(self, x_shape: Shape, dtype: Any) -> Problem:
         def rows_and_columns(numbers: Any, of_one_row: int) -> Pair:
             height, width = (of_one_row, *numbers)[-2:]
             return height, width
 
-        problem = Problem(
+        return Problem(
             x_shape=image_shape(x_shape), y_shape=image_shape(self.output_shape(x_shape)),
             taps=rows_and_columns(self.kernel_size, 1), stride=rows_and_columns(self.stride, 1),
             padding=rows_and_columns([before for before, _ in self._borders], 0),
             dilation=rows_and_columns(self.dilation, 1), groups=self.groups, dtype=dtype,
         )  # fmt: skip
-        return choose(problem)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        terms = call.epilogue.terms(self._ones, self._bias_value)
-        call.geometry["forward"].forward(call.scratch, images(y), images(x), images(self.weight.value), *terms)
+        terms = call.epilogue.terms(self._bias_value)
+        call.geometry["forward"].forward(call.scratch["forward"], images(y), images(x), images(self.weight.value), *terms)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         scratch, algorithms, dy = call.scratch, call.geometry, images(dy)
         if self.weight.requires_grad:
-            algorithms["weight"].backward_weight(scratch, images(self.weight.grad), images(x), dy)
+            algorithms["weight"].backward_weight(scratch["weight"], images(self.weight.grad), images(x), dy)
         if self.bias and self.bias.requires_grad:
             conv2d_backward_bias.for_work(dy.size)(self.bias.grad, dy.reshape(*dy.shape[:2], dy.shape[2] * dy.shape[3]))
         if dx is not None:
-            algorithms["input"].backward_input(scratch, images(dx), dy, images(self.weight.value))
+            algorithms["input"].backward_input(scratch["input"], images(dx), dy, images(self.weight.value))
 
     def _arguments(self) -> str:
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding!r}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}"
+            + (f", algorithm={self.algorithm!r}" if self.algorithm != "auto" else "")
         )

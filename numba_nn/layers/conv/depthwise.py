@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
@@ -287,8 +286,6 @@ class Depthwise(Algorithm):
         super().__init__(problem)
         self._geometry = (problem.stride[0], *problem.padding)
         self._back = (1, *(2 - p for p in problem.padding))
-        self._ones = np.ones(problem.x_shape[1], problem.dtype)
-        self._zeros = np.zeros(problem.x_shape[1], problem.dtype)
 
     @classmethod
     def refusal(cls, problem: Problem) -> str:
@@ -307,7 +304,7 @@ class Depthwise(Algorithm):
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         if self._geometry[0] == 1:
-            depthwise_forward.for_work(self._work)(dx, dy, weight, self._ones, self._zeros, 8, self._back, IDENTITY, 0.0)
+            depthwise_forward.for_work(self._work)(dx, dy, weight, self.ones, self.zeros, 8, self._back, IDENTITY, 0.0)
         else:
             depthwise_spread.for_work(self._work)(dx, dy, weight, self._geometry)
 

@@ -213,7 +213,7 @@ class ImplicitGemm(Algorithm):
         scale, shift, activation, slope = terms
         y_shape, x_shape = (problem.x_shape, problem.y_shape) if which else (problem.y_shape, problem.x_shape)
         conv2d_correlate.for_work(problem.work)(
-            y.reshape(y_shape), scratch["weight"][: layout.packed], scratch["planes"], scratch["sums"], x.reshape(x_shape),
+            y.reshape(y_shape), scratch["weight"], scratch["planes"], scratch["sums"], x.reshape(x_shape),
             weight.reshape(-1), scale, shift, layout.offsets, layout.phases, layout.taps, self._strides[which], layout.numbers,
             problem.groups, activation, slope,
         )  # fmt: skip

@@ -150,7 +150,8 @@ class Layout:
         correlation, step, spread = self._correlation, self._correlation.step, self._correlation.spread
         places, columns = correlation.places, len(correlation.places[1])
         offsets: list[int] = []
-        phases, order = [], []
+        order: list[int] = []
+        phases = []
         for f in range(math.prod(spread)):
             chosen = [
                 (i * columns + j, self._offset(row, column, step))

@@ -18,36 +18,40 @@ of 3 x 3 outputs only.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel
-from numba_nn.core.gemm import DEPTH, multiply_panels, pack_panels
+from numba_nn.core.gemm import pack_panels
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape, vector_lanes
+from numba_nn.core.simd import tile_columns, tile_rows, vector_lanes
 from numba_nn.core.tiles import lane_transform, strip_transform
-from numba_nn.core.workspace import Shape, Spec
+from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.points import TAPS, TILE, from_taps, rounding_error, to_outputs
+from numba_nn.layers.conv.winograd_gradient import winograd_backward_weight
 from numba_nn.layers.conv.winograd_tiles import (
+    BLOCK_PANELS,
+    GRADIENT_TILES,
     NUMBERS,
-    WIDE,
-    chunk_size,
-    padded_rows,
+    clear,
+    correlation_scratch,
+    gradient_scratch,
+    inputs_to_lanes,
+    multiply_tiles,
+    pad_rows,
     padded_width,
     place_tiles,
     tile_grid,
-    transform_chunk,
     write_tiles,
 )
 
-CHUNK_TILES = 128  # transformed inputs of 128 channels then take 36 x 128 x 128 x 4 B = 2.4 MB
 HALF_PANEL = 16  # tiles that are missing in the last panel, more or less, where vectors are widest
-INPUT_COST, OUTPUT_COST, WEIGHT_COST = 450, 200, 1000
-BLOCK_PANELS = 4  # of output channels: their products with a panel of tiles take 36 x 48 x 32 x 4 B = 221 KB of a 1 MB L2
+# What a tile's transform costs for an input channel and for an output channel, in multiply-adds, and for a pair of them that of
+# the weights, which is bound by memory, or, with every chunk of a weight gradient, that of the taps (Zen 4).
+INPUT_COST, OUTPUT_COST, WEIGHT_COST, TAPS_COST = 450, 300, 1000, 300
 
 taps_to_lanes = lane_transform(from_taps(TAPS))
 lanes_to_outputs = strip_transform(to_outputs(TILE))
@@ -130,18 +134,16 @@ def winograd_correlate(
 
 
 @inner
-def multiply_tiles(products, inputs, transformed, depth, outputs, panel, panel_end):
-    """Products of some panels of output channels with one panel of tiles, for each of the numbers of a tile."""
-    height, width = tile_rows(products), tile_columns(products)
-    rows, step = min(outputs, panel_end * height) - panel * height, products.shape[1]
-    flat, weights, tiles = products.reshape(products.size), transformed.reshape(transformed.size), inputs.reshape(inputs.size)
-    a_step, b_step = transformed.shape[2], inputs.shape[1]
-    for k in range(NUMBERS):
-        for c in range(0, depth, DEPTH):
-            multiply_panels(
-                flat, k * step, width, rows, width, c > 0, weights, (panel * NUMBERS + k) * a_step + c * height,
-                NUMBERS * a_step, tiles, k * b_step + c * width, 0, min(DEPTH, depth - c),
-            )  # fmt: skip
+def transform_chunk(inputs, padded, corners, x, channel, channel_end, first, count, rows, columns, padding):
+    """Transform a chunk's tiles of some channels into panels of tiles; inputs: (panels, 36, C tiles)."""
+    lanes, tiles, step = vector_lanes(x), tile_columns(x), inputs.shape[2]
+    flat, width = inputs.reshape(inputs.size), padded_width(columns)
+    clear(padded)
+    for c in range(channel, channel_end):
+        pad_rows(padded, x, c, first, count, rows, columns, padding)
+        for t in range(0, -(-count // tiles) * tiles, lanes):
+            at = t // tiles * NUMBERS * step + c * tiles + t % tiles
+            inputs_to_lanes(flat, at, step, padded, 0, corners, t, width)
 
 
 @inner
@@ -193,59 +195,42 @@ class Winograd(Algorithm):
 
     @classmethod
     def gain(cls, one_pass: str, problem: Problem) -> float:
-        """How many times as fast as a direct convolution it is, by an estimate in multiply-adds.
-
-        A tile's transforms cost about as much, for an input channel and an output channel, as the numbers say; so do, for each
-        tap of the weights, theirs, which are bound by memory (Zen 4). It grows with the batch.
-        """
+        """How many times as fast as a direct convolution it is, by an estimate in multiply-adds; it grows with the batch."""
         (images, channels), outputs, sizes = problem.x_shape[:2], problem.y_shape[1], problem.y_shape[2:]
         if one_pass == "input":
             channels, outputs, sizes = outputs, channels, problem.x_shape[2:]
         tiles = max(1, images * math.prod(tile_grid.py_func(*sizes)))
-        per_tile = NUMBERS * (tiles + HALF_PANEL) / tiles
+        if one_pass == "weight":
+            per_tile = NUMBERS + TAPS_COST / min(tiles, GRADIENT_TILES)
+        else:
+            per_tile = NUMBERS * (tiles + HALF_PANEL) / tiles + WEIGHT_COST / tiles
         direct = TAPS * TAPS * images * math.prod(sizes) / tiles
-        return direct / (per_tile + INPUT_COST / outputs + OUTPUT_COST / channels + WEIGHT_COST / tiles)
+        return direct / (per_tile + INPUT_COST / outputs + OUTPUT_COST / channels)
 
     @classmethod
     def error(cls, one_pass: str, problem: Problem) -> float:
-        """Estimate of the largest error relative to the largest output: see `numba_nn.layers.conv.points.rounding_error`."""
-        terms = problem.y_shape[1] if one_pass == "input" else problem.x_shape[1]
-        return rounding_error(TILE, TAPS, terms) * np.finfo(problem.dtype).eps
+        """Estimate of the largest error relative to the largest result: see `numba_nn.layers.conv.points.rounding_error`."""
+        epsilon = float(np.finfo(problem.dtype).eps)
+        if one_pass == "weight":
+            return epsilon * rounding_error(TAPS, TILE, GRADIENT_TILES)
+        return epsilon * rounding_error(TILE, TAPS, problem.y_shape[1] if one_pass == "input" else problem.x_shape[1])
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         x_shape, y_shape, dtype = self.problem.x_shape, self.problem.y_shape, self.problem.dtype
-        if one_pass == "input":
-            x_shape, y_shape = y_shape, x_shape
-        return winograd_scratch(x_shape, y_shape, dtype, workers)
+        if one_pass == "weight":
+            return gradient_scratch(x_shape, y_shape, dtype, workers)
+        return correlation_scratch(*((y_shape, x_shape) if one_pass == "input" else (x_shape, y_shape)), dtype, workers)
 
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
     ) -> None:
-        arrays, padding = _arrays(scratch), self.problem.padding
-        winograd_forward.for_work(self.problem.work)(y, *arrays, x, weight, scale, shift, padding, activation, slope)
+        run, padding = winograd_forward.for_work(self.problem.work), self.problem.padding
+        run(y, *scratch.values(), x, weight, scale, shift, padding, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
-        arrays = _arrays(scratch)
-        winograd_backward_input.for_work(self.problem.work)(dx, *arrays, dy, weight, self.ones, self.zeros, self._back)
+        run = winograd_backward_input.for_work(self.problem.work)
+        run(dx, *scratch.values(), dy, weight, self.ones, self.zeros, self._back)
 
-
-def _arrays(scratch: Arrays) -> list[Array]:
-    return [scratch[f"winograd {name}"] for name in ("weight", "taps", "inputs", "padded", "products", "strips", "corners")]
-
-
-def winograd_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int) -> dict[str, Spec]:
-    """Scratch of `winograd_correlate` and of the weights' transformation."""
-    (height, width), (images, channels), outputs = tile_shape(dtype), x_shape[:2], y_shape[1]
-    lanes, (rows, columns) = width // VECTORS, tile_grid.py_func(*y_shape[2:])
-    chunk = chunk_size.py_func(images * rows * columns, width, CHUNK_TILES)
-    row_panels = -(-outputs // height)
-    shapes = {
-        "weight": (row_panels, NUMBERS, channels * height + lanes),
-        "taps": (workers, TAPS * TAPS * channels * height + lanes),
-        "inputs": (chunk // width, NUMBERS, channels * width + lanes),
-        "padded": (workers, padded_rows.py_func(chunk, images, rows, columns) * padded_width.py_func(columns) + WIDE),
-        "products": (workers, NUMBERS, min(BLOCK_PANELS, row_panels) * height * width + lanes),
-        "strips": (workers, TILE * TILE * width),
-    }
-    specs = {f"winograd {name}": (shape, dtype) for name, shape in shapes.items()}
-    return {**specs, "winograd corners": ((chunk,), np.dtype(np.int64))}
+    def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
+        run = winograd_backward_weight.for_work(self.problem.work)
+        run(dweight.reshape(-1), *scratch.values(), x, dy, self.problem.padding)

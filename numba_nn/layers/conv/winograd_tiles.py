@@ -6,15 +6,24 @@ beyond the image. A *chunk* is a run of tiles; a *panel* of it has as many as th
 
 from __future__ import annotations
 
-from numba_nn.core.gemm import fill
+from typing import Any
+
+import numpy as np
+
+from numba_nn.core.gemm import DEPTH, fill, multiply_panels
 from numba_nn.core.kernel import inner
-from numba_nn.core.simd import tile_columns, vector_lanes
+from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
 from numba_nn.core.tiles import copy_exactly, gather_transform
-from numba_nn.layers.conv.points import SIDE, TILE, from_inputs
+from numba_nn.core.workspace import Shape, Spec
+from numba_nn.layers.conv.points import SIDE, TAPS, TILE, from_inputs
 
 MARGIN = SIDE - TILE  # inputs that a tile shares with the next, along each axis
 NUMBERS = SIDE * SIDE  # of a transformed tile
 WIDE = 2 * TILE  # columns that are read of a tile: the next power of two
+
+CHUNK_TILES = 128  # transformed inputs of 128 channels then take 36 x 128 x 128 x 4 B = 2.4 MB
+GRADIENT_TILES = 128
+BLOCK_PANELS = 4  # of output channels: their products with a panel of tiles take 36 x 48 x 32 x 4 B = 221 KB of a 1 MB L2
 
 inputs_to_lanes = gather_transform(from_inputs())
 
@@ -27,8 +36,8 @@ def tile_grid(height, width):
 
 @inner
 def chunk_size(tiles, width, most):
-    """Tiles of a chunk, a multiple of ``width``: not more than the images have, and than ``most``."""
-    return min(-(-tiles // width) * width, most)
+    """Tiles of a chunk, a multiple of ``width``: not more than the images have, rounded up, and than ``most``."""
+    return min(max(1, -(-tiles // width)) * width, most)
 
 
 @inner
@@ -79,16 +88,27 @@ def pad_rows(padded, x, channel, first, count, rows, columns, padding):
 
 
 @inner
-def transform_chunk(inputs, padded, corners, x, channel, channel_end, first, count, rows, columns, padding):
-    """Transform a chunk's tiles of some channels into panels of tiles; inputs: (panels, 36, C tiles)."""
-    lanes, tiles, step = vector_lanes(x), tile_columns(x), inputs.shape[2]
-    flat, width = inputs.reshape(inputs.size), padded_width(columns)
-    fill(padded, 0, padded.size, padded.dtype.type(0))  # the border; all channels leave it as it is
-    for c in range(channel, channel_end):
-        pad_rows(padded, x, c, first, count, rows, columns, padding)
-        for t in range(0, -(-count // tiles) * tiles, lanes):
-            at = t // tiles * NUMBERS * step + c * tiles + t % tiles
-            inputs_to_lanes(flat, at, step, padded, 0, corners, t, width)
+def clear(padded):
+    """Zeros: the border, which all channels of a chunk leave as it is."""
+    fill(padded, 0, padded.size, padded.dtype.type(0))
+
+
+@inner
+def multiply_tiles(products, inputs, transformed, depth, outputs, panel, panel_end):
+    """Matrix products for each of the 36 numbers of a tile: some panels of ``transformed`` times one panel of ``inputs``.
+
+    products: (36, rows columns), inputs: (36, depth columns), transformed: (panels, 36, depth rows): ``outputs`` rows.
+    """
+    height, width = tile_rows(products), tile_columns(products)
+    rows, step = min(outputs, panel_end * height) - panel * height, products.shape[1]
+    flat, weights, tiles = products.reshape(products.size), transformed.reshape(transformed.size), inputs.reshape(inputs.size)
+    a_step, b_step = transformed.shape[2], inputs.shape[1]
+    for k in range(NUMBERS):
+        for c in range(0, depth, DEPTH):
+            multiply_panels(
+                flat, k * step, width, rows, width, c > 0, weights, (panel * NUMBERS + k) * a_step + c * height,
+                NUMBERS * a_step, tiles, k * b_step + c * width, 0, min(DEPTH, depth - c),
+            )  # fmt: skip
 
 
 @inner
@@ -104,3 +124,41 @@ def write_tiles(y, channel, strips, stride, first, last):
             source = i * stride + (tile - first) * TILE
             copy_exactly(flat, target + i * length, strips, source, min(run * TILE, length - left))
         tile, row, column = tile + run, row + 1, 0
+
+
+def correlation_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int) -> dict[str, Spec]:
+    """Scratch of a forward or of an input gradient, in the order of the kernels' arguments."""
+    (height, width), (images, channels), outputs = tile_shape(dtype), x_shape[:2], y_shape[1]
+    lanes, (rows, columns) = width // VECTORS, tile_grid.py_func(*y_shape[2:])
+    chunk = chunk_size.py_func(images * rows * columns, width, CHUNK_TILES)
+    panels = -(-outputs // height)
+    return {
+        "weight": ((panels, NUMBERS, channels * height + lanes), dtype),
+        "taps": ((workers, TAPS * TAPS * channels * height + lanes), dtype),
+        "inputs": ((chunk // width, NUMBERS, channels * width + lanes), dtype),
+        "padded": ((workers, _padded_size(chunk, images, rows, columns)), dtype),
+        "products": ((workers, NUMBERS, min(BLOCK_PANELS, panels) * height * width + lanes), dtype),
+        "strips": ((workers, TILE * TILE * width), dtype),
+        "corners": ((chunk,), np.dtype(np.int64)),
+    }
+
+
+def gradient_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int) -> dict[str, Spec]:
+    """Scratch of a weight gradient, in the order of the kernel's arguments."""
+    (height, width), (images, channels), outputs = tile_shape(dtype), x_shape[:2], y_shape[1]
+    lanes, (rows, columns) = width // VECTORS, tile_grid.py_func(*y_shape[2:])
+    chunk = chunk_size.py_func(images * rows * columns, 1, GRADIENT_TILES)
+    panels = -(-outputs // height)
+    return {
+        "inputs": ((-(-channels // width), NUMBERS, chunk * width + lanes), dtype),
+        "gradients": ((panels, NUMBERS, chunk * height + lanes), dtype),
+        "padded": ((workers, lanes * _padded_size(chunk, images, rows, columns)), dtype),
+        "products": ((workers, NUMBERS, min(BLOCK_PANELS, panels) * height * width + lanes), dtype),
+        "strips": ((workers, TAPS * TAPS * lanes), dtype),
+        "corners": ((chunk,), np.dtype(np.int64)),
+        "planes": ((lanes,), np.dtype(np.int64)),
+    }
+
+
+def _padded_size(chunk: int, images: int, rows: int, columns: int) -> int:
+    return padded_rows.py_func(chunk, images, rows, columns) * padded_width.py_func(columns) + WIDE

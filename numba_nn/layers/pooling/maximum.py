@@ -4,8 +4,9 @@ Positions outside of the input count as minus infinity. The first maximum of a w
 than everything, and of several NaNs the last is taken, as in PyTorch. Its flat position h W + w in the plane is kept, and
 backward adds the gradient there.
 
-A row of windows is pooled in two steps: down every column, which vectorises, then along the row of the columns' maxima. On one
-core of a Zen 5 that is 1.3 (2 x 2) to 2.9 times (3 x 3) as fast as window by window.
+A row of windows is pooled in two steps: down every column, then along the row of the columns' maxima, tap by tap where windows
+lie a stride apart. Windows of 2 x 2 side by side have a kernel of their own. On one core of a Zen 4,
+512 planes of 32 x 32 take 86 us so, against 940 before; PyTorch takes 2,900.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.epilogue import activate_all
 from numba_nn.core.errors import ShapeError
-from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
+from numba_nn.core.kernel import In, Out, Saved, Scratch, inlined, inner, kernel
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import flat_planes, planes
-from numba_nn.layers.pooling.windows import WORK, Adaptive, Global, Pooling, Sliding, scratch_rows
+from numba_nn.layers.pooling.windows import WORK, Adaptive, Global, Pooling, Sliding, deal, scratch_rows
 
 MOST_PIXELS = 2**31 - 1  # of a plane, whose positions are int32
 
@@ -29,53 +31,109 @@ MOST_PIXELS = 2**31 - 1  # of a plane, whose positions are int32
 @inner
 def column_maxima(best, position, plane, first, count, step):
     """Largest value of every column, over count rows from the first, step apart, and its flat position in the plane."""
-    width = plane.shape[1]
+    width, row = plane.shape[1], plane[first]
     for j in range(width):
-        best[j] = plane[first, j]
-        position[j] = first * width + j
+        best[j], position[j] = row[j], first * width + j
     for a in range(1, count):
         i = first + a * step
+        row = plane[i]
         for j in range(width):
-            value = plane[i, j]
-            larger = (value > best[j]) | (value != value)
-            best[j] = value if larger else best[j]
+            larger = exceeds(row[j], best[j])
+            best[j] = row[j] if larger else best[j]
             position[j] = np.int32(i * width + j) if larger else position[j]
 
 
-@inner
+@inlined
+def exceeds(value, best):
+    """Whether a value is to be taken rather than the best of those before it: larger, or NaN."""
+    return (value > best) | (value != value)
+
+
+@inlined
 def comes_first(value, at, best, position):
-    """Whether a value is to be taken rather than the best so far: larger, or equal and earlier, or the last NaN."""
-    equal = (value == best) & (at < position)
+    """Whether a value is to be taken rather than the best so far: larger, or equal and earlier, or the last NaN.
+
+    Before a first value, the best is minus infinity at -1, which as an unsigned number lies behind everything.
+    """
+    equal = (value == best) & (np.uint32(at) < np.uint32(position))
     nan = (value != value) & ((best == best) | (at > position))
     return (value > best) | equal | nan
 
 
+@inner
+def pool_tap(y, indices, best, position):
+    """Let a run of columns compete in a run of windows."""
+    for w in range(y.size):
+        taken = comes_first(best[w], position[w], y[w], indices[w])
+        y[w] = best[w] if taken else y[w]
+        indices[w] = position[w] if taken else indices[w]
+
+
+@inner
+def pool_window(best, position, first, count, step):
+    """Largest of count columns from the first, step apart, and its position."""
+    top, at = best.dtype.type(-np.inf), np.int32(-1)
+    for b in range(count):
+        j = first + b * step
+        # selects, not branches: on real images a branch here goes wrong every other time
+        taken = comes_first(best[j], position[j], top, at)
+        top = best[j] if taken else top
+        at = position[j] if taken else at
+    return top, at
+
+
 @kernel
 def max_pool2d_forward(
-    y: Out, indices: Saved, best: Scratch, position: Scratch, x: In, rows: In, columns: In, dilation: tuple[int, int]
-):
-    """Largest value of every window, and its flat position in the plane.
+    y: Out, indices: Saved, best: Scratch, position: Scratch, x: In, rows: In, columns: In, taps: In,
+    dilation: tuple[int, int], stride: int,
+):  # fmt: skip
+    """Largest value of every window, and its flat position in the plane; -inf at -1 where a window misses the image.
 
-    x: (P, H, W), y and indices: (P, H', W'), best and position: (workers, W or more).
+    x: (P, H, W), y and indices: (P, H', W'), best and position: (workers, 2, W + stride or more).
     """
     workers = best.shape[0]
     for worker in prange(workers):
-        column_best, column_position = best[worker], position[worker]
+        values, places, parts, dealt = best[worker, 0], position[worker, 0], best[worker, 1], position[worker, 1]
         for p in range(y.shape[0] * worker // workers, y.shape[0] * (worker + 1) // workers):
             for h in range(y.shape[1]):
-                column_maxima(column_best, column_position, x[p], rows[h, 0], rows[h, 1], dilation[0])
-                for w in range(y.shape[2]):
-                    first = columns[w, 0]
-                    top, at = column_best[first], column_position[first]
-                    for b in range(1, columns[w, 1]):
-                        j = first + b * dilation[1]
-                        # selects, not branches: on real images a branch here goes wrong every other time
-                        taken = comes_first(column_best[j], column_position[j], top, at)
-                        top = column_best[j] if taken else top
-                        at = column_position[j] if taken else at
-                    missed = (rows[h, 1] == 0) | (columns[w, 1] == 0)  # as a dilated window can miss a small image
-                    y[p, h, w] = x.dtype.type(-np.inf) if missed else top
-                    indices[p, h, w] = np.int32(-1) if missed else at
+                y_row, at_row = y[p, h], indices[p, h]
+                for w in range(y_row.size):
+                    y_row[w], at_row[w] = -np.inf, -1
+                if rows[h, 1] == 0:  # as a dilated window can miss a small image
+                    continue
+                column_maxima(values, places, x[p], rows[h, 0], rows[h, 1], dilation[0])
+                if taps.shape[0] == 0:
+                    for w in range(y_row.size):
+                        y_row[w], at_row[w] = pool_window(values, places, columns[w, 0], columns[w, 1], dilation[1])
+                else:
+                    deal(parts, values[: x.shape[2]], stride)
+                    deal(dealt, places[: x.shape[2]], stride)
+                for b in range(taps.shape[0]):
+                    start, stop, j = taps[b]
+                    pool_tap(y_row[start:stop], at_row[start:stop], parts[j:], dealt[j:])
+
+
+@kernel
+def max_pool2x2_forward(y: Out, indices: Saved, x: In):
+    """The same for windows of 2 x 2, side by side from the first pixel on, all inside of the image."""
+    below = np.int32(x.shape[2])
+    beyond = np.int32(below + 1)
+    for p in prange(y.shape[0]):
+        for h in range(y.shape[1]):
+            y_row, at_row, upper, lower = y[p, h], indices[p, h], x[p, 2 * h], x[p, 2 * h + 1]
+            for w in range(y_row.size):
+                j = np.uintp(2) * np.uintp(w)
+                best, step = upper[j], np.int32(0)
+                value = upper[j + np.uintp(1)]
+                step = np.int32(1) if exceeds(value, best) else step
+                best = value if exceeds(value, best) else best
+                value = lower[j]
+                step = below if exceeds(value, best) else step
+                best = value if exceeds(value, best) else best
+                value = lower[j + np.uintp(1)]
+                step = beyond if exceeds(value, best) else step
+                y_row[w] = value if exceeds(value, best) else best
+                at_row[w] = step + 2 * h * x.shape[2] + 2 * w
 
 
 @kernel
@@ -94,6 +152,7 @@ def max_pool2d_backward(dx: Out, indices: Saved, dy: In):
 class _Max(Pooling):
     """What the max poolings share."""
 
+    epilogue_role = "maximum"
     dilation: tuple[int, ...]
     return_indices: bool
 
@@ -115,8 +174,8 @@ class _Max(Pooling):
         return {"indices": (self.output_shape(x_shape), np.dtype(np.int32))}
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """The columns' maxima and their positions."""
-        rows = scratch_rows(x_shape)
+        """The columns' maxima and their positions, in order and dealt into parts."""
+        rows = scratch_rows(x_shape[-1], self._stride(len(x_shape) - 3, x_shape[-1]))
         return {"best": (rows, dtype), "position": (rows, np.dtype(np.int32))}
 
     def forward(self, x: Array, out: Array | None = None) -> Any:
@@ -141,12 +200,16 @@ class _Max(Pooling):
         return y, arrays["indices"].astype(np.int64)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        rows, columns = call.tables
-        run = max_pool2d_forward.for_work(WORK * x.size)
-        run(
-            planes(y), planes(saved["indices"]), call.scratch["best"], call.scratch["position"], planes(x), rows, columns,
-            (self.dilation[0], self.dilation[-1]),
-        )  # fmt: skip
+        if call.geometry:
+            max_pool2x2_forward.for_work(x.size)(planes(y), planes(saved["indices"]), planes(x))
+        else:
+            run, scratch = max_pool2d_forward.for_work(WORK * x.size), call.scratch
+            run(
+                planes(y), planes(saved["indices"]), scratch["best"], scratch["position"], planes(x), *call.tables,
+                (self.dilation[0], self.dilation[-1]), self._stride(x.ndim - 3, x.shape[-1]),
+            )  # fmt: skip
+        if call.epilogue.activation is not None:
+            activate_all(y.reshape(-1), call.epilogue.activation.epilogue_code, call.epilogue.activation.slope)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:

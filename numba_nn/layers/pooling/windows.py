@@ -4,7 +4,12 @@
     adaptive    window i of o goes from floor(i n / o) to ceil((i + 1) n / o)
 
 An axis's windows are a table with a row for each: its first position inside of the input, and how many of its positions are
-inside. The kernels see nothing else, so one kernel serves both kinds, and a signal is an image of height 1.
+inside. One kernel serves both kinds, and a signal is an image of height 1.
+
+Windows that start a stride apart can be pooled tap by tap, element b of all windows at once, which vectorises if these lie
+side by side. So a row of the input is dealt into as many parts as the stride: every stride-th element from the first, from the
+second, ... Tap b of all windows is then a run in one part, and a table of taps has a row for each: the first window in which
+it lies inside of the input, the window after the last, and where its run begins.
 """
 
 from __future__ import annotations
@@ -17,18 +22,56 @@ import numpy as np
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_batch, is_whole, per_axis
 from numba_nn.core.errors import ArgumentError, ShapeError
+from numba_nn.core.kernel import inner
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape
 
-ONE_ROW = np.array([[0, 1, 1]])  # the windows of height 1 of a signal; the third number is a divisor, of averages only
+ONE_ROW = np.array([[0, 1]])  # the windows of height 1 of a signal
 WORK = 4  # simple operations that a window's pooling takes for every element of the input, about
 CACHE_LINE = 16  # elements of float32
+FEW = 8  # so few windows in a row are pooled one by one: 99 us for 3 x 3, stride 2, on 128 planes of 16 x 16, by taps 132 us
 
 
-def scratch_rows(x_shape: Shape) -> Shape:
-    """Shape of scratch that holds a row of the input for every worker, apart from the cache lines of the others."""
+@inner
+def deal(parts, row, stride):
+    """parts = every stride-th element of a row from the first, then from the second, ...; each part has the first's length."""
+    size = -(-row.size // stride)
+    if stride == 2:  # a loop for itself that reads both of a pair: LLVM then makes whole loads and shuffles of it
+        even, odd = parts[:size], parts[size:]
+        for i in range(row.size // 2):
+            pair = np.uintp(2) * np.uintp(i)
+            even[i], odd[i] = row[pair], row[pair + np.uintp(1)]
+        if row.size % 2 == 1:
+            even[size - 1] = row[row.size - 1]
+    else:
+        for part in range(min(stride, row.size)):
+            target, source = parts[part * size :], row[part:]
+            for i in range(-(-source.size // stride)):
+                target[i] = source[i * stride]
+
+
+@inner
+def collect(row, parts, stride):
+    """The row that was dealt into these parts."""
+    size = -(-row.size // stride)
+    if stride == 2:
+        even, odd = parts[:size], parts[size:]
+        for i in range(row.size // 2):
+            pair = np.uintp(2) * np.uintp(i)
+            row[pair], row[pair + np.uintp(1)] = even[i], odd[i]
+        if row.size % 2 == 1:
+            row[row.size - 1] = even[size - 1]
+    else:
+        for part in range(min(stride, row.size)):
+            source, target = parts[part * size :], row[part:]
+            for i in range(-(-target.size // stride)):
+                target[i * stride] = source[i]
+
+
+def scratch_rows(width: int, stride: int) -> tuple[int, int, int]:
+    """Shape of scratch that holds two rows for every worker, one of them dealt into parts, in cache lines of its own."""
     # As many workers as there can be threads: a number that does not change, as that of the threads in use does.
-    return numba.config.NUMBA_NUM_THREADS, -(-x_shape[-1] // CACHE_LINE) * CACHE_LINE
+    return numba.config.NUMBA_NUM_THREADS, 2, -(-(width + min(stride, width)) // CACHE_LINE) * CACHE_LINE
 
 
 class Pooling(Layer):
@@ -50,11 +93,29 @@ class Pooling(Layer):
             raise ShapeError(f"{self!r}: no window fits in x of shape {x_shape}")
         return (*x_shape[:2], *counts)
 
-    def _tables(self, x_shape: Shape, dtype: Any) -> tuple[Array, Array]:
-        """The windows along the height and along the width."""
+    def _tables(self, x_shape: Shape, dtype: Any) -> tuple[Array, ...]:
+        """The windows along the height and along the width, and the taps along the width: none where windows go one by one."""
         tables = [self._windows(axis, length) for axis, length in enumerate(x_shape[2:])]
         rows, columns = tables if len(tables) == 2 else (ONE_ROW, *tables)
-        return rows, columns
+        return rows, columns, self._taps(len(tables) - 1, x_shape[-1])
+
+    def _taps(self, axis: int, length: int) -> Array:
+        """First window of every tap, the one after its last, and where its run begins in the dealt row."""
+        windows, stride, taps = np.arange(self._count(axis, length)), self._stride(axis, length), []
+        part = -(-length // stride)
+        for offset in self._offsets(axis, length) if windows.size > FEW else ():
+            position = windows * stride + offset
+            inside = np.flatnonzero((position >= 0) & (position < length))
+            if inside.size:
+                first = position[inside[0]]
+                taps.append((inside[0], inside[-1] + 1, first % stride * part + first // stride))
+        return np.array(taps, np.int64).reshape(-1, 3)
+
+    def _geometry(self, x_shape: Shape, dtype: Any) -> bool:
+        """Whether windows are 2 x 2, side by side, and inside of the image, beginning with its first pixel."""
+        axes = list(enumerate(x_shape[2:]))
+        halves = all(self._stride(*axis) == 2 and np.array_equal(self._offsets(*axis), (0, 1)) for axis in axes)
+        return halves and len(axes) == 2 and all(2 * self._count(*axis) <= axis[1] for axis in axes)
 
     def _count(self, axis: int, length: int) -> int:
         """Number of windows along an axis."""
@@ -62,6 +123,14 @@ class Pooling(Layer):
 
     def _windows(self, axis: int, length: int) -> Array:
         """First position and number of positions of every window along an axis."""
+        raise NotImplementedError
+
+    def _stride(self, axis: int, length: int) -> int:
+        """Step between the windows along an axis."""
+        raise NotImplementedError
+
+    def _offsets(self, axis: int, length: int) -> Array:
+        """Positions of the elements of the first window, some perhaps outside of the input; none if windows differ in size."""
         raise NotImplementedError
 
 
@@ -99,6 +168,12 @@ class Sliding(Pooling):
         inside = np.clip(-((first - length) // dilation), 0, self.kernel_size[axis] - before)
         return np.stack([np.minimum(first, length - 1), inside], 1)
 
+    def _stride(self, axis: int, length: int) -> int:
+        return self.stride[axis]
+
+    def _offsets(self, axis: int, length: int) -> Array:
+        return np.arange(self.kernel_size[axis]) * self.dilation[axis] - self.padding[axis]
+
 
 class Adaptive(Pooling):
     """As many windows as are asked for, which cover the input."""
@@ -120,6 +195,12 @@ class Adaptive(Pooling):
         windows = np.arange(count)
         first = windows * length // count
         return np.stack([first, -(-(windows + 1) * length // count) - first], 1)
+
+    def _stride(self, axis: int, length: int) -> int:
+        return max(1, length // self._count(axis, length))
+
+    def _offsets(self, axis: int, length: int) -> Array:
+        return np.arange(0 if length % self._count(axis, length) else self._stride(axis, length))
 
     def _arguments(self) -> str:
         return f"output_size={self.output_size}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -52,9 +53,9 @@ def feature(module: Any, name: str) -> Any:
     return getattr(module, name)
 
 
-def normal(shape: Shape) -> Any:
+def normal(shape: Shape, seed: int = 0) -> Any:
     """N(0, 1) * 0.1, float32, the same at every call."""
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32) * np.float32(0.1)
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * np.float32(0.1)
 
 
 def empty(*shapes: Shape) -> list[Any]:
@@ -65,14 +66,25 @@ def empty(*shapes: Shape) -> list[Any]:
 # How a case is prepared
 
 
-def layer(name: str, x_shape: Shape, *arguments: Any, **options: Any) -> Prepare:
-    """A layer of one input and one output."""
-    return lambda nn: layer_passes(feature(nn, name)(*arguments, **options), x_shape)
+@dataclass(frozen=True)
+class OneInput:
+    """A layer of one input and one output. ``make`` takes the library; names and arguments are such that it may be torch.nn."""
+
+    x_shape: Shape
+    make: Callable[[Any], Any]
+
+    def __call__(self, nn: ModuleType) -> Passes:
+        return layer_passes(self.make(nn), self.x_shape)
 
 
-def pooled(name: str, x_shape: Shape, pool: str, *arguments: Any) -> Prepare:
+def layer(name: str, x_shape: Shape, *arguments: Any, **options: Any) -> OneInput:
+    """A layer by itself."""
+    return OneInput(x_shape, lambda nn: feature(nn, name)(*arguments, **options))
+
+
+def pooled(name: str, x_shape: Shape, pool: str, *arguments: Any) -> OneInput:
     """A layer whose output is averaged over all positions, in one ``Sequential``."""
-    return lambda nn: layer_passes(nn.Sequential(feature(nn, name)(*arguments), feature(nn, pool)(1)), x_shape)
+    return OneInput(x_shape, lambda nn: nn.Sequential(feature(nn, name)(*arguments), feature(nn, pool)(1)))
 
 
 def layer_passes(made: Any, x_shape: Shape) -> Passes:

@@ -1,0 +1,111 @@
+"""The weight gradient of a 3 x 3 convolution by Winograd's algorithm F(3x3, 4x4).
+
+    dg_oc = A' [ sum over tiles (G d_y G') * (B' d_x B) ] A
+
+for the gradients dg of 3 x 3 weights, tiles d_y of 4 x 4 output gradients and the 6 x 6 inputs d_x that they were computed
+from: a correlation of 6 x 6 numbers with 4 x 4 of them has 3 x 3 results. Its points are those of the forward pass, and so is
+B' d_x B; here lanes of a vector hold channels, and the matrix product sums over tiles, a chunk at a time.
+
+N images; C input and O output channels; T tiles of a chunk.
+"""
+
+from __future__ import annotations
+
+from numba import prange
+
+from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
+from numba_nn.core.simd import tile_columns, tile_rows, vector_lanes
+from numba_nn.core.tiles import gather_transform, lane_transform
+from numba_nn.layers.conv.points import TAPS, TILE, from_taps, to_outputs
+from numba_nn.layers.conv.winograd_tiles import (
+    BLOCK_PANELS,
+    clear,
+    inputs_to_lanes,
+    multiply_tiles,
+    pad_rows,
+    padded_width,
+    place_tiles,
+    tile_grid,
+)
+
+outputs_to_lanes = gather_transform(from_taps(TILE))
+lanes_to_taps = lane_transform(to_outputs(TAPS))
+
+
+@kernel
+def winograd_backward_weight(
+    dweight: Out, inputs: Scratch, gradients: Scratch, padded: Scratch, products: Scratch, strips: Scratch,
+    corners: Scratch, planes: Scratch, x: In, dy: In, padding: tuple[int, int],
+):  # fmt: skip
+    """dweight += gradient of the weights; dweight: flat (O, C, 3, 3).
+
+    inputs: (panels of C, 36, T columns), gradients: (panels of O, 36, T rows), corners: (T,), planes: (lanes,); for each worker
+    padded: a vector of channels, products: (36, rows columns), strips: (9, lanes).
+    """
+    rows, columns = tile_grid(dy.shape[2], dy.shape[3])
+    tiles, chunk, workers = dy.shape[0] * rows * columns, corners.size, padded.shape[0]
+    row_panels, column_panels = gradients.shape[0], inputs.shape[0]
+    row_blocks = -(-row_panels // BLOCK_PANELS)
+    tasks, height = row_blocks * column_panels, tile_rows(x)
+    for lane in range(planes.size):
+        planes[lane] = padded.shape[1] // planes.size * lane
+    for first in range(0, tiles, chunk):
+        count = min(chunk, tiles - first)
+        place_tiles(corners, first, count, rows, columns)
+        for worker in prange(workers):
+            clear(padded[worker])
+            for p in range(column_panels * worker // workers, column_panels * (worker + 1) // workers):
+                transform_inputs(inputs[p], padded[worker], corners, planes, x, p, first, count, rows, columns, padding)
+            clear(padded[worker])
+            for p in range(row_panels * worker // workers, row_panels * (worker + 1) // workers):
+                transform_gradients(gradients[p], padded[worker], corners, planes, dy, p, first, count, rows, columns)
+        for worker in prange(workers):
+            for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
+                i, p = t // column_panels, t % column_panels
+                panel, panel_end = i * row_panels // row_blocks, (i + 1) * row_panels // row_blocks
+                multiply_tiles(products[worker], inputs[p], gradients, count, dy.shape[1], panel, panel_end)
+                row_end = min(dy.shape[1], panel_end * height)
+                add_taps(dweight, strips[worker], products[worker], x.shape[1], panel * height, row_end, p * tile_columns(x))
+
+
+@inner
+def pad_planes(padded, planes, x, channel, first, count, rows, columns, padding):
+    """Copy what a chunk's tiles cover of as many channels as there are lanes; what lanes beyond hold is not used."""
+    for lane in range(min(planes.size, x.shape[1] - channel)):
+        pad_rows(padded[planes[lane] :], x, channel + lane, first, count, rows, columns, padding)
+
+
+@inner
+def transform_inputs(inputs, padded, corners, planes, x, panel, first, count, rows, columns, padding):
+    """Transform the tiles of one panel of input channels; inputs: (36, T columns)."""
+    width, lanes, step = tile_columns(x), vector_lanes(x), inputs.shape[1]
+    flat, length = inputs.reshape(inputs.size), padded_width(columns)
+    for c in range(0, width, lanes):
+        pad_planes(padded, planes, x, panel * width + c, first, count, rows, columns, padding)
+        for t in range(count):
+            inputs_to_lanes(flat, t * width + c, step, padded, corners[t], planes, 0, length)
+
+
+@inner
+def transform_gradients(gradients, padded, corners, planes, dy, panel, first, count, rows, columns):
+    """Transform the tiles of one panel of output channels; gradients: (36, T rows)."""
+    height, lanes, step = tile_rows(dy), vector_lanes(dy), gradients.shape[1]
+    flat, length = gradients.reshape(gradients.size), padded_width(columns)
+    for r in range((height - 1) // lanes * lanes, -1, -lanes):  # what reaches beyond the rows is written again with the next
+        pad_planes(padded, planes, dy, panel * height + r, first, count, rows, columns, (0, 0))
+        for t in range(count):
+            outputs_to_lanes(flat, t * height + r, step, padded, corners[t], planes, 0, length)
+
+
+@inner
+def add_taps(dweight, strips, products, channels, row, row_end, column):
+    """dweight += what the products of some output channels and a panel of input channels make; strips: (9 lanes,)."""
+    width, lanes, size = tile_columns(products), vector_lanes(products), TAPS * TAPS
+    flat, step = products.reshape(products.size), products.shape[1]
+    for o in range(row, row_end):
+        for c in range(column, min(channels, column + width), lanes):
+            lanes_to_taps(strips, 0, lanes, flat, (o - row) * width + c - column, step)
+            taps = dweight[(o * channels + c) * size : (o * channels + min(channels, c + lanes)) * size]
+            for i in range(taps.size // size):
+                for k in range(size):
+                    taps[i * size + k] += strips[k * lanes + i]

@@ -1,0 +1,36 @@
+"""Layers whose backward needs the output, which is the caller's: it may be overwritten before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.layer import Layer
+from numba_nn.core.workspace import Shape, Spec
+
+
+class FromOutput(Layer):
+    """A layer that keeps its output for backward, of the input's shape.
+
+    Attributes
+    ----------
+    keeps_output : bool
+        A container that keeps y itself until backward gives it as ``saved["y"]``: then it is not written twice.
+    """
+
+    keeps_output = True
+
+    def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """The output."""
+        return {"y": (x_shape, dtype)}
+
+    def _tables(self, x_shape: Shape, dtype: Any) -> Array:
+        """Room for nothing."""
+        return np.empty(0, dtype)
+
+    def _room(self, call: Call, y: Array, saved: Arrays) -> Array:
+        """Where forward writes the output a second time, flat: empty if no backward comes, or y is kept as it is."""
+        room: Array = saved["y"].reshape(-1) if call.keep and saved["y"] is not y else call.tables
+        return room

@@ -1,0 +1,141 @@
+"""Winograd's convolutions: their matrices, their rounding, what chooses them."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import numba_nn as nn
+from numba_nn.layers.conv.algorithm import PASSES
+from numba_nn.layers.conv.choice import LARGEST_ERROR
+from numba_nn.layers.conv.points import from_inputs, from_taps, rounding_error, to_outputs
+from tests import reference
+from tests.cases import assert_same, gradients
+
+
+def matrix(rows):
+    return np.array(rows, dtype=object)
+
+
+@pytest.mark.parametrize(("outputs", "taps"), [(4, 3), (3, 4)])
+def test_the_matrices_correlate(outputs, taps):
+    a, g, b = matrix(to_outputs(outputs)), matrix(from_taps(taps)), matrix(from_inputs())
+    rng = np.random.default_rng(0)
+    weights, inputs = ([Fraction(int(n)) for n in rng.integers(-9, 9, size)] for size in (taps, 6))
+    expected = [sum(weights[k] * inputs[i + k] for k in range(taps)) for i in range(outputs)]
+    assert list(a @ ((g @ matrix(weights)) * (b @ matrix(inputs)))) == expected
+
+
+def random_layer(channels, outputs, algorithm, dtype=np.float32):
+    layer = nn.Conv2d(channels, outputs, 3, padding=1, dtype=dtype, algorithm=algorithm)
+    rng = np.random.default_rng(channels)
+    layer.weight.value[...] = rng.standard_normal(layer.weight.value.shape).astype(np.float32)
+    layer.bias.value[...] = 0
+    return layer
+
+
+@pytest.mark.parametrize("channels", [1, 16, 128, 512])
+def test_errors_stay_below_their_estimate(channels):
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((2, channels, 9, 8)).astype(np.float32) for _ in range(2))
+    layer, judge = (random_layer(channels, channels, *how) for how in (("winograd",), ("direct", np.float64)))
+    got, expected = gradients(layer, x, dy), gradients(judge, x.astype(np.float64), dy.astype(np.float64))
+    estimate = rounding_error(4, 3, channels) * np.finfo(np.float32).eps
+    assert estimate < LARGEST_ERROR
+    for name in ("y", "x", "weight"):
+        assert np.max(abs(got[name] - expected[name])) <= estimate * np.max(abs(expected[name])), name
+
+
+def chosen(layer, x_shape):
+    return [layer._call(x_shape, layer.dtype).geometry[one_pass].name for one_pass in PASSES]
+
+
+def test_auto_goes_by_the_shape():
+    wide, narrow = nn.Conv2d(128, 128, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+    assert chosen(wide, (32, 128, 8, 8)) == ["winograd"] * 3
+    assert chosen(wide, (1, 128, 4, 4)) == ["direct"] * 3
+    assert chosen(narrow, (32, 4, 8, 8)) == ["direct"] * 3
+    for kwargs in ({"stride": 2}, {"dilation": 2}, {"groups": 2}):
+        assert chosen(nn.Conv2d(128, 128, 3, padding=1, **kwargs), (32, 128, 8, 8)) == ["direct"] * 3
+
+
+def test_auto_forgoes_it_where_rounding_might_show():
+    layer = nn.Conv2d(16384, 1, 3, padding=1)
+    layer.out_channels = 128
+    assert rounding_error(4, 3, 16384) * np.finfo(np.float32).eps > LARGEST_ERROR
+    assert chosen(layer, (32, 16384, 8, 8)) == ["direct", "winograd", "winograd"]
+
+
+@pytest.fixture
+def precision():
+    yield nn.set_precision
+    nn.set_precision("default")
+
+
+def test_exact_precision_forbids_it(precision):
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 9)).astype(np.float32)
+    layer, direct = random_layer(3, 4, "winograd"), random_layer(3, 4, "direct")
+    plain, fast = gradients(direct, x, direct(x)), gradients(layer, x, direct(x))
+    assert not np.array_equal(plain["y"], fast["y"])
+    precision("exact")
+    assert nn.get_precision() == "exact"
+    assert_same(gradients(layer, x, direct(x)), plain)
+    precision("default")
+    assert_same(gradients(layer, x, direct(x)), fast)
+
+
+def test_precision_may_change_between_forward_and_backward(precision):
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 9)).astype(np.float32)
+    layer, direct = random_layer(3, 4, "winograd"), random_layer(3, 4, "direct")
+    dy = layer(x)
+    precision("exact")
+    direct(x)
+    np.testing.assert_array_equal(layer.backward(dy), direct.backward(dy))
+
+
+@pytest.mark.parametrize("mode", ["fast", None, 1])
+def test_unknown_precisions_are_refused(mode):
+    with pytest.raises(nn.ArgumentError, match=r"set_precision: mode must be one of \('default', 'exact'\), got"):
+        nn.set_precision(mode)
+    assert nn.get_precision() == "default"
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "words"),
+    [
+        ((2, 2, 5), {}, "kernel_size 3, got (5, 5)"),
+        ((2, 2, (3, 1)), {}, "kernel_size 3, got (3, 1)"),
+        ((2, 2, 3), {"stride": (1, 2)}, "stride 1, got (1, 2)"),
+        ((2, 2, 3), {"dilation": 2}, "dilation 1, got (2, 2)"),
+        ((2, 2, 3), {"groups": 2}, "groups 1, got 2"),
+    ],
+)
+def test_layers_that_it_cannot_serve_say_why(args, kwargs, words):
+    with pytest.raises(nn.ArgumentError) as caught:
+        nn.Conv2d(*args, **kwargs, algorithm="winograd")
+    assert str(caught.value) == f"Conv2d: algorithm='winograd' needs {words}"
+    with pytest.raises(nn.ArgumentError, match="Conv1d: algorithm='winograd' needs kernel_size 3"):
+        nn.Conv1d(2, 2, 3, algorithm="winograd")
+    with pytest.raises(nn.ArgumentError, match="algorithm must be one of"):
+        nn.Conv2d(2, 2, 3, algorithm="fft")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_makes_nan_of_the_tiles_that_read_it(value):
+    x = np.random.default_rng(0).standard_normal((1, 2, 12, 12)).astype(np.float32)
+    x[0, 1, 5, 6] = value
+    y = random_layer(2, 3, "winograd")(x)
+    expected = np.zeros((3, 12, 12), bool)
+    expected[:, 4:8, 4:8] = True
+    np.testing.assert_array_equal(np.isnan(y[0]), expected)
+
+
+@pytest.mark.parametrize("channels", [(3, 20), (20, 3)])
+def test_an_epilogue_is_done_on_the_way(channels):
+    layer = nn.Conv2d(*channels, 3, padding=1, algorithm="winograd")
+    x = np.random.default_rng(0).standard_normal((2, channels[0], 9, 10)).astype(np.float32)
+    y = nn.Sequential(layer, nn.LeakyReLU(0.1)).eval()(x)
+    plain = reference.conv2d(x.astype(np.float64), {n: p.value for n, p in layer.named_parameters()}, *channels, 3, padding=1)
+    np.testing.assert_allclose(y, np.where(plain > 0, plain, 0.1 * plain), atol=2e-5)
