@@ -1,4 +1,4 @@
-"""How a convolution is cut into blocks, and the scratch that they take.
+"""How a weight gradient of a convolution is cut into blocks, and the scratch that they take.
 
 Kernels ask the functions of this file where their blocks end, and `scratch_shapes` asks the same functions for the largest
 block: sizes and loops cannot drift apart.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba_nn.core.gemm import BLOCK_ROWS, DEPTH, TASKS, block_counts
+from numba_nn.core.gemm import BLOCK_ROWS, DEPTH, TASKS
 from numba_nn.core.kernel import inner
 from numba_nn.core.simd import tile_shape
 from numba_nn.core.workspace import Shape
@@ -38,13 +38,6 @@ def channel_slice(channels, taps):
 
 
 @inner
-def correlation_blocks(row_panels, pixel_panels, height, width, others):
-    """Blocks of output channels, and blocks of BLOCK_PIXELS pixels at most, of a correlation."""
-    row_blocks, pixel_blocks = block_counts(row_panels, pixel_panels, height, width, others)
-    return row_blocks, max(pixel_blocks, -(-pixel_panels // (BLOCK_PIXELS // width)))
-
-
-@inner
 def gradient_blocks(rows, height):
     """Blocks of output channels of a weight gradient; none has more than rows / blocks, rounded up."""
     return -(-rows // (BLOCK_ROWS // height * height))
@@ -64,23 +57,16 @@ def patch_view(first, last, out_width, taps, stride, dilation):
 
 
 def scratch_shapes(
-    x_shape: Shape, y_shape: Shape, passes: tuple[Geometry, Geometry], groups: int, dtype: Any, workers: int
+    x_shape: Shape, y_shape: Shape, geometry: Geometry, groups: int, dtype: Any, workers: int
 ) -> dict[str, Shape]:
-    """Shapes of the scratch of a convolution, as large as any of its passes needs.
-
-    passes: geometry of the forward and of the input gradient (see `numba_nn.layers.conv.implicit_gemm`).
-    """
+    """Shapes of the scratch of a weight gradient (geometry: see `numba_nn.layers.conv.weight_gradient`)."""
     height, width = tile_shape(dtype)
     rows, channels = y_shape[1] // groups, x_shape[1] // groups
-    forward, backward = passes
-    taps = forward[0] * forward[1]
-    both = _slice_sizes(channels, y_shape, forward, width), _slice_sizes(rows, x_shape, backward, width)
-    padded, patches = map(max, *both)
-    row_panels, channel_panels = (panel_count.py_func(n, height) for n in (rows, channels))
-    blocks, step = gradient_blocks.py_func(rows, height), channel_slice.py_func(channels, forward[:2])
+    taps = geometry[0] * geometry[1]
+    padded, patches = _slice_sizes(channels, y_shape, geometry, width)
+    blocks, step = gradient_blocks.py_func(rows, height), channel_slice.py_func(channels, geometry[:2])
     parts = -(-TASKS // (groups * blocks * -(-channels // step)))  # of a batch, so that small layers have tasks enough too
     return {
-        "weight": (groups * max(row_panels * channels, channel_panels * rows) * height * taps,),
         "padded": (workers, padded),
         "patches": (workers, patches),
         "partial": (max(1, min(x_shape[0], parts)), y_shape[1] * channels * taps),

@@ -4,204 +4,172 @@
 
 N images; O output and C input channels, of one group where there are several; i, j taps; s stride, p padding, d dilation.
 
-* Forward: weights (O x C taps) times patches (C taps x pixels), `conv2d_correlate`.
-* Input gradient: the same correlation over dy, with its pixels s apart, weights of input and output channels exchanged and
-  taps reversed, and padding d (taps - 1) - p.
-* Weight gradient: dy (O x pixels) times patches transposed (pixels x C taps), summed over images.
+* Forward: weights (O x C taps) times patches (C taps x pixels), which are read from padded planes of the image where they lie
+  (`numba_nn.layers.conv.planes`): `conv2d_correlate`.
+* Input gradient: the same correlation over dy, weights of input and output channels exchanged.
+* Weight gradient: `numba_nn.layers.conv.weight_gradient`.
 
-Work is split into tasks by shape alone. Tasks are dealt to as many workers as the scratch has rows.
-
-*Geometry*, where an argument has that name, is (taps, stride, origin, dilation, insertion), each for height and width, as ten
-numbers in a row (Numba hands no nested tuples to a parallel loop). Origin is where in the input the first tap of the first
-output pixel lies, minus the padding; insertion - 1 zeros are thought between neighbouring pixels of the input.
+Work is split into tasks by shape alone. Tasks are dealt to as many workers as the scratch has rows. The numbers of a
+`numba_nn.layers.conv.planes.Layout` come as one tuple: Numba hands no nested tuples to a parallel loop.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel
-from numba_nn.core.gemm import fill_block, multiply_panels, pack_panels
+from numba_nn.core.gemm import fill, pack_panels
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.simd import tile_columns, tile_rows
-from numba_nn.core.workspace import Spec
+from numba_nn.core.simd import copy_run, tile_columns, tile_rows, vector_lanes
+from numba_nn.core.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
+from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
-from numba_nn.layers.conv.blocks import (
-    BLOCK_PIXELS,
-    channel_slice,
-    correlation_blocks,
-    gradient_blocks,
-    pairs,
-    panel_count,
-    patch_view,
-    scratch_shapes,
-)
-from numba_nn.layers.conv.patches import pack_patches, pad_channels
+from numba_nn.layers.conv.blocks import scratch_shapes
+from numba_nn.layers.conv.planes import CHUNK, Layout, forward_correlation, input_correlation, pad_planes
+from numba_nn.layers.conv.weight_gradient import conv2d_backward_weight
 
 
 @kernel
-def conv2d_pack_weight(packed: Out, weight: In, groups: int):
-    """Pack weights (O, C, kh, kw) for the forward: panels of output channels, a row for every (channel, tap)."""
-    rows, depth = weight.shape[0] // groups, weight.shape[1] * weight.shape[2] * weight.shape[3]
-    height = tile_rows(packed)
-    panels = panel_count(rows, height)
-    flat = weight.reshape(weight.size)
-    for t in prange(groups * panels):
-        row = t % panels * height
-        source = (t // panels * rows + row) * depth
-        pack_panels(packed, t * height * depth, flat, source, depth, 1, min(height, rows - row), height, depth, 0, depth)
+def conv2d_pack_weight(
+    packed: Out, weight: In, phases: In, taps: In, rows: int, channels: int, height: int, strides: tuple[int, int, int]
+):  # fmt: skip
+    """Pack weights in panels of ``height`` rows, phase by phase and group by group, with a line for every (channel, tap).
 
-
-@kernel
-def conv2d_pack_weight_transposed(packed: Out, weight: In, groups: int):
-    """Pack weights for the input gradient: panels of input channels, a row for every (output channel, reversed tap)."""
-    rows, channels = weight.shape[0] // groups, weight.shape[1]
-    taps = weight.shape[2] * weight.shape[3]
-    height = tile_rows(packed)
-    panels = panel_count(channels, height)
-    flat = weight.reshape(weight.size)
-    for t in prange(groups * panels):
-        g, row = t // panels, t % panels * height
-        filled = min(height, channels - row)
-        for o in range(rows):
-            last_tap = ((g * rows + o) * channels + row) * taps + taps - 1
-            pack_panels(packed, (t * rows + o) * taps * height, flat, last_tap, taps, -1, filled, height, taps, 0, taps)
+    weight: flat; rows, channels: of a group of the correlation; strides: of groups, rows and channels in the weights.
+    """
+    panels, groups = -(-rows // height), packed.size // (-(-rows // height) * height * channels * taps.size)
+    for t in prange(phases.shape[0] * groups * panels):
+        f, g, row = t // (groups * panels), t // panels % groups, t % panels * height
+        count, first = phases[f, 2], phases[f, 4]
+        at = ((first * groups + g * count) * panels * height + row * count) * channels
+        source, filled = g * strides[0] + row * strides[1], min(height, rows - row)
+        if height == tile_rows(packed) and (strides[2] == taps.size == count or taps.size == 1):
+            step = strides[2] if taps.size == 1 else 1
+            pack_panels(packed, at, weight, source, strides[1], step, filled, height, channels * count, 0, channels * count)
+            continue
+        for c in range(channels):
+            for k in range(first, first + count):
+                tap = source + c * strides[2] + taps[k]
+                for r in range(filled):
+                    packed[np.uintp(at + r)] = weight[np.uintp(tap + r * strides[1])]
+                fill(packed, at + filled, at + height, packed.dtype.type(0))
+                at += height
 
 
 @kernel
 def conv2d_correlate(
-    y: Out, padded: Scratch, patches: Scratch, x: In, packed_weight: In, scale: In, shift: In,
-    geometry: tuple[int, ...], groups: int, activation: int, slope: float,
+    y: Out, packed: Scratch, planes: Scratch, sums: Scratch, x: In, weight: In, scale: In, shift: In, offsets: In, phases: In,
+    taps: In, strides: tuple[int, int, int], numbers: tuple[int, ...], groups: int, activation: int, slope: float,
 ):  # fmt: skip
-    """y = activation(scale times correlation of x with packed weights + shift); y: (N, O, H', W'), x: (N, C, H, W).
+    """y = activation(scale times correlation of x and weight + shift); y: (N, O, H', W'), x: (N, C, H, W).
 
-    scale, shift: (O,), see `numba_nn.core.epilogue`; scratch: (workers, elements).
+    scale, shift: (O,), see `numba_nn.core.epilogue`, or empty to leave the correlation as it is; planes, sums: (workers,
+    elements); offsets, phases, taps: tables of the `Layout`; strides: see `conv2d_pack_weight`.
     """
-    rows, pixels = y.shape[1] // groups, y.shape[2] * y.shape[3]
-    height, width = tile_rows(y), tile_columns(y)
-    row_panels, pixel_panels = panel_count(rows, height), panel_count(pixels, width)
-    row_blocks, pixel_blocks = correlation_blocks(row_panels, pixel_panels, height, width, y.shape[0] * groups)
-    tasks, workers, flat = y.shape[0] * groups * row_blocks * pixel_blocks, padded.shape[0], y.reshape(y.size)
+    conv2d_pack_weight(
+        packed, weight, phases, taps, y.shape[1] // groups, x.shape[1] // groups, numbers[19], strides
+    )  # fmt: skip
+    row_blocks, across = numbers[21], -(-numbers[10] // numbers[12])
+    blocks = -(-numbers[9] // numbers[11]) * across
+    tasks, workers = y.shape[0] * groups * row_blocks * blocks, planes.shape[0]
     for worker in prange(workers):
         for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
-            n, g = t // (groups * row_blocks * pixel_blocks), t // (row_blocks * pixel_blocks) % groups
-            i, j = t // pixel_blocks % row_blocks, t % pixel_blocks
-            first = j * pixel_panels // pixel_blocks * width
-            last = min(pixels, (j + 1) * pixel_panels // pixel_blocks * width)
-            row = i * row_panels // row_blocks * height
-            row_end = min(rows, (i + 1) * row_panels // row_blocks * height)
+            n, g = t // (groups * row_blocks * blocks), t // (row_blocks * blocks) % groups
+            i, block = t // blocks % row_blocks, t % blocks
+            m, q = block // across * numbers[11], block % across * numbers[12]
             correlate_block(
-                y, padded[worker], patches[worker], x, packed_weight, geometry, groups, n, g, row, row_end, first, last
+                y, planes[worker], sums[worker], x, packed, scale, shift, offsets, phases, numbers, groups, n, g, i, m, q,
+                activation, slope,
             )  # fmt: skip
-            for r in range(row, row_end):
-                o = g * rows + r
-                at = (n * y.shape[1] + o) * pixels + first
-                finish_channel(flat, at, last - first, scale[o], shift[o], activation, slope)
 
 
 @inner
-def correlate_block(y, padded, patches, x, weight, geometry, groups, n, g, row, row_end, first, last):
-    """Output channels ``row`` to ``row_end`` of group g, pixels ``first`` to ``last`` of image n."""
-    taps, stride, origin, dilation, insertion = pairs(geometry)
-    height, width = tile_rows(y), tile_columns(y)
-    flat, pixels, out_width = y.reshape(y.size), y.shape[2] * y.shape[3], y.shape[3]
-    channel = g * y.shape[1] // groups + row
-    at = (n * y.shape[1] + channel) * pixels + first
-    channels, tap_count = x.shape[1] // groups, taps[0] * taps[1]
-    panels = panel_count(y.shape[1] // groups, height)
-    weight_at = (g * panels * height + row) * channels * tap_count
-    view = patch_view(first, last, out_width, taps, stride, dilation)
-    top, left = view[2] * stride[0] + origin[0], view[3] * stride[1] + origin[1]
-    step = channel_slice(channels, taps)
-    for c in range(0, channels, step):
-        count = min(step, channels - c)
-        c0 = g * channels + c
-        pad_channels(padded, 0, x, n, c0, c0 + count, top, left, view[0], view[1], insertion)
-        pack_patches(patches, 0, width, padded, count, view, out_width, first, last)
-        depth = count * tap_count
-        multiply_panels(
-            flat, at, pixels, row_end - row, last - first, c > 0, weight, weight_at + c * tap_count * height,
-            height * channels * tap_count, patches, 0, width * depth, depth,
-        )  # fmt: skip
-
-
-@kernel
-def conv2d_forward(
-    y: Out, packed_weight: Scratch, padded: Scratch, patches: Scratch, x: In, weight: In, scale: In, shift: In,
-    geometry: tuple[int, ...], groups: int, activation: int, slope: float,
+def correlate_block(
+    y, planes, sums, x, packed, scale, shift, offsets, phases, numbers, groups, n, g, part, m, q, activation, slope
 ):  # fmt: skip
-    """y = activation(scale times correlation of x and weight + shift); weight: (O, C / groups, kh, kw), scale, shift: (O,)."""
-    conv2d_pack_weight(packed_weight, weight, groups)
-    conv2d_correlate(y, padded, patches, x, packed_weight, scale, shift, geometry, groups, activation, slope)
-
-
-@kernel
-def conv2d_backward_input(
-    dx: Out, packed_weight: Scratch, padded: Scratch, patches: Scratch, dy: In, weight: In, ones: In, zeros: In,
-    geometry: tuple[int, ...], groups: int,
-):  # fmt: skip
-    """dx = correlation of dy, its pixels a stride apart, with the weights reversed; ones, zeros: (C,)."""
-    conv2d_pack_weight_transposed(packed_weight, weight, groups)
-    conv2d_correlate(dx, padded, patches, dy, packed_weight, ones, zeros, geometry, groups, IDENTITY, 0.0)
-
-
-@kernel
-def conv2d_backward_weight(
-    dweight: Out, partial: Scratch, packed_dy: Scratch, padded: Scratch, patches: Scratch, panels: Scratch,
-    x: In, dy: In, geometry: tuple[int, ...], groups: int,
-):  # fmt: skip
-    """dweight += dy times patches of x; dweight: flat, partial: (parts of the batch, O C taps)."""
-    rows, channels = dy.shape[1] // groups, x.shape[1] // groups
-    row_blocks = gradient_blocks(rows, tile_rows(dy))
-    step = channel_slice(channels, geometry[:2])
-    slices = -(-channels // step)
-    parts, workers = partial.shape[0], padded.shape[0]
-    tasks = parts * groups * row_blocks * slices
-    for worker in prange(workers):
-        for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
-            part, g = t // (groups * row_blocks * slices), t // (row_blocks * slices) % groups
-            i, c = t // slices % row_blocks, t % slices * step
-            row, row_end = i * rows // row_blocks, (i + 1) * rows // row_blocks
-            n, n_end = part * x.shape[0] // parts, (part + 1) * x.shape[0] // parts
-            gradient_block(
-                partial[part], packed_dy[worker], padded[worker], patches[worker], panels[worker], x, dy, geometry, groups,
-                g, row, row_end, c, min(step, channels - c), n, n_end,
-            )  # fmt: skip
-    for k in prange(dweight.size):
-        for part in range(parts):
-            dweight[k] += partial[part, k]
+    """A part of the rows of group g of image n, for the block of grid pixels that starts with row m and column q."""
+    rows, channels = y.shape[1] // groups, x.shape[1] // groups
+    width, height, panels, parts = numbers[18], numbers[19], numbers[20], numbers[21]
+    size = min(numbers[11], numbers[9] - m), min(numbers[12], numbers[10] - q)
+    needed = (size[0] - 1) * numbers[0] + numbers[7] + 1, (size[1] - 1) * numbers[1] + numbers[8] + 1
+    pad_planes(planes, x, n, g * channels, channels, m * numbers[0] - numbers[2], q * numbers[1] - numbers[3], needed, numbers)
+    end = min(rows, (part + 1) * panels // parts * height)
+    for row in range(part * panels // parts * height, end, CHUNK):
+        count = min(CHUNK, end - row)
+        for f in range(phases.shape[0]):
+            seen = phases[f, 2]
+            at = ((phases[f, 4] * groups + g * seen) * panels * height + row * seen) * channels
+            for c in range(0, channels if seen else 0, numbers[17]):
+                depth = min(numbers[17], channels - c) * seen
+                multiply_taps(
+                    sums, count, size, c > 0, packed, at + c * seen * height, channels * seen, planes, c * numbers[6], offsets,
+                    phases[f, 3], depth, numbers,
+                )  # fmt: skip
+            target = phases[f, 0] + m * numbers[13] - numbers[15], phases[f, 1] + q * numbers[14] - numbers[16]
+            if seen == 0:
+                fill(sums, 0, count * width, sums.dtype.type(0))
+            place_rows(y, n, g * rows + row, count, sums, size, target, numbers, scale, shift, activation, slope)
 
 
 @inner
-def gradient_block(
-    dweight, packed_dy, padded, patches, panels, x, dy, geometry, groups, g, row, row_end, channel, count, n, n_end
-):  # fmt: skip
-    """Gradient of some output channels and a slice of input channels of group g, from images n to n_end."""
-    taps, stride, origin, dilation, insertion = pairs(geometry)
-    height, width = tile_rows(dy), tile_columns(dy)
-    flat, pixels, out_width = dy.reshape(dy.size), dy.shape[2] * dy.shape[3], dy.shape[3]
-    channels, depth = x.shape[1] // groups, count * taps[0] * taps[1]
-    o = g * dy.shape[1] // groups + row
-    columns = channels * taps[0] * taps[1]
-    at, c0 = o * columns + channel * taps[0] * taps[1], g * channels + channel
-    if n == n_end:
-        fill_block(dweight, at, columns, row_end - row, depth, dweight.dtype.type(0))
-    for image in range(n, n_end):
-        for first in range(0, pixels, BLOCK_PIXELS):
-            last = min(pixels, first + BLOCK_PIXELS)
-            length = last - first
-            view = patch_view(first, last, out_width, taps, stride, dilation)
-            top, left = view[2] * stride[0] + origin[0], view[3] * stride[1] + origin[1]
-            pad_channels(padded, 0, x, image, c0, c0 + count, top, left, view[0], view[1], insertion)
-            pack_patches(patches, 0, length, padded, count, view, out_width, first, last)
-            pack_panels(panels, 0, patches, 0, length, 1, depth, width, length, 0, length)
-            source = (image * dy.shape[1] + o) * pixels + first
-            pack_panels(packed_dy, 0, flat, source, pixels, 1, row_end - row, height, length, 0, length)
-            multiply_panels(
-                dweight, at, columns, row_end - row, depth, image > n or first > 0,
-                packed_dy, 0, height * length, panels, 0, width * length, length,
+def multiply_taps(sums, rows, size, keep, a, a_at, a_depth, planes, b_at, offsets, table_at, depth, numbers):
+    """sums = weights times patches (+ sums if ``keep``), for rows of panels of a whole depth of ``a_depth``."""
+    pitch, width, height, whole, lanes = numbers[4], numbers[18], numbers[19], tile_rows(sums), vector_lanes(sums)
+    columns, done = (size[0] - 1) * pitch + size[1], 0
+    if height == whole:
+        done = rows // whole * whole
+        if rows - done > 2 * FEW_ROWS:
+            done += whole
+        # Rows of whole vectors leave out what lies between them.
+        runs, length = (size[0], size[1]) if size[1] % lanes == 0 else (1, columns)
+        for run in range(runs if done else 0):
+            for j in range(run * pitch, run * pitch + length, tile_columns(sums)):
+                for i in range(0, done, whole):
+                    fma_taps(
+                        sums, i * width + j, width, whole, run * pitch + length - j, keep, a, a_at + i * a_depth, height,
+                        planes, b_at + j, offsets, table_at, depth,
+                    )  # fmt: skip
+    across = one_columns(sums) if height == 1 else few_columns(sums)
+    for i in range(done, rows, FEW_ROWS):
+        first = a_at + i // height * height * a_depth + i % height
+        for j in range(0, columns, across):
+            fma_taps(
+                sums, i * width + j, width, min(height, FEW_ROWS), lanes, keep, a, first, height, planes, b_at + j, offsets,
+                table_at, depth,
             )  # fmt: skip
+
+
+@inner
+def place_rows(y, n, channel, count, sums, size, target, numbers, scale, shift, activation, slope):
+    """Copy the sums of a block to where they belong in y, and finish them there."""
+    flat, height, width, lanes = y.reshape(y.size), y.shape[2], y.shape[3], vector_lanes(y)
+    pitch, spread = numbers[4], numbers[13:15]
+    vectors = -(-size[1] // lanes) * lanes
+    for r in range(count):
+        plane = (n * y.shape[1] + channel + r) * height * width
+        for m in range(size[0]):
+            row, source = target[0] + m * spread[0], r * numbers[18] + m * pitch
+            if row < 0 or row >= height:
+                continue
+            at = plane + row * width + target[1]
+            # Whole vectors may write over what follows in this block, but not beyond it, nor over another phase.
+            if spread[0] == spread[1] == 1 and size[1] == width and (size[0] - m) * width >= vectors:
+                copy_run(flat, at, sums, source, size[1])
+            else:
+                first, last = -(-max(0, -target[1]) // spread[1]), min(size[1], -(-(width - target[1]) // spread[1]))
+                for q in range(first, last):
+                    flat[np.uintp(at + q * spread[1])] = sums[np.uintp(source + q)]
+            if scale.size and size[1] < width:
+                finish_channel(flat, at, size[1], scale[channel + r], shift[channel + r], activation, slope)
+        if scale.size and size[1] == width:
+            at = plane + target[0] * width
+            finish_channel(flat, at, size[0] * width, scale[channel + r], shift[channel + r], activation, slope)
 
 
 class ImplicitGemm(Algorithm):
@@ -210,34 +178,52 @@ class ImplicitGemm(Algorithm):
     name = "direct"
 
     def __init__(self, problem: Problem) -> None:
+        if problem.taps == problem.stride == (1, 1) and problem.padding == (0, 0):  # an image is as good as one long row
+            problem = dataclasses.replace(problem, x_shape=_one_row(problem.x_shape), y_shape=_one_row(problem.y_shape))
         super().__init__(problem)
         taps, dilation = problem.taps, problem.dilation
-        corner = [-before for before in problem.padding]
-        back = [-c - d * (k - 1) for c, d, k in zip(corner, dilation, taps, strict=True)]
-        self._forward = (*taps, *problem.stride, *corner, *dilation, 1, 1)
-        self._backward = (*taps, 1, 1, *back, *dilation, *problem.stride)
+        self._geometry = (*taps, *problem.stride, *(-before for before in problem.padding), *dilation, 1, 1)
+        self._layouts = [Layout(problem, kind(problem)) for kind in (forward_correlation, input_correlation)]
+        rows, channels, count = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups, math.prod(taps)
+        group = rows * channels * count
+        self._strides = (group, channels * count, count), (group, count, channels * count)
+        self._nothing = np.empty(0, problem.dtype)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
-        p, passes = self.problem, (self._forward, self._backward)
-        shapes = scratch_shapes(p.x_shape, p.y_shape, passes, p.groups, p.dtype, workers)
-        return {name: (shape, p.dtype) for name, shape in shapes.items()}
+        problem = self.problem
+        if one_pass == "weight":
+            shapes = scratch_shapes(problem.x_shape, problem.y_shape, self._geometry, problem.groups, problem.dtype, workers)
+        else:
+            layout = self._layouts[one_pass == "input"]
+            shapes = {
+                "weight": (layout.packed,), "planes": (workers, layout.planes), "sums": (workers, CHUNK * layout.sums)
+            }  # fmt: skip
+        return {name: (shape, problem.dtype) for name, shape in shapes.items()}
 
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
     ) -> None:
-        conv2d_forward.for_work(self.problem.work)(
-            y, scratch["weight"], scratch["padded"], scratch["patches"], x, weight, scale, shift, self._forward,
-            self.problem.groups, activation, slope,
-        )  # fmt: skip
+        self._correlate(0, scratch, y, x, weight, scale, shift, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
-        conv2d_backward_input.for_work(self.problem.work)(
-            dx, scratch["weight"], scratch["padded"], scratch["patches"], dy, weight, self.ones, self.zeros,
-            self._backward, self.problem.groups,
+        self._correlate(1, scratch, dx, dy, weight, self._nothing, self._nothing, IDENTITY, 0.0)
+
+    def _correlate(self, which: int, scratch: Arrays, y: Array, x: Array, weight: Array, *terms: Any) -> None:
+        problem, layout = self.problem, self._layouts[which]
+        scale, shift, activation, slope = terms
+        y_shape, x_shape = (problem.x_shape, problem.y_shape) if which else (problem.y_shape, problem.x_shape)
+        conv2d_correlate.for_work(problem.work)(
+            y.reshape(y_shape), scratch["weight"], scratch["planes"], scratch["sums"], x.reshape(x_shape),
+            weight.reshape(-1), scale, shift, layout.offsets, layout.phases, layout.taps, self._strides[which], layout.numbers,
+            problem.groups, activation, slope,
         )  # fmt: skip
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
         conv2d_backward_weight.for_work(self.problem.work)(
             dweight.reshape(-1), scratch["partial"], scratch["dy"], scratch["padded"], scratch["patches"], scratch["panels"],
-            x, dy, self._forward, self.problem.groups,
+            x.reshape(self.problem.x_shape), dy.reshape(self.problem.y_shape), self._geometry, self.problem.groups,
         )  # fmt: skip
+
+
+def _one_row(shape: Shape) -> Shape:
+    return *shape[:2], 1, shape[2] * shape[3]

@@ -1,0 +1,249 @@
+"""How a correlation is laid out: padded planes of the image, blocks of the output, and tables of where taps are.
+
+The image rows that a block of output pixels needs are copied into *planes*, one per channel, with zeros around them. Stride s
+splits a plane into s x s *phases*, one for each remainder of row and column, so that neighbouring output pixels always read
+neighbours. Output pixel (m, q) of a block is then position p = m pitch + q for every tap, and a tap is one constant offset: the
+patch matrix is never built, only a table of offsets. (The positions between q = columns and the pitch are computed in vain.)
+
+The input gradient is a correlation over dy whose *output* has phases: rows h of dx with h + p = m s + f see only the taps i
+with i d = f modulo s, those at row m - i d // s of dy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from numba_nn.core.gemm import DEPTH, TASKS, fill
+from numba_nn.core.kernel import inlined, inner
+from numba_nn.core.simd import copy_run, tile_shape, vector_lanes
+from numba_nn.core.tap_tile import FEW_ROWS, WIDE
+from numba_nn.core.vector import elements, evens, lanes_between, load, odds, store, zeros
+from numba_nn.core.workspace import Shape
+from numba_nn.layers.conv.algorithm import Problem
+
+CHUNK = 48  # rows of a block that are finished together: 48 x 256 x 4 B = 48 KB of sums
+PLANES = 2**17  # elements of all planes of a block: 512 KB of float32, half a 1 MB L2
+MIN_PIXELS, PIXELS, FLAT_PIXELS = 64, 512, 1024  # of a block; FLAT_PIXELS if its patches have few elements
+FLAT_DEPTH = 64
+ROW_CYCLES = 30  # what a row costs to copy, however short
+COPY_SHARE = 0.05  # of the time that blocks of the same pixels, for other rows of weights, may copy planes once more
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A correlation from ``source`` (C, H, W) to ``target`` (O, H', W').
+
+    Row r of the planes of a block that starts with grid row m is row m step - lead + r of the source; grid row m of phase f is
+    row m spread + f - shift of the target.
+    """
+
+    source: Shape
+    target: Shape
+    grid: Shape
+    step: Shape
+    lead: Shape
+    spread: Shape
+    shift: Shape
+    places: tuple[list[tuple[int, int]], ...]
+    """For rows and for columns: phase of the target and offset in the planes, in steps of the source, of every tap."""
+
+
+def forward_correlation(problem: Problem) -> Correlation:
+    """The forward: phases in the source."""
+    places = tuple([(0, i * d) for i in range(k)] for k, d in zip(problem.taps, problem.dilation, strict=True))
+    _, channels, *source = problem.x_shape
+    _, rows, *grid = problem.y_shape
+    return Correlation(
+        source=(channels, *source), target=(rows, *grid), grid=tuple(grid), step=problem.stride, lead=problem.padding,
+        spread=(1, 1), shift=(0, 0), places=places,
+    )  # fmt: skip
+
+
+def input_correlation(problem: Problem) -> Correlation:
+    """The input gradient: phases in the target."""
+    _, channels, *source = problem.y_shape
+    _, rows, *target = problem.x_shape
+    axes = list(zip(target, problem.taps, problem.stride, problem.padding, problem.dilation, strict=True))
+    first = [p // s for _, _, s, p, _ in axes]
+    reach = [(k - 1) * d // s for _, k, s, _, d in axes]
+    return Correlation(
+        source=(channels, *source), target=(rows, *target),
+        grid=tuple((n - 1 + p) // s - m + 1 for (n, _, s, p, _), m in zip(axes, first, strict=True)),
+        step=(1, 1), lead=tuple(r - m for r, m in zip(reach, first, strict=True)), spread=problem.stride,
+        shift=tuple(p % s for _, _, s, p, _ in axes),
+        places=tuple([(i * d % s, r - i * d // s) for i in range(k)] for (_, k, s, _, d), r in zip(axes, reach, strict=True)),
+    )  # fmt: skip
+
+
+class Layout:
+    """Blocks, planes and tables of a correlation.
+
+    Attributes
+    ----------
+    numbers : tuple of int
+        What kernels know: see `pad_planes` and `numba_nn.layers.conv.implicit_gemm`.
+    offsets : ndarray of int64
+        For each phase, where in the planes of a slice of channels each (channel, tap) is.
+    phases : ndarray of int64
+        (phases of the target, 5): its row and column, taps, where its offsets and where its taps start.
+    taps : ndarray of int64
+        The taps, phase by phase.
+    """
+
+    def __init__(self, problem: Problem, correlation: Correlation) -> None:
+        self._correlation, groups = correlation, problem.groups
+        self._channels, self._rows = correlation.source[0] // groups, correlation.target[0] // groups
+        self._reach = tuple(max(offset for _, offset in places) for places in correlation.places)
+        self._width = WIDE * tile_shape(problem.dtype)[1] // 2
+        self._kept = tuple(
+            1 + max(offset % step for _, offset in places)
+            for places, step in zip(correlation.places, correlation.step, strict=True)
+        )
+        taps = [len(places) for places in correlation.places]
+        wide = self._channels * math.prod(taps) <= FLAT_DEPTH
+        pixels = max(MIN_PIXELS, min(FLAT_PIXELS if wide else PIXELS, PLANES // self._channels))
+        self._columns = -(-correlation.grid[1] // -(-correlation.grid[1] // pixels))
+        self._pitch = self._plane_pitch()
+        rows = min(correlation.grid[0], max(1, pixels // self._pitch))
+        self._height = min(range(1, rows + 1), key=lambda height: self._cost(height, math.prod(taps)))
+        self._lines = -(-((self._height - 1) * correlation.step[0] + self._reach[0] + 1) // correlation.step[0])
+        # A plane is an odd number of 64-byte lines (of float32), so that planes do not fall on the same lines of the cache.
+        self._area = self._lines * self._pitch + self._reach[1]
+        self.plane = (-(-self._area * math.prod(correlation.step) // 16) // 2 * 2 + 1) * 16
+        self.sums = -(-((self._height - 1) * self._pitch + self._columns) // self._width) * self._width
+        self._slice = max(1, min(self._channels, DEPTH // math.prod(taps)))
+        self._make_tables()
+        self.numbers = self._numbers(problem)
+
+    def _plane_pitch(self) -> int:
+        """From one row of a plane to the next. Blocks of whole rows share the zeros at the end of one and start of the next."""
+        correlation, columns, reach = self._correlation, self._columns, self._reach[1]
+        lead, step = correlation.lead[1], correlation.step[1]
+        if step > 1 or columns < correlation.grid[1] or lead < 0:
+            return -(-((columns - 1) * step + reach + 1) // step)
+        return min(columns + reach, max(columns, lead + correlation.source[2], columns + reach - lead))
+
+    def _cost(self, height: int, taps: int) -> float:
+        """Cycles per channel, if blocks have so many rows."""
+        grid_rows, total = self._correlation.grid[0], 0.0
+        for rows, count in ((height, grid_rows // height), (grid_rows % height, 1)):
+            if rows:
+                total += count * (self._product_cost(rows, taps) + self._copy_cost(rows))
+        return total
+
+    def _product_cost(self, height: int, taps: int) -> float:
+        """Cycles per channel of multiply-adds of vectors, of loading weights, and of placing the rows of the result."""
+        lanes, pixels = self._width // WIDE, height * self._columns
+        if self._columns % lanes:
+            pixels = -(-((height - 1) * self._pitch + self._columns) // lanes) * lanes
+        return self._rows * (pixels * taps / lanes + taps / 8 + ROW_CYCLES / self._channels)
+
+    def _copy_cost(self, height: int) -> float:
+        """Cycles per channel of `pad_planes`."""
+        rows = (height - 1) * self._correlation.step[0] + self._reach[0] + 1
+        return rows * (ROW_CYCLES + self._pitch * self._correlation.step[1] / 8)
+
+    def _make_tables(self) -> None:
+        correlation, step, spread = self._correlation, self._correlation.step, self._correlation.spread
+        places, columns = correlation.places, len(correlation.places[1])
+        offsets: list[int] = []
+        order: list[int] = []
+        phases = []
+        for f in range(math.prod(spread)):
+            chosen = [
+                (i * columns + j, self._offset(row, column, step))
+                for i, (row_phase, row) in enumerate(places[0])
+                for j, (column_phase, column) in enumerate(places[1])
+                if (row_phase, column_phase) == divmod(f, spread[1])
+            ]
+            phases.append((*divmod(f, spread[1]), len(chosen), len(offsets), len(order)))
+            offsets += [c * self.plane + offset for c in range(self._slice) for _, offset in chosen]
+            order += [tap for tap, _ in chosen]
+        self.offsets, self.phases, self.taps = (np.array(table, np.int64) for table in (offsets, phases, order))
+
+    def _offset(self, row: int, column: int, step: Shape) -> int:
+        phase = row % step[0] * step[1] + column % step[1]
+        return phase * self._area + row // step[0] * self._pitch + column // step[1]
+
+    def _numbers(self, problem: Problem) -> tuple[int, ...]:
+        correlation, height = self._correlation, tile_shape(problem.dtype)[0]
+        packed = 1 if self._rows == 1 else FEW_ROWS if self._rows <= FEW_ROWS else height
+        self.panels = -(-self._rows // packed)
+        blocks = -(-correlation.grid[0] // self._height) * -(-correlation.grid[1] // self._columns)
+        wanted = -(-TASKS // max(1, problem.x_shape[0] * problem.groups * blocks))
+        share = COPY_SHARE * self._product_cost(self._height, math.prod(problem.taps)) / self._copy_cost(self._height)
+        row_blocks = max(1, min(wanted, self.panels // 2, int(share)))
+        self.packed = problem.groups * self.panels * packed * self._channels * len(self.taps)
+        return (
+            *correlation.step, *correlation.lead, self._pitch, self._area, self.plane, self._reach[0], self._reach[1],
+            *correlation.grid, self._height, self._columns, *correlation.spread, *correlation.shift,
+            self._slice, self.sums, packed, self.panels, row_blocks, *self._kept,
+        )  # fmt: skip
+
+    @property
+    def planes(self) -> int:
+        """Elements of the planes of a block; tiles read beyond the last one."""
+        return self._channels * self.plane + self.sums
+
+
+@inner
+def pad_planes(planes, x, n, first, channels, top, left, size, numbers):
+    """Copy ``channels`` channels of image n, from ``first``, into planes whose corner is (top, left) of the image.
+
+    size: rows and columns of the image that a block needs.
+    """
+    step, (pitch, area, plane), kept = numbers[0:2], numbers[4:7], numbers[22:24]
+    zero, lanes = planes.dtype.type(0), vector_lanes(planes)
+    flat, height, width = x.reshape(x.size), x.shape[2], x.shape[3]
+    target, origin = elements(planes), elements(flat)
+    columns = min(size[1], pitch) if step[1] == 1 else size[1]
+    start = min(columns, max(0, -left))  # first column that may hold a pixel
+    stop = max(start, min(columns, width - left))
+    whole = -(-(stop - start) // lanes) * lanes  # vectors that are copied read and write beyond the run
+    for c in range(channels):
+        for phase in range(kept[0]):
+            at = c * plane + phase * step[1] * area
+            for row in range(top + phase, top + size[0], step[0]):
+                source = ((n * x.shape[1] + first + c) * height + row) * width + left
+                inside = row >= 0 and row < height
+                if step[1] == 2:
+                    split_pairs(target, at, area, origin, source, start, stop if inside else start, pitch, lanes)
+                elif step[1] > 2:
+                    split_row(planes, at, area, flat, source, start, stop if inside else start, pitch, step[1], kept[1])
+                else:
+                    fill(planes, at, at + (start if inside else pitch), zero)
+                    if inside and source + start + whole <= x.size:
+                        copy_run(planes, at + start, flat, source + start, stop - start)
+                    elif inside:
+                        for q in range(start, stop):
+                            planes[np.uintp(at + q)] = flat[np.uintp(source + q)]
+                    fill(planes, at + (stop if inside else pitch), at + max(pitch, size[1]), zero)
+                at += pitch
+
+
+@inlined
+def split_pairs(target, at, area, x, source, start, stop, pitch, lanes):
+    """`split_row` for two phases; arrays as `elements`."""
+    zero = zeros(x)
+    for q in range(0, pitch, lanes):
+        first, last = start - 2 * q, stop - 2 * q
+        near = load(x, source + 2 * q, lanes_between(max(0, first), min(lanes, last)), zero)
+        far = load(x, source + 2 * q + lanes, lanes_between(max(0, first - lanes), min(lanes, last - lanes)), zero)
+        room = lanes_between(0, min(lanes, pitch - q))
+        store(target, at + q, evens(near, far), room)
+        store(target, at + area + q, odds(near, far), room)
+
+
+@inner
+def split_row(planes, at, area, x, source, start, stop, pitch, step, kept):
+    """One row of `pad_planes`, split into the phases of its columns: x from ``start`` to ``stop``, zeros around."""
+    for f in range(kept):
+        first, last = -(-(start - f) // step), -(-(stop - f) // step)
+        to, origin = at + f * area, source + f
+        fill(planes, to, to + first, planes.dtype.type(0))
+        for q in range(first, last):
+            planes[np.uintp(to + q)] = x[np.uintp(origin + q * step)]
+        fill(planes, to + max(first, last), to + pitch, planes.dtype.type(0))
