@@ -95,6 +95,17 @@ def test_precision_may_change_between_forward_and_backward(precision):
     np.testing.assert_array_equal(layer.backward(dy), direct.backward(dy))
 
 
+def test_what_is_reserved_serves_smaller_batches_and_exact_precision(precision):
+    layer = nn.Conv2d(40, 48, 3, padding=1)
+    assert chosen(layer, (12, 40, 8, 8)) == ["winograd"] * 3
+    assert chosen(layer, (1, 40, 8, 8)) == ["direct"] * 3
+    model = nn.Sequential(layer, nn.ReLU()).reserve((12, 40, 8, 8), strict=True)
+    for batch, mode in ((1, "default"), (12, "default"), (12, "exact"), (5, "exact"), (12, "default")):
+        precision(mode)
+        x = np.ones((batch, 40, 8, 8), np.float32)
+        assert model.backward(model(x)).shape == x.shape
+
+
 @pytest.mark.parametrize("mode", ["fast", None, 1])
 def test_unknown_precisions_are_refused(mode):
     with pytest.raises(nn.ArgumentError, match=r"set_precision: mode must be one of \('default', 'exact'\), got"):

@@ -28,6 +28,8 @@ def dot_rows() -> int:
 
 
 class DotEmitter(Emitter):
+    """Emits dot products over vectors of the array's dtype."""
+
     def products(self, a: list[Any], b: list[Any], depth: Any) -> list[Any]:
         """Vectors of sums of products, for each pointer to a row of A and each to a column of B."""
         builder = self.builder

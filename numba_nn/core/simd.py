@@ -114,9 +114,11 @@ class Emitter:
         return self.builder.bitcast(self.builder.gep(base, [offset]), self.vector.as_pointer())
 
     def load(self, base: Any, offset: Any) -> Any:
+        """The vector at base[offset]."""
         return self.builder.load(self.vector_pointer(base, offset), align=self.alignment)
 
     def store(self, value: Any, base: Any, offset: Any) -> None:
+        """base[offset : offset + lanes] = value."""
         self.builder.store(value, self.vector_pointer(base, offset), align=self.alignment)
 
     def broadcast(self, base: Any, offset: Any) -> Any:

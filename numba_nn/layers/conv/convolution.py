@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numba
 import numpy as np
 
-from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.call import Array, Arrays, Call, Slot
 from numba_nn.core.checks import check_batch, check_count, check_dtype, per_axis
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.layer import Layer
@@ -111,11 +111,23 @@ class Convolution(Layer):
         y_shape = self.output_shape(x_shape)
         return 2 * y_shape[0] * math.prod(y_shape[2:]) * self.weight.value.size
 
-    def _call_for(self, x: Any) -> Call:
+    def _follow_precision(self) -> None:
+        """Forget calls whose algorithms are those of another precision."""
         if self._precision != get_precision():
-            self._forget_calls()  # their algorithms are those of the other precision
+            self._forget_calls()
             self._precision = get_precision()
+
+    def _call(self, x_shape: Any, dtype: Any) -> Call:
+        self._follow_precision()
+        return super()._call(x_shape, dtype)
+
+    def _call_for(self, x: Any) -> Call:
+        self._follow_precision()
         return super()._call_for(x)
+
+    def _finish(self, slot: Slot, dx: Any, dy: Any) -> None:
+        self._follow_precision()
+        super()._finish(slot, dx, dy)
 
     def _geometry(self, x_shape: Shape, dtype: Any) -> dict[str, Algorithm]:
         """The algorithm of every pass."""

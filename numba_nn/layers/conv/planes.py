@@ -81,6 +81,13 @@ def input_correlation(problem: Problem) -> Correlation:
 class Layout:
     """Blocks, planes and tables of a correlation.
 
+    Parameters
+    ----------
+    problem : Problem
+        The convolution.
+    correlation : Correlation
+        One of its passes, as a correlation.
+
     Attributes
     ----------
     numbers : tuple of int

@@ -27,7 +27,7 @@ from numba_nn.core.epilogue import IDENTITY, finish_channel
 from numba_nn.core.gemm import pack_panels
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import tile_columns, tile_rows, vector_lanes
-from numba_nn.core.tiles import lane_transform, strip_transform
+from numba_nn.core.tiles import copy_exactly, gather_transform, lane_transform, strip_transform
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.points import TAPS, TILE, from_taps, rounding_error, to_outputs
@@ -51,9 +51,10 @@ from numba_nn.layers.conv.winograd_tiles import (
 HALF_PANEL = 16  # tiles that are missing in the last panel, more or less, where vectors are widest
 # What a tile's transform costs for an input channel and for an output channel, in multiply-adds, and for a pair of them that of
 # the weights, which is bound by memory, or, with every chunk of a weight gradient, that of the taps (Zen 4).
-INPUT_COST, OUTPUT_COST, WEIGHT_COST, TAPS_COST = 450, 300, 1000, 300
+INPUT_COST, OUTPUT_COST, WEIGHT_COST, TAPS_COST = 450, 300, 800, 300
 
 taps_to_lanes = lane_transform(from_taps(TAPS))
+reversed_to_lanes = gather_transform(tuple(row[::-1] for row in from_taps(TAPS)))
 lanes_to_outputs = strip_transform(to_outputs(TILE))
 
 
@@ -76,19 +77,21 @@ def winograd_transform_weight(transformed: Out, taps: Scratch, weight: In):
 
 
 @kernel
-def winograd_transform_weight_transposed(transformed: Out, taps: Scratch, weight: In):
-    """The same for the input gradient: panels of input channels, taps reversed."""
-    rows, channels, size = weight.shape[0], weight.shape[1], TAPS * TAPS
-    flat, height = weight.reshape(weight.size), tile_rows(weight)
+def winograd_transform_weight_transposed(transformed: Out, taps: Scratch, places: Scratch, weight: In):
+    """The same for the input gradient: panels of input channels, taps reversed; places: at least a vector's lanes."""
+    rows, channels, size, step = weight.shape[0], weight.shape[1], TAPS * TAPS, transformed.shape[2]
+    flat, target, height, lanes = weight.reshape(weight.size), transformed.reshape(-1), tile_rows(weight), vector_lanes(weight)
     panels, workers = transformed.shape[0], taps.shape[0]
+    for lane in range(lanes):
+        places[lane] = lane * size
     for worker in prange(workers):
         for p in range(panels * worker // workers, panels * (worker + 1) // workers):
             row = p * height
-            filled = min(height, channels - row)
-            for o in range(rows):
-                last_tap = (o * channels + row) * size + size - 1
-                pack_panels(taps[worker], o * size * height, flat, last_tap, size, -1, filled, height, size, 0, size)
-            transform_panel(transformed[p], taps[worker], rows)
+            for o in range(rows):  # channels lie side by side, their taps 9 apart
+                copy_exactly(taps[worker], 0, flat, (o * channels + row) * size, min(height, channels - row) * size)
+                for r in range(0, height, lanes):
+                    at = p * NUMBERS * step + o * height + r
+                    reversed_to_lanes(target, at, step, taps[worker], r * size, places, 0, TAPS)
 
 
 @inner
@@ -174,7 +177,7 @@ def winograd_backward_input(
     corners: Scratch, dy: In, weight: In, ones: In, zeros: In, padding: tuple[int, int],
 ):  # fmt: skip
     """dx = correlation of dy with the weights reversed; ones, zeros: (C,)."""
-    winograd_transform_weight_transposed(transformed, taps, weight)
+    winograd_transform_weight_transposed(transformed, taps, corners, weight)
     winograd_correlate(dx, inputs, padded, products, strips, corners, dy, transformed, ones, zeros, padding, IDENTITY, 0.0)
 
 

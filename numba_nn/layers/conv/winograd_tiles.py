@@ -134,7 +134,7 @@ def correlation_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int
     panels = -(-outputs // height)
     return {
         "weight": ((panels, NUMBERS, channels * height + lanes), dtype),
-        "taps": ((workers, TAPS * TAPS * channels * height + lanes), dtype),
+        "taps": ((workers, TAPS * TAPS * (channels * height + lanes)), dtype),
         "inputs": ((chunk // width, NUMBERS, channels * width + lanes), dtype),
         "padded": ((workers, _padded_size(chunk, images, rows, columns)), dtype),
         "products": ((workers, NUMBERS, min(BLOCK_PANELS, panels) * height * width + lanes), dtype),
