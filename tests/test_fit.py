@@ -68,7 +68,7 @@ def test_evaluate_and_predict_do_not_depend_on_the_batches_and_keep_the_modes():
     for value in values[1:]:
         assert value == pytest.approx(values[0], rel=1e-5)
     for n in (1, 5, 256):
-        np.testing.assert_allclose(nn.predict(model, X, batch_size=n), model(X), rtol=1e-6)
+        np.testing.assert_allclose(nn.predict(model, X, batch_size=n), model(X), rtol=1e-6, atol=1e-6)
     assert nn.predict(model, X[:0]).shape == (0, 2)
     assert [m.training for m in model.modules()] == [True, False, True, True]
     fresh, _ = model_and_optimizer()

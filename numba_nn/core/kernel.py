@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from numba import jit
 from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import NumbaPerformanceWarning, TypingError
@@ -41,6 +40,7 @@ from numba.core.registry import CPUDispatcher
 from numba_nn.core import threads
 from numba_nn.core.cache import KernelCache
 from numba_nn.core.errors import MissingTwinError, TwinMismatchError
+from numba_nn.core.parts import Helper, compiled_as_parts
 from numba_nn.core.ptx import cuda
 
 
@@ -65,10 +65,16 @@ In = Annotated[Any, Role("in", writes=False)]
 FASTMATH = frozenset({"contract", "reassoc", "arcp"})
 FLAGS: dict[str, Any] = {"nopython": True, "nogil": True, "error_model": "numpy", "fastmath": set(FASTMATH)}
 
-inner = jit(**FLAGS)
-"""Decorator of the helpers that kernels are made of: compiled as kernels are, into each kernel that calls them."""
-inlined = jit(**FLAGS, forceinline=True)
-"""`inner` for what stands inside a vector loop: a call there, which LLVM leaves where a helper is long, ends the vectors."""
+
+def inner(py_func: Callable[..., Any]) -> Helper:
+    """Decorator of the helpers that kernels are made of: compiled as kernels are, into each kernel that calls them."""
+    return Helper(py_func, FLAGS)
+
+
+def inlined(py_func: Callable[..., Any]) -> Helper:
+    """`inner` for what stands inside a vector loop: a call, as LLVM leaves of a long helper, ends the vectors."""
+    return Helper(py_func, {**FLAGS, "forceinline": True})
+
 
 # Below this much work, 12 us of element-wise operations or 40 us of a matrix product (one Zen 4 core), kernels run serially.
 # A parallel region costs some microseconds in a hot loop, but 50-100 us where the threads have idled for 20 ms, as between the
@@ -138,7 +144,8 @@ class Variant(CPUDispatcher):
             outer = getattr(_compiling, "variant", None)
             _compiling.variant = self
             try:
-                entry_point = super().compile(canonical)
+                with compiled_as_parts(self.targetctx):
+                    entry_point = super().compile(canonical)
             finally:
                 _compiling.variant = outer
             if given != canonical and given not in self._served:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from numba_nn.core.call import Array, Arrays
@@ -17,7 +17,7 @@ PASSES = "forward", "input", "weight"
 Pair = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Problem:
     """A convolution of images of one shape; a pair is for height and width.
 
@@ -43,6 +43,11 @@ class Problem:
     dilation: Pair
     groups: int
     dtype: Any
+
+    @property
+    def of_one_image(self) -> Problem:
+        """The same for a single image."""
+        return dataclasses.replace(self, x_shape=(1, *self.x_shape[1:]), y_shape=(1, *self.y_shape[1:]))
 
     @property
     def work(self) -> float:

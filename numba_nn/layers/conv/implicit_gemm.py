@@ -31,7 +31,7 @@ from numba_nn.core.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.blocks import scratch_shapes
-from numba_nn.layers.conv.planes import CHUNK, Layout, forward_correlation, input_correlation, pad_planes
+from numba_nn.layers.conv.planes import CHUNK, layouts, pad_planes
 from numba_nn.layers.conv.weight_gradient import conv2d_backward_weight
 
 
@@ -183,11 +183,12 @@ class ImplicitGemm(Algorithm):
         super().__init__(problem)
         taps, dilation = problem.taps, problem.dilation
         self._geometry = (*taps, *problem.stride, *(-before for before in problem.padding), *dilation, 1, 1)
-        self._layouts = [Layout(problem, kind(problem)) for kind in (forward_correlation, input_correlation)]
+        self._layouts = layouts(problem.of_one_image)
+        self._numbers = [layout.numbers(problem.x_shape[0]) for layout in self._layouts]
         rows, channels, count = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups, math.prod(taps)
         group = rows * channels * count
         self._strides = (group, channels * count, count), (group, count, channels * count)
-        self._nothing = np.empty(0, problem.dtype)
+        self._nothing = self.zeros[:0]
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem = self.problem
@@ -214,8 +215,8 @@ class ImplicitGemm(Algorithm):
         y_shape, x_shape = (problem.x_shape, problem.y_shape) if which else (problem.y_shape, problem.x_shape)
         conv2d_correlate.for_work(problem.work)(
             y.reshape(y_shape), scratch["weight"], scratch["planes"], scratch["sums"], x.reshape(x_shape),
-            weight.reshape(-1), scale, shift, layout.offsets, layout.phases, layout.taps, self._strides[which], layout.numbers,
-            problem.groups, activation, slope,
+            weight.reshape(-1), scale, shift, layout.offsets, layout.phases, layout.taps, self._strides[which],
+            self._numbers[which], problem.groups, activation, slope,
         )  # fmt: skip
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:

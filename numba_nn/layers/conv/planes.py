@@ -11,6 +11,7 @@ with i d = f modulo s, those at row m - i d // s of dy.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -79,7 +80,7 @@ def input_correlation(problem: Problem) -> Correlation:
 
 
 class Layout:
-    """Blocks, planes and tables of a correlation.
+    """Blocks, planes and tables of a correlation, for any number of images.
 
     Parameters
     ----------
@@ -90,8 +91,6 @@ class Layout:
 
     Attributes
     ----------
-    numbers : tuple of int
-        What kernels know: see `pad_planes` and `numba_nn.layers.conv.implicit_gemm`.
     offsets : ndarray of int64
         For each phase, where in the planes of a slice of channels each (channel, tap) is.
     phases : ndarray of int64
@@ -109,21 +108,24 @@ class Layout:
             1 + max(offset % step for _, offset in places)
             for places, step in zip(correlation.places, correlation.step, strict=True)
         )
-        taps = [len(places) for places in correlation.places]
-        wide = self._channels * math.prod(taps) <= FLAT_DEPTH
+        self._taps = math.prod(len(places) for places in correlation.places)
+        wide = self._channels * self._taps <= FLAT_DEPTH
         pixels = max(MIN_PIXELS, min(FLAT_PIXELS if wide else PIXELS, PLANES // self._channels))
         self._columns = -(-correlation.grid[1] // -(-correlation.grid[1] // pixels))
         self._pitch = self._plane_pitch()
         rows = min(correlation.grid[0], max(1, pixels // self._pitch))
-        self._height = min(range(1, rows + 1), key=lambda height: self._cost(height, math.prod(taps)))
+        self._height = min(range(1, rows + 1), key=self._cost)
         self._lines = -(-((self._height - 1) * correlation.step[0] + self._reach[0] + 1) // correlation.step[0])
         # A plane is an odd number of 64-byte lines (of float32), so that planes do not fall on the same lines of the cache.
         self._area = self._lines * self._pitch + self._reach[1]
         self.plane = (-(-self._area * math.prod(correlation.step) // 16) // 2 * 2 + 1) * 16
         self.sums = -(-((self._height - 1) * self._pitch + self._columns) // self._width) * self._width
-        self._slice = max(1, min(self._channels, DEPTH // math.prod(taps)))
+        self._slice = max(1, min(self._channels, DEPTH // self._taps))
         self._make_tables()
-        self.numbers = self._numbers(problem)
+        self._groups = groups
+        self._panel_rows = 1 if self._rows == 1 else FEW_ROWS if self._rows <= FEW_ROWS else tile_shape(problem.dtype)[0]
+        self.panels = -(-self._rows // self._panel_rows)
+        self.packed = groups * self.panels * self._panel_rows * self._channels * self._taps
 
     def _plane_pitch(self) -> int:
         """From one row of a plane to the next. Blocks of whole rows share the zeros at the end of one and start of the next."""
@@ -133,20 +135,20 @@ class Layout:
             return -(-((columns - 1) * step + reach + 1) // step)
         return min(columns + reach, max(columns, lead + correlation.source[2], columns + reach - lead))
 
-    def _cost(self, height: int, taps: int) -> float:
+    def _cost(self, height: int) -> float:
         """Cycles per channel, if blocks have so many rows."""
         grid_rows, total = self._correlation.grid[0], 0.0
         for rows, count in ((height, grid_rows // height), (grid_rows % height, 1)):
             if rows:
-                total += count * (self._product_cost(rows, taps) + self._copy_cost(rows))
+                total += count * (self._product_cost(rows) + self._copy_cost(rows))
         return total
 
-    def _product_cost(self, height: int, taps: int) -> float:
+    def _product_cost(self, height: int) -> float:
         """Cycles per channel of multiply-adds of vectors, of loading weights, and of placing the rows of the result."""
         lanes, pixels = self._width // WIDE, height * self._columns
         if self._columns % lanes:
             pixels = -(-((height - 1) * self._pitch + self._columns) // lanes) * lanes
-        return self._rows * (pixels * taps / lanes + taps / 8 + ROW_CYCLES / self._channels)
+        return self._rows * (pixels * self._taps / lanes + self._taps / 8 + ROW_CYCLES / self._channels)
 
     def _copy_cost(self, height: int) -> float:
         """Cycles per channel of `pad_planes`."""
@@ -175,25 +177,29 @@ class Layout:
         phase = row % step[0] * step[1] + column % step[1]
         return phase * self._area + row // step[0] * self._pitch + column // step[1]
 
-    def _numbers(self, problem: Problem) -> tuple[int, ...]:
-        correlation, height = self._correlation, tile_shape(problem.dtype)[0]
-        packed = 1 if self._rows == 1 else FEW_ROWS if self._rows <= FEW_ROWS else height
-        self.panels = -(-self._rows // packed)
-        blocks = -(-correlation.grid[0] // self._height) * -(-correlation.grid[1] // self._columns)
-        wanted = -(-TASKS // max(1, problem.x_shape[0] * problem.groups * blocks))
-        share = COPY_SHARE * self._product_cost(self._height, math.prod(problem.taps)) / self._copy_cost(self._height)
+    def numbers(self, images: int) -> tuple[int, ...]:
+        """What kernels know: see `pad_planes` and `numba_nn.layers.conv.implicit_gemm`."""
+        correlation, height = self._correlation, self._height
+        blocks = -(-correlation.grid[0] // height) * -(-correlation.grid[1] // self._columns)
+        wanted = -(-TASKS // max(1, images * self._groups * blocks))
+        share = COPY_SHARE * self._product_cost(height) / self._copy_cost(height)
         row_blocks = max(1, min(wanted, self.panels // 2, int(share)))
-        self.packed = problem.groups * self.panels * packed * self._channels * len(self.taps)
         return (
             *correlation.step, *correlation.lead, self._pitch, self._area, self.plane, self._reach[0], self._reach[1],
-            *correlation.grid, self._height, self._columns, *correlation.spread, *correlation.shift,
-            self._slice, self.sums, packed, self.panels, row_blocks, *self._kept,
+            *correlation.grid, height, self._columns, *correlation.spread, *correlation.shift,
+            self._slice, self.sums, self._panel_rows, self.panels, row_blocks, *self._kept,
         )  # fmt: skip
 
     @property
     def planes(self) -> int:
         """Elements of the planes of a block; tiles read beyond the last one."""
         return self._channels * self.plane + self.sums
+
+
+@functools.lru_cache(maxsize=256)
+def layouts(problem: Problem) -> tuple[Layout, Layout]:
+    """Of the forward and of the input gradient, for a problem of one image: all batches share their tables."""
+    return Layout(problem, forward_correlation(problem)), Layout(problem, input_correlation(problem))
 
 
 @inner
