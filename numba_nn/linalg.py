@@ -99,7 +99,13 @@ class _Plan:
     def scratch(self, workspace: Workspace) -> tuple[Array, ...]:
         """Room for the packed operands."""
         if self._generation != workspace.generation:
+            before = workspace.generation
             self._scratch = tuple(workspace.carve("packed", self._packed).values())
+            if workspace.generation != before:
+                for plan in _of_thread.plans.values():
+                    plan._generation = -1
+                    if plan is not self:
+                        plan._scratch = ()  # or it would hold on to the buffer that was replaced
             self._generation = workspace.generation
         return self._scratch
 

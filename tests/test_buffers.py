@@ -109,6 +109,12 @@ def test_memory_is_known_after_reserve(case):
     assert sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in specs) <= layer.saved_nbytes
 
 
+@pytest.mark.parametrize("layer", [nn.Tanh(), nn.Sigmoid(), nn.Conv2d(8, 8, 3, padding=1, groups=8)], ids=str)
+def test_nothing_is_reserved_that_no_forward_uses(layer):
+    layer.eval().reserve((64, 8, 32, 32), training=False)
+    assert layer.scratch_nbytes + layer.saved_nbytes == 0
+
+
 @one_of_each_batched
 def test_a_larger_batch_regrows(case):
     smaller = replace(case, x_shape=(1, *case.x_shape[1:]))

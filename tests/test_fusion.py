@@ -46,6 +46,14 @@ def test_fused_equals_one_by_one(product, activation, norm):
     assert_close(model(chain(product, ACTIVATIONS[activation], norm)[1]), x)
 
 
+def test_an_activation_stays_before_a_pooling_whose_windows_may_miss_the_image():
+    relu, pool, x = nn.ReLU(), nn.MaxPool2d(2, padding=1, dilation=3), numbers(1, 1, 2, 2)
+    expected = pool(relu(x))
+    assert (expected == -np.inf).any()
+    np.testing.assert_array_equal(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, padding=1, dilation=3))(x), expected)
+    np.testing.assert_array_equal(nn.Sequential(nn.MaxPool2d(2, padding=1, dilation=3), nn.ReLU())(x), relu(pool(x)))
+
+
 def runs(*layers, x_shape=(1, 1, 8, 8), keep=False):
     return nn.Sequential(*layers).runs(x_shape, keep)
 

@@ -10,16 +10,18 @@ from numba import njit
 from numba.core.errors import TypingError
 
 import numba_nn as nn
+from numba_nn.core.gemm import gemm, packed_sizes
 from numba_nn.core.simd import tile_rows
 from tests import reference
 from tests.allocations import no_array_data, one_box_per_array_argument
 from tests.cases import assert_close
+from tests.guarded import Guarded
 
 # Around the tile (12 x 32, or 6 x 16), a packing task (8 panels, 128 deep), and the blocks (240 rows, 512 columns, 256 deep).
 EDGES = [
     (1, 1, 1), (2, 1, 3), (1, 33, 7), (11, 31, 5), (12, 32, 256), (13, 33, 257), (6, 16, 1), (7, 17, 255), (95, 65, 127),
     (97, 257, 129), (240, 32, 13), (241, 33, 12), (253, 5, 64), (13, 511, 8), (12, 513, 9), (300, 1, 300), (1, 300, 520),
-    (483, 31, 2), (0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0),
+    (483, 31, 2), (1000, 1, 3), (97, 1, 64), (1, 1, 300), (0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0),
 ]  # fmt: skip
 TRANSPOSITIONS = list(itertools.product([False, True], repeat=2))
 
@@ -68,6 +70,22 @@ def test_leading_dimensions_broadcast(size, left, right, transposed):
     assert_close(c, expected)
     nn.matmul(a, b, c, accumulate=True, **names)
     assert_close(c, 2 * expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("transposed", TRANSPOSITIONS, ids=str)
+@pytest.mark.parametrize("size", [*(size for size in EDGES if 0 not in size), (100, 1, 2), (65, 1, 5), (5, 1, 64)], ids=str)
+def test_nothing_is_written_beyond_the_packed_operands(size, transposed, dtype):
+    m, n, k = size
+    a, b = operands(*size, *transposed, dtype, left=(3,))
+    packed = [Guarded((count * room,), dtype) for count, room in zip((3, 1), packed_sizes(m, n, k, dtype), strict=True)]
+    c = Guarded((3, m * n), dtype)
+    strides = (1, m) if transposed[0] else (k, 1), (1, k) if transposed[1] else (n, 1)
+    flat = a.reshape(3, -1), b.reshape(1, -1)
+    gemm.serial(c.array, *(p.array for p in packed), *flat, np.arange(3), np.zeros(3, np.int64), size, *strides, 0)
+    for array, name in ((c, "c"), (packed[0], "the left room"), (packed[1], "the right room")):
+        array.check(name)
+    assert_close(c.array.reshape(3, m, n), reference.matmul(a.astype(np.float64), b.astype(np.float64), *transposed))
 
 
 def test_strided_operands():

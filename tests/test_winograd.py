@@ -106,6 +106,11 @@ def test_what_is_reserved_serves_smaller_batches_and_exact_precision(precision):
         assert model.backward(model(x)).shape == x.shape
 
 
+def test_what_is_asked_for_comes_before_depthwise():
+    assert chosen(nn.Conv2d(1, 1, 3, algorithm="winograd"), (1, 1, 8, 8)) == ["winograd"] * 3
+    assert chosen(nn.Conv2d(1, 1, 3), (1, 1, 8, 8)) == ["depthwise"] * 3
+
+
 @pytest.mark.parametrize("mode", ["fast", None, 1])
 def test_unknown_precisions_are_refused(mode):
     with pytest.raises(nn.ArgumentError, match=r"set_precision: mode must be one of \('default', 'exact'\), got"):

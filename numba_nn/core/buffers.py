@@ -52,6 +52,10 @@ class Buffers(Module):
         """Shape and dtype of every array that forward keeps for backward."""
         return {}
 
+    def inference_spec(self, x_shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
+        """What of `saved_spec` a forward writes even if no backward is to come; found in ``call.inference``."""
+        return self.saved_spec(x_shape, dtype)
+
     def scratch_spec(self, x_shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
         """Shape and dtype of every array that is dead at return."""
         return {}
@@ -87,7 +91,7 @@ class Buffers(Module):
     def _allocate(self, call: Call) -> None:
         """Give a call its views of the scratch, which the layers of a model share."""
         scratch = self.scratch_spec(call.x_shape, call.dtype)
-        both = self._workspace.carve("scratch", {**scratch, **self.saved_spec(call.x_shape, call.dtype)})
+        both = self._workspace.carve("scratch", {**scratch, **self.inference_spec(call.x_shape, call.dtype)})
         call.scratch = {name: both[name] for name in scratch}
         call.inference = {name: array for name, array in both.items() if name not in scratch}
 
@@ -188,6 +192,8 @@ class Buffers(Module):
     def _forget_calls(self) -> None:
         self._calls.clear()
         self._newest_call = NO_CALL
+        for slot in self._free + self._kept:
+            slot.forget_views()
 
     def _layers_inside(self) -> list[Buffers]:
         return [module for module in self.modules() if isinstance(module, Buffers)]

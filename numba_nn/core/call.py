@@ -41,7 +41,7 @@ class Call:
     scratch : dict
         The arrays of ``scratch_spec``, or what a layer makes of them: contents are dead between calls.
     inference : dict of ndarray
-        The arrays of ``saved_spec`` for a forward in eval mode, which saves nothing: scratch too.
+        The arrays of ``inference_spec`` for a forward that no backward follows: scratch too.
     geometry : object
         What the layer's ``_geometry`` returned.
     tables : object
@@ -102,6 +102,10 @@ class Slot:
         self.x, self.arrays = None, NO_ARRAYS
         if self.parts:
             self.parts = []
+
+    def forget_views(self) -> None:
+        """Let go of calls that the layer has forgotten."""
+        self._views.clear()
 
     def saved(self, call: Call, layer: Buffers) -> Arrays:
         """The arrays of ``saved_spec`` in this slot, for the shape of a call."""

@@ -190,8 +190,8 @@ def gemm(
         dot_products(c, a, b, a_of, b_of, (m, n, depth), (n, 1), keep)
     elif few_rows_suffice(n, m, depth) and a_strides[1] == 1 and b_strides[0] == 1:
         dot_products(c, b, a, b_of, a_of, (n, m, depth), (1, n), keep)
-    elif n == 1:
-        multiply_stack(c, packed_a, packed_b, b, a, b_of, a_of, (n, m, depth), b_strides[::-1], a_strides[::-1], keep)
+    elif n == 1:  # rather one row than one column: see `packed_sizes`
+        multiply_stack(c, packed_b, packed_a, b, a, b_of, a_of, (n, m, depth), b_strides[::-1], a_strides[::-1], keep)
     else:
         multiply_stack(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides, keep)
 
@@ -268,7 +268,12 @@ def multiply_columns(
 
 
 def packed_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
-    """Elements that the packed A (M x K) and packed B (K x N) take."""
+    """Elements that `gemm` packs of A (M x K) and of B (K x N)."""
+    return panel_sizes(n, m, k, dtype)[::-1] if n == 1 else panel_sizes(m, n, k, dtype)
+
+
+def panel_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
+    """Elements that panels of the rows of A (M x K) and of the columns of B (K x N) take."""
     height, width = tile_shape(dtype)
     return -(-m // height) * height * k, -(-n // width) * width * k
 

@@ -12,7 +12,8 @@ _precision = "default"
 def set_precision(mode: str) -> None:
     """Set how much rounding the layers may add for the sake of speed, in every thread, from their next forward or backward on.
 
-    Layers may need other buffers afterwards: set it before `Layer.reserve`.
+    What `Layer.reserve` allocated serves both modes.
+
 
     Parameters
     ----------

@@ -12,19 +12,15 @@ from numba_nn.core.workspace import Shape, Spec
 
 
 class FromOutput(Layer):
-    """A layer that keeps its output for backward, of the input's shape.
-
-    Attributes
-    ----------
-    keeps_output : bool
-        A container that keeps y itself until backward gives it as ``saved["y"]``: then it is not written twice.
-    """
-
-    keeps_output = True
+    """A layer that keeps its output for backward, of the input's shape."""
 
     def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """The output."""
         return {"y": (x_shape, dtype)}
+
+    def inference_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """Nothing: see `_room`."""
+        return {}
 
     def _tables(self, x_shape: Shape, dtype: Any) -> Array:
         """Room for nothing."""

@@ -60,7 +60,7 @@ class Algorithm:
     """One way to compute a convolution. All arrays are C-contiguous; the contents of scratch are dead between calls."""
 
     name: ClassVar[str]
-    """What a layer's ``algorithm`` calls it."""
+    """What it is called; a layer's ``algorithm="direct"`` means all but Winograd's."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem

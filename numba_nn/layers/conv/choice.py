@@ -9,7 +9,6 @@ import itertools
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.precision import get_precision
 from numba_nn.core.workspace import spec_nbytes, view
 from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
 from numba_nn.layers.conv.depthwise import Depthwise
@@ -31,27 +30,32 @@ def check_algorithm(where: object, algorithm: str, problem: Problem) -> str:
     return algorithm
 
 
-def best(one_pass: str, problem: Problem, wanted: str) -> type[Algorithm]:
+def best(one_pass: str, problem: Problem, wanted: str, exact: bool) -> type[Algorithm]:
     """The algorithm for one of the `PASSES`; ``wanted`` is one of the `ALGORITHMS`."""
+    if wanted == "winograd" and not exact:
+        return Winograd
     if not Depthwise.refusal(problem):
         return Depthwise
-    if wanted == "direct" or get_precision() == "exact" or Winograd.refusal(problem):
+    if wanted == "direct" or exact or Winograd.refusal(problem):
         return ImplicitGemm
     pays = Winograd.gain(one_pass, problem) >= LEAST_GAIN and Winograd.error(one_pass, problem) <= LARGEST_ERROR
-    return Winograd if wanted == "winograd" or pays else ImplicitGemm
+    return Winograd if pays else ImplicitGemm
 
 
-def choose(problem: Problem, wanted: str) -> dict[str, Algorithm]:
+def choose(problem: Problem, wanted: str, exact: bool) -> dict[str, Algorithm]:
     """The algorithm of every pass."""
-    chosen = {one_pass: best(one_pass, problem, wanted) for one_pass in PASSES}
+    chosen = {one_pass: best(one_pass, problem, wanted, exact) for one_pass in PASSES}
     made = {kind: kind(problem) for kind in set(chosen.values())}
     return {one_pass: made[kind] for one_pass, kind in chosen.items()}
 
 
-def scratch_nbytes(chosen: dict[str, Algorithm], workers: int) -> int:
-    """Bytes of the scratch that all passes share, and all smaller batches, for which the direct algorithm may be best."""
-    always = ImplicitGemm(chosen["forward"].problem)
-    specs = [a.scratch_spec(one_pass, workers) for one_pass, chosen_one in chosen.items() for a in (chosen_one, always)]
+def scratch_nbytes(problem: Problem, wanted: str, workers: int) -> int:
+    """Bytes of the scratch that all passes share, with smaller batches, and with either precision.
+
+    A smaller batch, or exactness, may have no use for Winograd's algorithm.
+    """
+    plans = choose(problem, wanted, exact=False), choose(problem, wanted, exact=True)
+    specs = [algorithm.scratch_spec(one_pass, workers) for plan in plans for one_pass, algorithm in plan.items()]
     return max(sum(map(spec_nbytes, spec.values())) for spec in specs)
 
 

@@ -95,7 +95,8 @@ class Convolution(Layer):
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """Bytes that the passes share."""
-        return {"passes": ((scratch_nbytes(self._geometry(x_shape, dtype), self._workers),), np.dtype(np.uint8))}
+        size = scratch_nbytes(self._problem(x_shape, dtype), self.algorithm, self._workers)
+        return {"passes": ((size,), np.dtype(np.uint8))}
 
     @property
     def _workers(self) -> int:
@@ -131,7 +132,7 @@ class Convolution(Layer):
 
     def _geometry(self, x_shape: Shape, dtype: Any) -> dict[str, Algorithm]:
         """The algorithm of every pass."""
-        return choose(self._problem(x_shape, dtype), self.algorithm)
+        return choose(self._problem(x_shape, dtype), self.algorithm, exact=get_precision() == "exact")
 
     def _problem(self, x_shape: Shape, dtype: Any) -> Problem:
         def rows_and_columns(numbers: Any, of_one_row: int) -> Pair:

@@ -280,7 +280,7 @@ def depthwise_backward_weight(dweight: Out, x: In, dy: In, geometry: tuple[int, 
 class Depthwise(Algorithm):
     """One channel of weights for each channel of images, 3 x 3 taps, stride 1 or 2."""
 
-    name = "direct"
+    name = "depthwise"
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)

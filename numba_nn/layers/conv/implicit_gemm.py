@@ -119,7 +119,10 @@ def correlate_block(
 
 @inner
 def multiply_taps(sums, rows, size, keep, a, a_at, a_depth, planes, b_at, offsets, table_at, depth, numbers):
-    """sums = weights times patches (+ sums if ``keep``), for rows of panels of a whole depth of ``a_depth``."""
+    """sums = weights times patches (+ sums if ``keep``), for rows of panels of a whole depth of ``a_depth``.
+
+    The last tile of FEW_ROWS may reach beyond the rows.
+    """
     pitch, width, height, whole, lanes = numbers[4], numbers[18], numbers[19], tile_rows(sums), vector_lanes(sums)
     columns, done = (size[0] - 1) * pitch + size[1], 0
     if height == whole:
@@ -196,9 +199,8 @@ class ImplicitGemm(Algorithm):
             shapes = scratch_shapes(problem.x_shape, problem.y_shape, self._geometry, problem.groups, problem.dtype, workers)
         else:
             layout = self._layouts[one_pass == "input"]
-            shapes = {
-                "weight": (layout.packed,), "planes": (workers, layout.planes), "sums": (workers, CHUNK * layout.sums)
-            }  # fmt: skip
+            sums = (CHUNK + FEW_ROWS) * layout.sums
+            shapes = {"weight": (layout.packed,), "planes": (workers, layout.planes), "sums": (workers, sums)}
         return {name: (shape, problem.dtype) for name, shape in shapes.items()}
 
     def forward(

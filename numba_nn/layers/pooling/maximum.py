@@ -152,7 +152,7 @@ def max_pool2d_backward(dx: Out, indices: Saved, dy: In):
 class _Max(Pooling):
     """What the max poolings share."""
 
-    epilogue_role = "maximum"
+    epilogue_role: str | None = "maximum"
     dilation: tuple[int, ...]
     return_indices: bool
 
@@ -225,6 +225,8 @@ class _SlidingMax(_Max, Sliding):
     ) -> None:  # fmt: skip
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
         self.return_indices = return_indices
+        if max(self.dilation) > 1:  # a window may miss the image: then an activation must not run behind it
+            self.epilogue_role = None
 
     def _arguments(self) -> str:
         return (

@@ -16,7 +16,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.dot import dot_block
-from numba_nn.core.gemm import DOT_ROWS, few_rows_suffice, gemm, multiply_block, multiply_columns, packed_sizes
+from numba_nn.core.gemm import DOT_ROWS, few_rows_suffice, gemm, multiply_block, multiply_columns, packed_sizes, panel_sizes
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.layers.linear import linear_backward_bias
@@ -114,11 +114,10 @@ def multiply_recurrent(dh, first, rows, unit, units, dgates, row, across, weight
 def packed_room(rows: int, batch: int, inputs: int, hidden: int, gates: int, dtype: Any) -> tuple[int, int]:
     """Elements that the packed left and right operands of the largest product take."""
     products = (
-        (1, gates, (rows, hidden, inputs)),  # gates of the inputs
-        (gates, gates, (batch, hidden, hidden)),  # a step, forward and backward
-        (1, 1, (rows, inputs, hidden)),  # dx, a gate at a time
-        (gates, 1, (hidden, inputs, rows)),  # dweight_ih
-        (gates, 1, (hidden, hidden, rows)),  # dweight_hh
+        (1, gates, packed_sizes(rows, hidden, inputs, dtype)),  # gates of the inputs
+        (gates, gates, panel_sizes(batch, hidden, hidden, dtype)),  # a step, forward and backward
+        (1, 1, packed_sizes(rows, inputs, hidden, dtype)),  # dx, a gate at a time
+        (gates, 1, packed_sizes(hidden, inputs, rows, dtype)),  # dweight_ih
+        (gates, 1, packed_sizes(hidden, hidden, rows, dtype)),  # dweight_hh
     )
-    sizes = [(left, right, packed_sizes(*mnk, dtype)) for left, right, mnk in products]
-    return max(left * a for left, _, (a, _) in sizes), max(right * b for _, right, (_, b) in sizes)
+    return max(left * a for left, _, (a, _) in products), max(right * b for _, right, (_, b) in products)
