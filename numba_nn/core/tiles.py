@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from numba_nn.core.simd import INT32, INTP, VECTORS, tile_shape
+from numba_nn.core.simd import INT32, INTP, VECTORS, Emitter, tile_shape
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 PAIRS = (1, 2), (3, 4)  # the points a, -a and b, -b
@@ -45,24 +45,6 @@ class _Tiles:
 
     def store(self, value: Any, base: Any, offset: Any) -> None:
         self.builder.store(value, self.pointer(base, offset, self.lanes), align=self.bytes)
-
-    def copy_first(self, count: Any, target: Any, source: Any, offset: Any) -> None:
-        """target[offset : offset + count] = source[offset : offset + count], less than a vector."""
-        builder, pointer = self.builder, self.vector.as_pointer()
-        many = ir.VectorType(INTP, self.lanes)
-        lane = builder.insert_element(ir.Constant(many, ir.Undefined), count, INT32(0))
-        counts = self.shuffle(lane, lane, [0] * self.lanes)
-        mask = builder.icmp_signed("<", ir.Constant(many, list(range(self.lanes))), counts)
-        suffix = f"v{self.lanes}f{self.bytes * 8}.p0"
-        load = ir.FunctionType(self.vector, [pointer, INT32, mask.type, self.vector])
-        store = ir.FunctionType(ir.VoidType(), [self.vector, pointer, INT32, mask.type])
-        load, store = (
-            cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{name}.{suffix}")
-            for kind, name in ((load, "load"), (store, "store"))
-        )
-        origin, to = (self.pointer(base, offset, self.lanes) for base in (source, target))
-        value = builder.call(load, [origin, INT32(self.bytes), mask, ir.Constant(self.vector, None)])
-        builder.call(store, [value, to, INT32(self.bytes), mask])
 
     def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
         return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(lanes)), lanes))
@@ -245,21 +227,16 @@ def strip_transform(matrix: Matrix) -> Any:
 
 @intrinsic
 def copy_exactly(typingctx: Any, target: Any, at: Any, source: Any, source_at: Any, length: Any) -> Any:
-    """target[at : at + length] = source[source_at : source_at + length] in vectors, the last of them masked.
+    """target[at : at + length] = source[source_at : source_at + length].
 
     ``copy_exactly(target, at, source, source_at, length)``: unlike `numba_nn.core.simd.copy_run` it touches nothing beyond.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         target, at, source, source_at, length = arguments
-        emit = _Tiles(builder, signature.args[0])
         to = _data(context, builder, signature.args[0], target, at)
         origin = _data(context, builder, signature.args[2], source, source_at)
-        whole = builder.and_(length, INTP(-emit.lanes))
-        with cgutils.for_range_slice(builder, INTP(0), whole, INTP(emit.lanes)) as (i, _):
-            emit.store(emit.load(origin, i), to, i)
-        with builder.if_then(builder.icmp_signed("<", whole, length)):
-            emit.copy_first(builder.sub(length, whole), to, origin, whole)
+        Emitter(builder, signature.args[0]).copy_exactly(to, origin, length)
         return context.get_dummy_value()
 
     return types.void(target, types.intp, source, types.intp, types.intp), codegen
