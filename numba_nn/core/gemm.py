@@ -36,9 +36,11 @@ BLOCK_ROWS = 240  # A block: 240 x 256 x 4 B = 246 KB, a quarter of a 1 MB L2
 BLOCK_COLUMNS = 512
 PACK_PANELS, PACK_DEPTH = 8, 128  # what a task packs: 8 panels of 32 columns read 1 KB of each of 128 rows
 DOT_ROWS, DOT_DEPTH = 64, 4  # dot products pay up to so many rows, if the depth is so many times greater
-IN_PLACE_ROWS = 128  # B is packed for more rows: it loses 5 % of the peak for 96 rows, gains 3 % for 256 (Zen 4)
-LEFT_COLUMNS, LEFT_ELEMENTS, LEFT_STRIDE = 128, 2**18, 1024  # see `left_is_packed`
-ROW_BLOCK = 4  # panels in a block of one row, at least
+IN_PLACE_PANELS = 4  # see `columns_in_place`
+LEFT_COLUMNS, LEFT_ELEMENTS = 128, 2**18  # see `left_is_packed`
+ALIASING = 1024  # rows a multiple of so many elements apart all fall into the same set of the L1 cache
+TURN_ROWS, TURN_BLOCK = 128, 48  # see `turning_pays`; rows of C^T that are turned while they are in the L1 cache
+ROW_COLUMNS, ROW_DEPTH = 512, 8  # of one row times a matrix: columns of a task, at least, and rows of B that it adds at once
 THIN = 16  # products of no more depth are cut into rows of tiles: they write C in order, which is most of their work
 TASKS = 16  # blocks that a product is cut into at least, where its size allows: a multiple of most core counts
 
@@ -186,11 +188,18 @@ def gemm(
     strides: of rows and columns, which is how a transposed operand is told.
     """
     m, n, depth = shape
-    if few_rows_suffice(m, n, depth) and a_strides[1] == 1 and b_strides[0] == 1:
+    in_order = a_strides[1] == 1 and b_strides[0] == 1  # of both operands the depth
+    if m == 1 and b_strides[1] == 1:
+        multiply_row(c, a, b, a_of, b_of, n, depth, keep)
+    elif n == 1 and a_strides[0] == 1:
+        multiply_row(c, b, a, b_of, a_of, m, depth, keep)
+    elif b_strides[0] == 1 and c.shape[0] == b.shape[0] and turning_pays(m, n, depth, tile_columns(c)):
+        multiply_turned(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides[1], keep)
+    elif in_order and few_rows_suffice(m, n, depth):
         dot_products(c, a, b, a_of, b_of, (m, n, depth), (n, 1), keep)
-    elif few_rows_suffice(n, m, depth) and a_strides[1] == 1 and b_strides[0] == 1:
+    elif in_order and few_rows_suffice(n, m, depth) and not fills_panels(n, tile_columns(c)):
         dot_products(c, b, a, b_of, a_of, (n, m, depth), (1, n), keep)
-    elif n == 1:  # rather one row than one column: see `packed_sizes`
+    elif n == 1 < m:  # rather one row than one column: see `packed_sizes`
         multiply_stack(c, packed_b, packed_a, b, a, b_of, a_of, (n, m, depth), b_strides[::-1], a_strides[::-1], keep)
     else:
         multiply_stack(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides, keep)
@@ -203,18 +212,105 @@ def few_rows_suffice(m, n, depth):
 
 
 @inner
+def fills_panels(columns, width):
+    """Whether panels of so few columns are full enough to be faster than dot products, which reach half of the peak."""
+    return columns * 5 >= -(-columns // width) * width * 3
+
+
+@inner
+def turning_pays(m, n, depth, width):
+    """Whether C^T = B^T A^T is faster, where B has its depth in order: B^T is read where it lies, and only A is packed."""
+    return m <= min(n, TURN_ROWS) and m * DOT_DEPTH <= depth and fills_panels(m, width)
+
+
+@kernel
+def multiply_row(c: Out, a: In, b: In, a_of: In, b_of: In, n: int, depth: int, keep: int):
+    """`gemm` where A has one row and the columns of B lie side by side: sums of rows of B, which are read in order."""
+    blocks = max(1, min(TASKS, n // ROW_COLUMNS))
+    for t in prange(c.shape[0] * blocks):
+        s, first, last = t // blocks, t % blocks * n // blocks, (t % blocks + 1) * n // blocks
+        y, factors, matrix = c[s, first:last], a[a_of[s]], b[b_of[s]]
+        for j in range(y.size if keep == 0 else 0):
+            y[j] = 0
+        whole = depth // ROW_DEPTH * ROW_DEPTH
+        for k in range(0, whole, ROW_DEPTH):
+            add_eight_rows(y, factors[k : k + ROW_DEPTH], matrix, k * n + first, n)
+        for k in range(whole, depth):
+            row, factor = matrix[k * n + first :], factors[k]
+            for j in range(y.size):
+                y[j] += factor * row[j]
+
+
+@inner
+def add_eight_rows(y, factors, matrix, at, n):
+    """y += factors times rows of the matrix, n apart, from ``at`` on."""
+    r0, r1, r2, r3 = matrix[at:], matrix[at + n :], matrix[at + 2 * n :], matrix[at + 3 * n :]
+    r4, r5, r6, r7 = matrix[at + 4 * n :], matrix[at + 5 * n :], matrix[at + 6 * n :], matrix[at + 7 * n :]
+    f0, f1, f2, f3, f4, f5, f6, f7 = (
+        factors[0], factors[1], factors[2], factors[3], factors[4], factors[5], factors[6], factors[7]
+    )  # fmt: skip
+    for j in range(y.size):
+        low = f0 * r0[j] + f1 * r1[j] + f2 * r2[j] + f3 * r3[j]
+        y[j] += low + (f4 * r4[j] + f5 * r5[j] + f6 * r6[j] + f7 * r7[j])
+
+
+@kernel
+def multiply_turned(
+    c: Out, packed: Scratch, turned: Scratch, a: In, b: In, a_of: In, b_of: In,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_stride: int, keep: int,
+):  # fmt: skip
+    """`gemm` by way of C^T, where every product has a B of its own, whose columns lie ``b_stride`` apart.
+
+    packed: rows of A, as panels of columns; turned: (S, N, columns of these panels).
+    """
+    m, n, depth = shape
+    height, width = tile_rows(c), tile_columns(c)
+    columns, blocks = -(-m // width) * width, -(-n // TURN_BLOCK)
+    pack_matrices(packed, a, (m, depth), a_strides, width, 0)
+    for t in prange(c.shape[0] * blocks):
+        s, first = t // blocks, t % blocks * TURN_BLOCK
+        rows, at = min(TURN_BLOCK, n - first), (s * n + first) * columns
+        multiply_block(
+            turned, at, columns, rows, columns, False, b[b_of[s]], first * b_stride, (height * b_stride, b_stride, 1),
+            packed[:], a_of[s] * columns * depth, (width * depth, width), depth,
+        )  # fmt: skip
+        turn(c[s], first, n, turned, at, rows, columns, m, keep)
+
+
+@inner
+def turn(c, first, stride, turned, at, rows, columns, m, keep):
+    """C[i, first + j] = turned[j, i], added to what C holds if ``keep``: m rows of C, which lie ``stride`` apart."""
+    lanes = vector_lanes(c)
+    for j in range(0, rows, lanes):
+        for i in range(0, m, lanes):
+            if keep == 0 and j + lanes <= rows and i + lanes <= m:
+                transpose_lanes(c, i * stride + first + j, stride, turned, at + j * columns + i, columns, 0, lanes)
+                continue
+            for p in range(i, min(m, i + lanes)):
+                for q in range(j, min(rows, j + lanes)):
+                    to = np.uintp(p * stride + first + q)
+                    kept = c[to] if keep else c.dtype.type(0)
+                    c[to] = kept + turned[np.uintp(at + q * columns + p)]
+
+
+@inner
 def left_is_packed(m, n, depth, row_stride):
-    """Whether A is packed: if it is large, or its rows all fall into the same set of the L1 cache, and it is read often.
+    """Whether A is packed: if it is large, or its rows alias, and it is read often.
 
     On Zen 4, share of the peak as it is and packed: 94 and 89 for 256^3, 80 and 91 for 1024^3.
     """
-    return n >= LEFT_COLUMNS and (m * depth > LEFT_ELEMENTS or row_stride % LEFT_STRIDE == 0)
+    return n >= LEFT_COLUMNS and (m * depth > LEFT_ELEMENTS or row_stride % ALIASING == 0)
 
 
 @inner
 def columns_in_place(n, width, rows):
-    """How many of n columns, which lie side by side, are read where they are, for so many rows of A: whole panels, or none."""
-    return n // width * width if rows <= IN_PLACE_ROWS else 0
+    """How many of n columns, which lie side by side, are read where they are, for so many rows of A: whole panels, or none.
+
+    Packing pays for more rows. It loses 5 % of the peak for 96 rows and gains 3 % for 256 on Zen 4, with panels of 32 columns;
+    it gains 13 % for 64 rows, and 30 % for 32 if rows of B alias, on Zen 3, with panels of 16.
+    """
+    most = width if n % ALIASING == 0 else IN_PLACE_PANELS * width - 1
+    return n // width * width if rows <= most else 0
 
 
 @kernel
@@ -234,9 +330,7 @@ def multiply_stack(
     pack_matrices(packed_b, b, (n, depth), (b_strides[1], b_strides[0]), width, in_place)
     rest = (column_panels * width - in_place) * depth
     row_blocks, column_blocks = block_counts(row_panels, column_panels, height, width, c.shape[0])
-    if m == 1:
-        column_blocks = max(1, min(TASKS, column_panels // ROW_BLOCK))
-    elif depth <= THIN:
+    if depth <= THIN:
         row_blocks, column_blocks = row_panels, -(-min(column_panels, TASKS) // row_panels)
     for t in prange(c.shape[0] * row_blocks * column_blocks):
         s, i, j = t // (row_blocks * column_blocks), t // column_blocks % row_blocks, t % column_blocks
@@ -268,8 +362,11 @@ def multiply_columns(
 
 
 def packed_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
-    """Elements that `gemm` packs of A (M x K) and of B (K x N)."""
-    return panel_sizes(n, m, k, dtype)[::-1] if n == 1 else panel_sizes(m, n, k, dtype)
+    """Elements that `gemm` packs of A (M x K) and of B (K x N), or needs in their place."""
+    if n == 1 < m:
+        return packed_sizes(1, m, k, dtype)[::-1]
+    left, right = panel_sizes(m, n, k, dtype)
+    return max(left, panel_sizes(1, m, k, dtype)[1]), right  # rows of A may be packed as columns: `multiply_turned`
 
 
 def panel_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
