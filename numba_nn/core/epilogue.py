@@ -117,6 +117,17 @@ def finish_channel(y, at, count, scale, shift, activation, slope):
 
 
 @inner
+def finish_copy(y, at, sums, source, count, scale, shift, activation, slope):
+    """`finish_channel` of what is not there yet: y = activation(scale sums + shift) in a run of one channel."""
+    for start in range(0, count, RUN):
+        size = min(RUN, count - start)
+        run, given = y[at + start : at + start + size], sums[source + start : source + start + size]
+        for i in range(run.size):
+            run[i] = scale * given[i] + shift
+        activate(run, activation, slope)
+
+
+@inner
 def finish_features(y, at, scale, shift, activation, slope):
     """y = activation(scale y + shift) in a row of features; ``scale`` and ``shift`` are arrays, one element per feature."""
     row = y[at : at + scale.size]

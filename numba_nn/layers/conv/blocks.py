@@ -65,11 +65,12 @@ def scratch_shapes(
     taps = geometry[0] * geometry[1]
     padded, patches = _slice_sizes(channels, y_shape, geometry, width)
     blocks, step = gradient_blocks.py_func(rows, height), channel_slice.py_func(channels, geometry[:2])
-    parts = -(-TASKS // (groups * blocks * -(-channels // step)))  # of a batch, so that small layers have tasks enough too
+    # Parts of a batch, so that small layers have tasks enough too.
+    parts = max(1, min(x_shape[0], -(-TASKS // (groups * blocks * -(-channels // step)))))
     return {
         "padded": (workers, padded),
         "patches": (workers, patches),
-        "partial": (max(1, min(x_shape[0], parts)), y_shape[1] * channels * taps),
+        "partial": (parts, y_shape[1] * channels * taps if parts > 1 else 0),
         "dy": (workers, panel_count.py_func(-(-rows // blocks), height) * height * BLOCK_PIXELS),
         "panels": (workers, panel_count.py_func(step * taps, width) * width * BLOCK_PIXELS),
     }

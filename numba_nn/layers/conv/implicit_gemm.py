@@ -23,8 +23,8 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.epilogue import IDENTITY, finish_channel
-from numba_nn.core.gemm import fill, pack_panels
+from numba_nn.core.epilogue import IDENTITY, finish_channel, finish_copy
+from numba_nn.core.gemm import PACK_PANELS, fill, pack_panels
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import copy_run, tile_columns, tile_rows, vector_lanes
 from numba_nn.core.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
@@ -33,6 +33,8 @@ from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.blocks import scratch_shapes
 from numba_nn.layers.conv.planes import CHUNK, layouts, pad_planes
 from numba_nn.layers.conv.weight_gradient import conv2d_backward_weight
+
+LONG_ROW = 64  # pixels of a row that are finished while they are copied, at least
 
 
 @kernel
@@ -44,18 +46,32 @@ def conv2d_pack_weight(
     weight: flat; rows, channels: of a group of the correlation; strides: of groups, rows and channels in the weights.
     """
     panels, groups = -(-rows // height), packed.size // (-(-rows // height) * height * channels * taps.size)
-    for t in prange(phases.shape[0] * groups * panels):
-        f, g, row = t // (groups * panels), t // panels % groups, t % panels * height
+    blocks, whole_tiles = -(-panels // PACK_PANELS), height == tile_rows(packed)
+    for t in prange(phases.shape[0] * groups * blocks):
+        f, g, panel = t // (groups * blocks), t // blocks % groups, t % blocks * PACK_PANELS
         count, first = phases[f, 2], phases[f, 4]
-        at = ((first * groups + g * count) * panels * height + row * count) * channels
-        source, filled = g * strides[0] + row * strides[1], min(height, rows - row)
-        if height == tile_rows(packed) and (strides[2] == taps.size == count or taps.size == 1):
-            step = strides[2] if taps.size == 1 else 1
-            pack_panels(packed, at, weight, source, strides[1], step, filled, height, channels * count, 0, channels * count)
-            continue
+        depth, row = channels * count, panel * height
+        at = (first * groups + g * count) * panels * height * channels + row * depth
+        source, filled = g * strides[0] + row * strides[1], min(PACK_PANELS * height, rows - row)
+        if count != taps.size or not whole_tiles:
+            pack_taps(packed, at, weight, source, strides, filled, height, channels, taps[first : first + count])
+        elif count in (1, strides[2]):  # (channel, tap) follow each other at one distance
+            step = strides[2] if count == 1 else 1
+            pack_panels(packed, at, weight, source, strides[1], step, filled, height, depth, 0, depth)
+        else:
+            for c in range(channels):
+                origin, line = source + c * (strides[2] - count), c * count
+                pack_panels(packed, at, weight, origin, strides[1], 1, filled, height, depth, line, line + count)
+
+
+@inner
+def pack_taps(packed, at, weight, source, strides, rows, height, channels, taps):
+    """Panels of some taps of every channel."""
+    for row in range(0, rows, height):
+        filled = min(height, rows - row)
         for c in range(channels):
-            for k in range(first, first + count):
-                tap = source + c * strides[2] + taps[k]
+            for k in range(taps.size):
+                tap = source + row * strides[1] + c * strides[2] + taps[k]
                 for r in range(filled):
                     packed[np.uintp(at + r)] = weight[np.uintp(tap + r * strides[1])]
                 fill(packed, at + filled, at + height, packed.dtype.type(0))
@@ -150,10 +166,10 @@ def multiply_taps(sums, rows, size, keep, a, a_at, a_depth, planes, b_at, offset
 
 @inner
 def place_rows(y, n, channel, count, sums, size, target, numbers, scale, shift, activation, slope):
-    """Copy the sums of a block to where they belong in y, and finish them there."""
+    """Copy the sums of a block to where they belong in y, and finish them there, or on the way where rows are long."""
     flat, height, width, lanes = y.reshape(y.size), y.shape[2], y.shape[3], vector_lanes(y)
-    pitch, spread = numbers[4], numbers[13:15]
-    vectors = -(-size[1] // lanes) * lanes
+    pitch, spread, dense = numbers[4], numbers[13:15], numbers[13] == 1 and numbers[14] == 1
+    vectors, on_the_way = -(-size[1] // lanes) * lanes, dense and scale.size and size[1] >= LONG_ROW
     for r in range(count):
         plane = (n * y.shape[1] + channel + r) * height * width
         for m in range(size[0]):
@@ -161,18 +177,28 @@ def place_rows(y, n, channel, count, sums, size, target, numbers, scale, shift, 
             if row < 0 or row >= height:
                 continue
             at = plane + row * width + target[1]
+            if on_the_way:
+                finish_copy(flat, at, sums, source, size[1], scale[channel + r], shift[channel + r], activation, slope)
             # Whole vectors may write over what follows in this block, but not beyond it, nor over another phase.
-            if spread[0] == spread[1] == 1 and size[1] == width and (size[0] - m) * width >= vectors:
+            elif dense and size[1] == width and (size[0] - m) * width >= vectors:
                 copy_run(flat, at, sums, source, size[1])
             else:
                 first, last = -(-max(0, -target[1]) // spread[1]), min(size[1], -(-(width - target[1]) // spread[1]))
                 for q in range(first, last):
                     flat[np.uintp(at + q * spread[1])] = sums[np.uintp(source + q)]
-            if scale.size and size[1] < width:
-                finish_channel(flat, at, size[1], scale[channel + r], shift[channel + r], activation, slope)
-        if scale.size and size[1] == width:
-            at = plane + target[0] * width
-            finish_channel(flat, at, size[0] * width, scale[channel + r], shift[channel + r], activation, slope)
+        if scale.size and not on_the_way:
+            finish_rows(flat, plane, width, size, target, scale[channel + r], shift[channel + r], activation, slope)
+
+
+@inner
+def finish_rows(y, plane, width, size, target, scale, shift, activation, slope):
+    """Finish a block of one channel, which lies in its place."""
+    at = plane + target[0] * width + target[1]
+    if size[1] == width:
+        finish_channel(y, at, size[0] * width, scale, shift, activation, slope)
+        return
+    for m in range(size[0]):
+        finish_channel(y, at + m * width, size[1], scale, shift, activation, slope)
 
 
 class ImplicitGemm(Algorithm):

@@ -11,6 +11,7 @@ from numba import prange
 
 from numba_nn.core.gemm import fill_block, multiply_panels, pack_panels
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
+from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.layers.conv.blocks import BLOCK_PIXELS, channel_slice, gradient_blocks, pairs, patch_view
 from numba_nn.layers.conv.patches import pack_patches, pad_channels
@@ -21,7 +22,7 @@ def conv2d_backward_weight(
     dweight: Out, partial: Scratch, packed_dy: Scratch, padded: Scratch, patches: Scratch, panels: Scratch,
     x: In, dy: In, geometry: tuple[int, ...], groups: int,
 ):  # fmt: skip
-    """dweight += dy times patches of x; dweight: flat, partial: (parts of the batch, O C taps)."""
+    """dweight += dy times patches of x; dweight: flat, partial: (parts of the batch, O C taps), not used if there is one."""
     rows, channels = dy.shape[1] // groups, x.shape[1] // groups
     row_blocks = gradient_blocks(rows, tile_rows(dy))
     step = channel_slice(channels, geometry[:2])
@@ -35,19 +36,26 @@ def conv2d_backward_weight(
             row, row_end = i * rows // row_blocks, (i + 1) * rows // row_blocks
             n, n_end = part * x.shape[0] // parts, (part + 1) * x.shape[0] // parts
             gradient_block(
-                partial[part], packed_dy[worker], padded[worker], patches[worker], panels[worker], x, dy, geometry, groups,
-                g, row, row_end, c, min(step, channels - c), n, n_end,
+                partial[part] if parts > 1 else dweight, parts == 1, packed_dy[worker], padded[worker], patches[worker],
+                panels[worker], x, dy, geometry, groups, g, row, row_end, c, min(step, channels - c), n, n_end,
             )  # fmt: skip
-    for k in prange(dweight.size):
+    for block in prange(block_count(dweight.size) if parts > 1 else 0):
+        start, stop = block_bounds(block, dweight.size)
+        total = dweight[start:stop]
         for part in range(parts):
-            dweight[k] += partial[part, k]
+            addend = partial[part, start:stop]
+            for k in range(total.size):
+                total[k] += addend[k]
 
 
 @inner
 def gradient_block(
-    dweight, packed_dy, padded, patches, panels, x, dy, geometry, groups, g, row, row_end, channel, count, n, n_end
+    dweight, keep, packed_dy, padded, patches, panels, x, dy, geometry, groups, g, row, row_end, channel, count, n, n_end
 ):  # fmt: skip
-    """Gradient of some output channels and a slice of input channels of group g, from images n to n_end."""
+    """Gradient of some output channels and a slice of input channels of group g, from images n to n_end.
+
+    It is added to what dweight holds if ``keep``.
+    """
     taps, stride, origin, dilation, insertion = pairs(geometry)
     height, width = tile_rows(dy), tile_columns(dy)
     flat, pixels, out_width = dy.reshape(dy.size), dy.shape[2] * dy.shape[3], dy.shape[3]
@@ -55,7 +63,7 @@ def gradient_block(
     o = g * dy.shape[1] // groups + row
     columns = channels * taps[0] * taps[1]
     at, c0 = o * columns + channel * taps[0] * taps[1], g * channels + channel
-    if n == n_end:
+    if n == n_end and not keep:
         fill_block(dweight, at, columns, row_end - row, depth, dweight.dtype.type(0))
     for image in range(n, n_end):
         for first in range(0, pixels, BLOCK_PIXELS):
@@ -69,6 +77,6 @@ def gradient_block(
             source = (image * dy.shape[1] + o) * pixels + first
             pack_panels(packed_dy, 0, flat, source, pixels, 1, row_end - row, height, length, 0, length)
             multiply_panels(
-                dweight, at, columns, row_end - row, depth, image > n or first > 0,
+                dweight, at, columns, row_end - row, depth, keep or image > n or first > 0,
                 packed_dy, 0, height * length, panels, 0, width * length, length,
             )  # fmt: skip
