@@ -190,7 +190,7 @@ class ImplicitGemm(Algorithm):
             problem = dataclasses.replace(problem, x_shape=_one_row(problem.x_shape), y_shape=_one_row(problem.y_shape))
         super().__init__(problem)
         taps, dilation = problem.taps, problem.dilation
-        self._geometry = (*taps, *problem.stride, *(-before for before in problem.padding), *dilation, 1, 1)
+        self._geometry = (*taps, *problem.stride, *(-before for before in problem.padding), *dilation)
         self._layouts = layouts(problem.of_one_image)
         self._numbers = [tuple(layout.numbers(problem.x_shape[0])) for layout in self._layouts]
         rows, channels, count = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups, math.prod(taps)
