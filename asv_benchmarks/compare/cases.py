@@ -36,9 +36,8 @@ def conv(batch: int, channels: int, size: int, out: int, kernel: int = 3, stride
     kind = f"k{kernel} s{stride}{extra}"
     name = f"Conv2d x [{batch},{channels},{size},{size}] -> {out}, {'depthwise ' if depthwise else ''}{kind}"
     made = layer("Conv2d", (batch, channels, size, size), channels, out, kernel, stride=stride, **options)
-    return Case(
-        group, name, layer_passes(made, onnx=True), large=batch * channels * out * (size // stride) ** 2 * kernel**2 > 4e9
-    )
+    products = batch * channels * out * (size // stride) ** 2 * kernel**2
+    return Case(group, name, layer_passes(made, onnx=True), large=products > 4e9)
 
 
 def pointwise(batch: int, channels: int, size: int, out: int) -> Case:
