@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from numba_nn.compiling import compiling_line
 from numba_nn.core.cache import lookups
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
@@ -19,7 +20,7 @@ def warmup(model: Layer, *input_shapes: Shape, training: bool = True) -> dict[st
     """Compile, or load from disk, every kernel that a model needs for inputs of these shapes.
 
     Which kernels those are depends on the shape: small inputs run on one thread, by other machine code. The model is left as
-    it is: parameters, gradients, running statistics, random numbers.
+    it is: parameters, gradients, running statistics, random numbers. On a terminal, a line shows what is being compiled.
 
     Parameters
     ----------
@@ -50,11 +51,12 @@ def warmup(model: Layer, *input_shapes: Shape, training: bool = True) -> dict[st
     if not isinstance(model, Layer):
         raise ArgumentError(f"warmup: model must be a Layer, got {type(model).__name__}")
     start, before = time.perf_counter(), dict(lookups)
-    twin = copy.deepcopy(model).train(training).reserve(*input_shapes, training=training)
-    dtype = np.dtype(np.int64) if twin.takes_indices else twin.dtype or np.dtype(np.float32)
-    with masks_aside():
-        output = twin(*(np.zeros(shape, dtype) for shape in input_shapes))
-    if training:
-        twin.backward(output[0] if isinstance(output, tuple) else output)
+    with compiling_line():
+        twin = copy.deepcopy(model).train(training).reserve(*input_shapes, training=training)
+        dtype = np.dtype(np.int64) if twin.takes_indices else twin.dtype or np.dtype(np.float32)
+        with masks_aside():
+            output = twin(*(np.zeros(shape, dtype) for shape in input_shapes))
+        if training:
+            twin.backward(output[0] if isinstance(output, tuple) else output)
     seconds = round(time.perf_counter() - start, 3)
     return {"seconds": seconds, **{name: lookups[name] - count for name, count in before.items()}}

@@ -8,7 +8,7 @@ from typing import Any
 from numba_nn.report.measuring.cases import CASES as REPORTED
 from numba_nn.report.measuring.cases import OneInput, Shape, layer
 
-from .layers import layer_passes, one
+from .layers import layer_passes
 from .models import autoencoder, perceptron, residual_convolutions
 from .products import ALL_KINDS, matmul
 from .recurrent import lstm, lstm_cell
@@ -23,7 +23,8 @@ LARGE = (4096, 4096)
 
 def reported(case: Any) -> Case:
     """A row of the layer report, against peers."""
-    return Case("system C", case.name, layer_passes(case.prepare, training=case.name.startswith(IN_TRAINING)))
+    onnx = case.name.startswith(("Conv", "Linear")) and "mean" not in case.name
+    return Case("system C", case.name, layer_passes(case.prepare, training=case.name.startswith(IN_TRAINING), onnx=onnx))
 
 
 def conv(batch: int, channels: int, size: int, out: int, kernel: int = 3, stride: int = 1, *, group: str = "convolution",
@@ -34,8 +35,14 @@ def conv(batch: int, channels: int, size: int, out: int, kernel: int = 3, stride
     extra = "".join(f" {name[0]}{options[name]}" for name in ("dilation", "groups") if name in options and not depthwise)
     kind = f"k{kernel} s{stride}{extra}"
     name = f"Conv2d x [{batch},{channels},{size},{size}] -> {out}, {'depthwise ' if depthwise else ''}{kind}"
-    passes = one("Conv2d", (batch, channels, size, size), channels, out, kernel, stride=stride, **options)
-    return Case(group, name, passes, large=batch * channels * out * (size // stride) ** 2 * kernel**2 > 4e9)
+    made = layer("Conv2d", (batch, channels, size, size), channels, out, kernel, stride=stride, **options)
+    products = batch * channels * out * (size // stride) ** 2 * kernel**2
+    return Case(group, name, layer_passes(made, onnx=True), large=products > 4e9)
+
+
+def pointwise(batch: int, channels: int, size: int, out: int) -> Case:
+    """One of MobileNet's 1 x 1 convolutions."""
+    return conv(batch, channels, size, out, 1, group="pointwise convolution")
 
 
 def depthwise(batch: int, channels: int, size: int, stride: int) -> Case:
@@ -56,7 +63,8 @@ def plain(group: str, name: str, x_shape: Shape, *arguments: Any, training: bool
     made = layer(name, x_shape, *arguments, **options)
     shape, rest = ",".join(map(str, x_shape)), ", ".join([*map(str, arguments), *(f"{k} {v}" for k, v in options.items())])
     title = f"{name} x [{shape}]{', ' + rest if rest and name != 'BatchNorm2d' else ''}{', every 20 ms' if pause else ''}"
-    passes = layer_passes(made, training=training, moved=moved, pause=pause, only="forward" if pause else "")
+    onnx = name == "Linear" and not pause  # onnxruntime's threads would spin into our turn
+    passes = layer_passes(made, training=training, moved=moved, pause=pause, onnx=onnx, only="forward" if pause else "")
     return Case(group, title, passes, large=bool(moved) or pause > 0)
 
 
@@ -83,11 +91,14 @@ CONVOLUTIONS = [
     conv(32, 128, 16, 256, group="convolution 3x3"),
     conv(32, 128, 8, 128, group="convolution 3x3"),
     *(conv(n, *shape) for n in (1, 8) for shape in (
-        (3, 224, 64, 7, 2), (64, 56, 128, 3, 2), (256, 14, 512, 3, 2), (64, 56, 256, 1), (256, 56, 64, 1), (512, 28, 128, 1),
-        (1024, 14, 256, 1), (512, 7, 2048, 1), (256, 56, 512, 1, 2), (3, 224, 32, 3, 2))),
+        (3, 224, 64, 7, 2), (64, 56, 128, 3, 2), (128, 28, 256, 3, 2), (256, 14, 512, 3, 2), (64, 56, 256, 1), (256, 56, 64, 1),
+        (512, 28, 128, 1), (1024, 14, 256, 1), (512, 7, 2048, 1), (256, 56, 512, 1, 2), (64, 56, 128, 1, 2),
+        (128, 28, 256, 1, 2), (256, 14, 512, 1, 2), (3, 224, 32, 3, 2))),
     conv(8, 32, 28, 64, 5),
     conv(8, 64, 28, 64, 3, dilation=2),
     conv(8, 128, 28, 128, 3, groups=32),
+    *(pointwise(n, *shape) for n in (1, 8) for shape in (
+        (32, 112, 64), (64, 56, 128), (256, 28, 256), (512, 14, 512), (1024, 7, 1024))),
     *(depthwise(n, *shape) for n in (1, 8) for shape in ((32, 112, 1), (64, 112, 2), (128, 56, 1), (256, 28, 2), (512, 14, 1))),
 ]  # fmt: skip
 PERCEPTRONS = [

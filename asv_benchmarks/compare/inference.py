@@ -83,6 +83,7 @@ def _upsample(one: Any) -> Node:
 
 
 NODES: dict[str, Callable[[Any], Node]] = {
+    "Conv1d": _conv,
     "Conv2d": _conv,
     "BatchNorm2d": _batch_norm,
     "Upsample": _upsample,

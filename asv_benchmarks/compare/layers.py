@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import numba_nn as nn
-from numba_nn.report.measuring.cases import OneInput, Shape, empty, layer, normal
+from numba_nn.report.measuring.cases import OneInput, empty, normal
 
 from .inference import onnxruntime_side
 from .work import Passes, Side, Work, as_numpy
@@ -54,11 +54,6 @@ def layer_passes(
         "forward + backward": lambda: _forward_backward(made, both)._replace(pause=pause),
     }
     return {name: prepare for name, prepare in passes.items() if only in ("", name)}
-
-
-def one(name: str, x_shape: Shape, *arguments: Any, **options: Any) -> Passes:
-    """The passes of a layer by itself, in inference and in training."""
-    return layer_passes(layer(name, x_shape, *arguments, **options))
 
 
 def factors(y: Any, x: Any) -> np.ndarray:

@@ -51,6 +51,8 @@ _STARTED = time.time()
 
 lookups = Counter(found=0, compiled=0)
 """Overloads that this process loaded from disk, and those that it had to compile."""
+listeners: list[Callable[[str], None]] = []
+"""Called with the name of a kernel that is about to be compiled."""
 
 
 def _digest(*parts: bytes) -> str:
@@ -191,6 +193,9 @@ class KernelCache:
         """The compiled overload, or None if it is not on disk (or what is there cannot be read)."""
         result = self._load(signature, target_context)
         lookups["compiled" if result is None else "found"] += 1
+        if result is None:
+            for listener in listeners:
+                listener(self._py_func.__name__)
         return result
 
     def _load(self, signature: Any, target_context: Any) -> CompileResult | None:

@@ -33,41 +33,35 @@ class DotEmitter(Emitter):
     def products(self, a: list[Any], b: list[Any], depth: Any) -> list[Any]:
         """Vectors of sums of products, for each pointer to a row of A and each to a column of B."""
         builder = self.builder
-        zero, lanes = ir.Constant(self.vector, None), INTP(self.lanes)
-        totals = [cgutils.alloca_once_value(builder, zero) for _ in range(len(a) * len(b))]
+        totals = [cgutils.alloca_once_value(builder, self.zero) for _ in range(len(a) * len(b))]
         for total in totals:
-            builder.store(zero, total)
+            builder.store(self.zero, total)
 
         def add(load: Any) -> None:
             right = [load(column) for column in b]
             pairs = ((load_row, column) for load_row in map(load, a) for column in right)
             for total, (row, column) in zip(totals, pairs, strict=True):
-                builder.store(builder.call(self.multiply_add, [row, column, builder.load(total)]), total)
+                builder.store(self.multiply_add(row, column, builder.load(total)), total)
 
         whole = builder.and_(depth, INTP(-self.lanes))
-        with cgutils.for_range_slice(builder, INTP(0), whole, lanes) as (k, _):
+        with cgutils.for_range_slice(builder, INTP(0), whole, INTP(self.lanes)) as (k, _):
             add(lambda pointer: self.load(pointer, k))
         rest = builder.sub(depth, whole)
         with builder.if_then(builder.icmp_signed(">", rest, INTP(0))):
             mask = self.first_lanes(rest)
-
-            def load(pointer: Any) -> Any:
-                return builder.call(self.masked_load, [self.vector_pointer(pointer, whole), self.align, mask, zero])
-
-            add(load)
+            add(lambda pointer: self.load_masked(pointer, whole, mask))
         return [builder.load(total) for total in totals]
 
     def add_lanes(self, vectors: list[Any]) -> list[Any]:
         """Sums of the lanes of each vector, in order, in vectors: a transpose that adds the two halves of every stage."""
-        builder, zero = self.builder, ir.Constant(self.vector, None)
         sums = []
         for first in range(0, len(vectors), self.lanes):
             group = vectors[first : first + self.lanes]
-            group += [zero] * (self.lanes - len(group))
+            group += [self.zero] * (self.lanes - len(group))
             while len(group) > 1:
                 half = len(group) // 2
                 mixed = [self.interleave(a, b) for a, b in zip(group[:half], group[half:], strict=True)]
-                group = [builder.fadd(low, high) for low, high in mixed]
+                group = [self.builder.fadd(low, high) for low, high in mixed]
             sums += group
         return sums
 

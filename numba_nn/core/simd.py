@@ -64,7 +64,9 @@ def _array_tile(array: types.Array) -> tuple[int, int]:
     return tile_shape(f"f{array.dtype.bitwidth // 8}")
 
 
-def _constant_intrinsic(value_of: Any) -> Any:
+def tile_constant(value_of: Any) -> Any:
+    """An intrinsic of an array: what ``value_of(rows, columns)`` of its dtype's tile gives, a compile-time constant."""
+
     @intrinsic
     def constant(typingctx: Any, array: types.Array) -> Any:
         value = value_of(*_array_tile(array))
@@ -77,35 +79,46 @@ def _constant_intrinsic(value_of: Any) -> Any:
     return constant
 
 
-tile_rows = _constant_intrinsic(lambda rows, columns: rows)
+tile_rows = tile_constant(lambda rows, columns: rows)
 """``tile_rows(array)`` inside a kernel: rows of the tile for the array's dtype, a compile-time constant."""
-tile_columns = _constant_intrinsic(lambda rows, columns: columns)
+tile_columns = tile_constant(lambda rows, columns: columns)
 """``tile_columns(array)`` inside a kernel: columns of the tile for the array's dtype, a compile-time constant."""
-vector_lanes = _constant_intrinsic(lambda rows, columns: columns // VECTORS)
+vector_lanes = tile_constant(lambda rows, columns: columns // VECTORS)
 """``vector_lanes(array)`` inside a kernel: elements in a vector register, a compile-time constant."""
-
-
-partial_rows = _constant_intrinsic(lambda rows, columns: tile_heights()[-2])
+partial_rows = tile_constant(lambda rows, columns: tile_heights()[-2])
 """``partial_rows(array)`` inside a kernel: rows up to which a tile takes any number of them, a compile-time constant."""
 
 
 class Emitter:
-    """Emits the instructions of one tile; `builder` stands where they go."""
+    """Emits instructions over vectors of the array's dtype; `builder` stands where they go."""
 
-    def __init__(self, builder: Any, array: types.Array) -> None:
+    def __init__(self, builder: Any, array: Any) -> None:
         self.builder = builder
         self.rows, columns = _array_tile(array)
         self.lanes = columns // VECTORS
         self.element = ir.FloatType() if array.dtype == types.float32 else ir.DoubleType()
         self.vector = ir.VectorType(self.element, self.lanes)
-        name = f"llvm.fmuladd.v{self.lanes}f{array.dtype.bitwidth}"
-        kind = ir.FunctionType(self.vector, [self.vector] * 3)
-        self.multiply_add = cgutils.get_or_insert_function(builder.module, kind, name)
+        self.zero = ir.Constant(self.vector, None)
         self.alignment = array.dtype.bitwidth // 8
-        self.align, mask, pointer = INT32(self.alignment), ir.VectorType(ir.IntType(1), self.lanes), self.vector.as_pointer()
-        load = ir.FunctionType(self.vector, [pointer, INT32, mask, self.vector])
-        suffix = f"v{self.lanes}f{array.dtype.bitwidth}.p0"
-        self.masked_load = cgutils.get_or_insert_function(builder.module, load, f"llvm.masked.load.{suffix}")
+
+    def call(self, name: str, result: Any, arguments: list[Any], suffix: str = "") -> Any:
+        """Call LLVM's intrinsic ``name`` for these vectors: llvmlite's own declarations know none of vectors."""
+        name = f"llvm.{name}.v{self.lanes}f{8 * self.alignment}{suffix}"
+        kind = ir.FunctionType(result, [a.type for a in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """a b + c."""
+        return self.call("fmuladd", self.vector, [a, b, c])
+
+    def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
+        """Elements of a followed by b, by number."""
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(lanes)), lanes))
+
+    def everywhere(self, value: Any) -> Any:
+        """A number in every lane."""
+        undefined = ir.Constant(ir.VectorType(value.type, self.lanes), ir.Undefined)
+        return self.shuffle(self.builder.insert_element(undefined, value, INT32(0)), undefined, [0] * self.lanes)
 
     def vector_pointer(self, base: Any, offset: Any) -> Any:
         """A pointer to the vector at base[offset]."""
@@ -121,18 +134,24 @@ class Emitter:
 
     def broadcast(self, base: Any, offset: Any) -> Any:
         """base[offset] in every lane."""
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        scalar = self.builder.load(self.builder.gep(base, [offset]), align=self.alignment)
-        first = self.builder.insert_element(undefined, scalar, INT32(0))
-        everywhere = ir.Constant(ir.VectorType(INT32, self.lanes), None)
-        return self.builder.shuffle_vector(first, undefined, everywhere)
+        return self.everywhere(self.builder.load(self.builder.gep(base, [offset]), align=self.alignment))
+
+    def first_lanes(self, count: Any) -> Any:
+        """A mask of the first ``count`` lanes; none or all where that is out of range."""
+        numbers = ir.Constant(ir.VectorType(INTP, self.lanes), list(range(self.lanes)))
+        return self.builder.icmp_signed("<", numbers, self.everywhere(count))
+
+    def load_masked(self, base: Any, offset: Any, mask: Any) -> Any:
+        """The vector at base[offset] where the mask is set, and only there; zero elsewhere."""
+        pointer = self.vector_pointer(base, offset)
+        return self.call("masked.load", self.vector, [pointer, INT32(self.alignment), mask, self.zero], ".p0")
 
     def accumulate(self, a: list[Any], a_step: Any, b: list[Any], b_step: Any, depth: Any) -> list[list[Any]]:
         """The loop over the depth (at least 1): sums of products of rows of A and column vectors of B.
 
         Rows of A are (pointer, offset); those that share a pointer leave registers to the others.
         """
-        builder, zero = self.builder, ir.Constant(self.vector, None)
+        builder = self.builder
         a_step = self.opaque(a_step)
         before, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
         builder.branch(loop)
@@ -144,14 +163,14 @@ class Emitter:
         for row, totals in zip(a, sums, strict=True):
             element = self.broadcast(builder.gep(row[0], [a_k]), row[1])
             pairs = zip(columns, totals, strict=True)
-            updated.append([builder.call(self.multiply_add, [element, column, total]) for column, total in pairs])
+            updated.append([self.multiply_add(element, column, total) for column, total in pairs])
         following = builder.add(k, INTP(1))
         for counter, step in ((k, INTP(1)), (a_k, a_step), (b_k, b_step)):
             counter.add_incoming(INTP(0), before)
             counter.add_incoming(following if counter is k else builder.add(counter, step), loop)
         for old, new in zip(sums, updated, strict=True):
             for phi, value in zip(old, new, strict=True):
-                phi.add_incoming(zero, before)
+                phi.add_incoming(self.zero, before)
                 phi.add_incoming(value, loop)
         builder.cbranch(builder.icmp_signed("<", following, depth), loop, done)
         builder.position_at_end(done)
@@ -196,14 +215,13 @@ class Emitter:
         for i, row in enumerate(sums):
             for j, value in enumerate(row):
                 self.store(value, spilled, INTP(i * width + j * self.lanes))
-        zero = ir.Constant(self.vector, None)
         with cgutils.for_range(builder, rows) as row_loop:
             row = builder.gep(spilled, [builder.mul(row_loop.index, INTP(width))])
             c_row = builder.gep(c, [builder.mul(stride, row_loop.index)])
             with builder.if_then(keep):
                 for offset in (INTP(j * self.lanes) for j in range(vectors)):
-                    mask, target = self.first_lanes(builder.sub(columns, offset)), self.vector_pointer(c_row, offset)
-                    kept = builder.call(self.masked_load, [target, self.align, mask, zero])
+                    mask = self.first_lanes(builder.sub(columns, offset))
+                    kept = self.load_masked(c_row, offset, mask)
                     self.store(builder.fadd(kept, self.load(row, offset)), row, offset)
             self.copy_exactly(c_row, row, columns)
 
@@ -230,27 +248,22 @@ class Emitter:
                         builder.store(builder.load(origin, align=self.alignment), to, align=self.alignment)
                     size //= 2
 
-    def first_lanes(self, count: Any) -> Any:
-        """A mask of the first ``count`` lanes; none or all where that is out of range."""
-        lanes = ir.VectorType(INTP, self.lanes)
-        one = self.builder.insert_element(ir.Constant(lanes, ir.Undefined), count, INT32(0))
-        counts = self.builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(INT32, self.lanes), None))
-        return self.builder.icmp_signed("<", ir.Constant(lanes, list(range(self.lanes))), counts)
-
     def interleave(self, one: Any, other: Any) -> tuple[Any, Any]:
         """Two vectors, lane by lane in turn: the lower half, and the upper."""
-        lanes, half = self.lanes, self.lanes // 2
-        order = ([start + i // 2 + lanes * (i % 2) for i in range(lanes)] for start in (0, half))
-        low, high = (ir.Constant(ir.VectorType(INT32, lanes), indices) for indices in order)
-        return self.builder.shuffle_vector(one, other, low), self.builder.shuffle_vector(one, other, high)
+        lanes = self.lanes
+        low, high = ([start + i // 2 + lanes * (i % 2) for i in range(lanes)] for start in (0, lanes // 2))
+        return self.shuffle(one, other, low), self.shuffle(one, other, high)
 
-    def transpose(self, rows: list[Any]) -> list[Any]:
-        """Transpose a square of lanes x lanes by perfect shuffles: each of log2(lanes) stages interleaves the two halves."""
-        half = self.lanes // 2
-        for _ in range(self.lanes.bit_length() - 1):
-            pairs = zip(rows[:half], rows[half:], strict=True)
-            rows = [vector for a, b in pairs for vector in self.interleave(a, b)]
-        return rows
+    def interleave_all(self, vectors: list[Any]) -> list[Any]:
+        """All elements of lane 0, then those of lane 1, and so on: the transpose of a square of vectors.
+
+        Perfect shuffles: each of log2(vectors) stages interleaves the two halves.
+        """
+        half = len(vectors) // 2
+        for _ in range(len(vectors).bit_length() - 1):
+            pairs = zip(vectors[:half], vectors[half:], strict=True)
+            vectors = [vector for a, b in pairs for vector in self.interleave(a, b)]
+        return vectors
 
     def tile(self, height: int, c: Any, a: Any, b: Any, size: Any, strides: Any, keep: Any) -> None:
         """A tile of this height; for rows and panels of B that are not wanted, the last one is computed again."""
@@ -358,9 +371,9 @@ def transpose_lanes(typingctx, target, at, step, source, source_at, stride, row,
             index = builder.add(row, INTP(r))
             inside = builder.icmp_signed("<=", index, last)
             value = emit.load(origin, builder.mul(builder.select(inside, index, last), stride))
-            loaded.append(builder.select(inside, value, ir.Constant(emit.vector, None)))
+            loaded.append(builder.select(inside, value, emit.zero))
         to = data_pointer(context, builder, signature.args[0], target, at)
-        for k, value in enumerate(emit.transpose(loaded)):
+        for k, value in enumerate(emit.interleave_all(loaded)):
             emit.store(value, to, builder.mul(step, INTP(k)))
         return context.get_dummy_value()
 

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from numba_nn.core.simd import INTP, VECTORS, Emitter, _constant_intrinsic, data_pointer
+from numba_nn.core.simd import INTP, VECTORS, Emitter, data_pointer, tile_constant
 
 FEW_ROWS = 4
 WIDE = 4  # vectors of columns in a tile of one row
 
-few_columns = _constant_intrinsic(lambda rows, columns: columns * (WIDE // VECTORS if rows == 12 else 1))
+few_columns = tile_constant(lambda rows, columns: columns * (WIDE // VECTORS if rows == 12 else 1))
 """``few_columns(array)`` inside a kernel: columns of a tile of 2 to FEW_ROWS rows; WIDE vectors, if there are 32 registers."""
 
-one_columns = _constant_intrinsic(lambda rows, columns: columns * WIDE // VECTORS)
+one_columns = tile_constant(lambda rows, columns: columns * WIDE // VECTORS)
 """``one_columns(array)`` inside a kernel: columns of a tile of one row."""
 
 
 def _emit_tile(emit: Emitter, rows: int, vectors: int, keep: Any, c: Any, stride: Any, a: Any, step: Any, b: Any, depth: Any):
     """One size of tile; ``b``: pointer and table."""
-    builder, zero, (origin, table) = emit.builder, ir.Constant(emit.vector, None), b
+    builder, (origin, table) = emit.builder, b
     places = [
         (builder.gep(c, [builder.mul(stride, INTP(i))]), INTP(j * emit.lanes)) for i in range(rows) for j in range(vectors)
     ]
@@ -48,12 +47,12 @@ def _emit_tile(emit: Emitter, rows: int, vectors: int, keep: Any, c: Any, stride
     columns = [emit.load(b_k, INTP(j * emit.lanes)) for j in range(vectors)]
     elements = (emit.broadcast(a_k, INTP(i)) for i in range(rows))
     pairs = ((element, column) for element in elements for column in columns)
-    updated = [builder.call(emit.multiply_add, [*pair, total]) for pair, total in zip(pairs, sums, strict=True)]
+    updated = [emit.multiply_add(*pair, total) for pair, total in zip(pairs, sums, strict=True)]
     following = builder.add(k, INTP(1))
     k.add_incoming(INTP(0), ready)
     k.add_incoming(following, loop)
     for start, old, total, new in zip(first, kept, sums, updated, strict=True):
-        start.add_incoming(zero, before)
+        start.add_incoming(emit.zero, before)
         start.add_incoming(old, load)
         total.add_incoming(start, ready)
         total.add_incoming(new, loop)

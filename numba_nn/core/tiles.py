@@ -14,49 +14,33 @@ from fractions import Fraction
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
-from numba_nn.core.simd import INT32, INTP, VECTORS, Emitter, tile_shape
+from numba_nn.core.simd import INTP, Emitter, data_pointer
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 PAIRS = (1, 2), (3, 4)  # the points a, -a and b, -b
 
 
-class _Tiles:
-    """Emits instructions over vectors of the array's dtype."""
-
-    def __init__(self, builder: Any, array: types.Array) -> None:
-        self.builder, self.bytes = builder, array.dtype.bitwidth // 8
-        self.lanes = tile_shape(f"f{self.bytes}")[1] // VECTORS
-        self.element = ir.FloatType() if array.dtype == types.float32 else ir.DoubleType()
-        self.vector = ir.VectorType(self.element, self.lanes)
-        kind = ir.FunctionType(self.vector, [self.vector] * 3)
-        name = f"llvm.fmuladd.v{self.lanes}f{array.dtype.bitwidth}"
-        self.multiply_add = cgutils.get_or_insert_function(builder.module, kind, name)
+class TileEmitter(Emitter):
+    """Emits instructions over vectors that hold a tile in each lane."""
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 
-    def pointer(self, base: Any, offset: Any, lanes: int) -> Any:
-        return self.builder.bitcast(self.builder.gep(base, [offset]), ir.VectorType(self.element, lanes).as_pointer())
-
-    def load(self, base: Any, offset: Any, lanes: int = 0) -> Any:
-        return self.builder.load(self.pointer(base, offset, lanes or self.lanes), align=self.bytes)
-
-    def store(self, value: Any, base: Any, offset: Any) -> None:
-        self.builder.store(value, self.pointer(base, offset, self.lanes), align=self.bytes)
-
-    def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
-        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(lanes)), lanes))
+    def load_short(self, base: Any, offset: Any, lanes: int) -> Any:
+        """The first lanes of the vector at base[offset]."""
+        pointer = self.builder.bitcast(self.builder.gep(base, [offset]), ir.VectorType(self.element, lanes).as_pointer())
+        return self.builder.load(pointer, align=self.alignment)
 
     def gather_row(self, base: Any, offsets: list[Any], columns: int) -> list[Any]:
         """The first columns of what lies at every lane's offset: a vector for each column."""
         width = min(self.lanes, 1 << (columns - 1).bit_length())
         found: list[Any] = []
         for start in range(0, columns, width):
-            pieces = [self.load(base, self.builder.add(offset, INTP(start)), width) for offset in offsets]
+            pieces = [self.load_short(base, self.builder.add(offset, INTP(start)), width) for offset in offsets]
             rows = [self.joined(pieces[q::width]) for q in range(width)]
-            found += self.transpose(rows)
+            found += self.transpose_blocks(rows)
         return found[:columns]
 
     def joined(self, pieces: list[Any]) -> Any:
@@ -66,8 +50,8 @@ class _Tiles:
             pieces = [self.shuffle(a, b, lanes) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
         return pieces[0]
 
-    def transpose(self, rows: list[Any]) -> list[Any]:
-        """Swap the number of a vector with the low bits of the lane, bit by bit."""
+    def transpose_blocks(self, rows: list[Any]) -> list[Any]:
+        """Transpose every block of as many lanes as rows: swap the row's number with the lane's low bits, bit by bit."""
         bit = 1
         while bit < len(rows):
             low = [i if not i & bit else self.lanes + (i ^ bit) for i in range(self.lanes)]
@@ -78,18 +62,10 @@ class _Tiles:
             bit *= 2
         return rows
 
-    def interleave(self, columns: list[Any]) -> list[Any]:
-        """The elements of lane 0, then those of lane 1, and so on."""
-        half, lanes = len(columns) // 2, self.lanes
-        index = [[first + i // 2 + lanes * (i % 2) for i in range(lanes)] for first in (0, lanes // 2)]
-        for _ in range(len(columns).bit_length() - 1):
-            pairs = zip(columns[:half], columns[half:], strict=True)
-            columns = [self.shuffle(a, b, lanes_of) for a, b in pairs for lanes_of in index]
-        return columns
-
     # ---- arithmetic --------------------------------------------------------------------------------------------------
 
     def constant(self, value: Fraction) -> Any:
+        """A vector with a number in every lane."""
         return ir.Constant(self.vector, [float(value)] * self.lanes)
 
     def combine(self, terms: list[tuple[Fraction, Any]]) -> Any:
@@ -102,7 +78,7 @@ class _Tiles:
             if coefficient == 1:
                 total = self.builder.fadd(total, value)
             else:
-                total = self.builder.call(self.multiply_add, [self.constant(coefficient), value, total])
+                total = self.multiply_add(self.constant(coefficient), value, total)
         return total
 
     def apply(self, matrix: Matrix, vectors: list[Any]) -> list[Any]:
@@ -118,7 +94,7 @@ class _Tiles:
             scale = next(c for c, _ in reversed(terms[plus][1::2]) if c != 0)
             odd = self.combine([(c / scale, value) for c, value in terms[plus][1::2]])
             for i, factor in ((plus, scale), (minus, -scale)):
-                results[i] = self.builder.call(self.multiply_add, [self.constant(factor), odd, even])
+                results[i] = self.multiply_add(self.constant(factor), odd, even)
         return results
 
     def from_points(self, matrix: Matrix, vectors: list[Any]) -> list[Any]:
@@ -138,11 +114,6 @@ class _Tiles:
         return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _data(context: Any, builder: Any, array_type: Any, value: Any, offset: Any) -> Any:
-    """Pointer to element `offset` of an array's memory."""
-    return builder.gep(context.make_array(array_type)(context, builder, value).data, [offset])
-
-
 def lane_transform(matrix: Matrix) -> Any:
     """An intrinsic: tiles that lie in lanes already, to lanes.
 
@@ -154,11 +125,11 @@ def lane_transform(matrix: Matrix) -> Any:
     def transform(typingctx: Any, target: Any, at: Any, step: Any, source: Any, source_at: Any, source_step: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             target, at, step, source, source_at, source_step = arguments
-            emit, side = _Tiles(builder, signature.args[0]), len(matrix[0])
-            origin = _data(context, builder, signature.args[3], source, source_at)
+            emit, side = TileEmitter(builder, signature.args[0]), len(matrix[0])
+            origin = data_pointer(context, builder, signature.args[3], source, source_at)
             x = [emit.load(origin, builder.mul(source_step, INTP(k))) for k in range(side * side)]
             result = emit.apply_twice(matrix, [x[i * side : (i + 1) * side] for i in range(side)])
-            to = _data(context, builder, signature.args[0], target, at)
+            to = data_pointer(context, builder, signature.args[0], target, at)
             for k, value in enumerate(v for row in result for v in row):
                 emit.store(value, to, builder.mul(step, INTP(k)))
             return context.get_dummy_value()
@@ -181,15 +152,15 @@ def gather_transform(matrix: Matrix) -> Any:
     ) -> Any:  # fmt: skip
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             target, at, step, source, source_at, offsets, first, stride = arguments
-            emit, side = _Tiles(builder, signature.args[0]), len(matrix[0])
-            origin = _data(context, builder, signature.args[3], source, source_at)
-            table = _data(context, builder, signature.args[5], offsets, first)
+            emit, side = TileEmitter(builder, signature.args[0]), len(matrix[0])
+            origin = data_pointer(context, builder, signature.args[3], source, source_at)
+            table = data_pointer(context, builder, signature.args[5], offsets, first)
             corners = [builder.load(builder.gep(table, [INTP(t)])) for t in range(emit.lanes)]
             rows = []
             for i in range(side):
                 row = builder.gep(origin, [builder.mul(stride, INTP(i))])
                 rows.append(emit.gather_row(row, corners, side))
-            to = _data(context, builder, signature.args[0], target, at)
+            to = data_pointer(context, builder, signature.args[0], target, at)
             for k, value in enumerate(v for row in emit.apply_twice(matrix, rows) for v in row):
                 emit.store(value, to, builder.mul(step, INTP(k)))
             return context.get_dummy_value()
@@ -211,12 +182,12 @@ def strip_transform(matrix: Matrix) -> Any:
     def transform(typingctx: Any, target: Any, at: Any, stride: Any, source: Any, source_at: Any, source_step: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             target, at, stride, source, source_at, source_step = arguments
-            emit, side = _Tiles(builder, signature.args[0]), len(matrix[0])
-            origin = _data(context, builder, signature.args[3], source, source_at)
+            emit, side = TileEmitter(builder, signature.args[0]), len(matrix[0])
+            origin = data_pointer(context, builder, signature.args[3], source, source_at)
             x = [emit.load(origin, builder.mul(source_step, INTP(k))) for k in range(side * side)]
-            to = _data(context, builder, signature.args[0], target, at)
+            to = data_pointer(context, builder, signature.args[0], target, at)
             for i, row in enumerate(emit.apply_twice(matrix, [x[i * side : (i + 1) * side] for i in range(side)])):
-                for q, value in enumerate(emit.interleave(row)):
+                for q, value in enumerate(emit.interleave_all(row)):
                     emit.store(value, to, builder.add(builder.mul(stride, INTP(i)), INTP(q * emit.lanes)))
             return context.get_dummy_value()
 
@@ -234,8 +205,8 @@ def copy_exactly(typingctx: Any, target: Any, at: Any, source: Any, source_at: A
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         target, at, source, source_at, length = arguments
-        to = _data(context, builder, signature.args[0], target, at)
-        origin = _data(context, builder, signature.args[2], source, source_at)
+        to = data_pointer(context, builder, signature.args[0], target, at)
+        origin = data_pointer(context, builder, signature.args[2], source, source_at)
         Emitter(builder, signature.args[0]).copy_exactly(to, origin, length)
         return context.get_dummy_value()
 

@@ -14,9 +14,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic, register_model
 
 from numba_nn.core.kernel import inlined
-from numba_nn.core.simd import tile_shape
-
-INT32 = ir.IntType(32)
+from numba_nn.core.simd import INT32, VECTORS, Emitter, tile_shape
 
 
 class Vector(types.Type):
@@ -26,7 +24,7 @@ class Vector(types.Type):
         if dtype not in (types.float32, types.float64):
             raise TypingError(f"expected float32 or float64, got {dtype}")
         self.dtype = dtype
-        self.lanes = tile_shape(f"f{dtype.bitwidth // 8}")[1] // 2
+        self.lanes = tile_shape(f"f{dtype.bitwidth // 8}")[1] // VECTORS
         super().__init__(f"Vector({dtype} x {self.lanes})")
 
 
@@ -42,13 +40,6 @@ class _VectorModel(models.PrimitiveModel):
 
 def _function(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
-
-
-def _everywhere(builder: Any, value: Any, lanes: int) -> Any:
-    """``value`` in every lane."""
-    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
-    first = builder.insert_element(undefined, value, INT32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, lanes), None))
 
 
 @intrinsic
@@ -73,7 +64,7 @@ def zeros(typingctx, source):
 def splat(typingctx, value):
     """``splat(value)``: a vector with a number in every lane."""
     kind = Vector(value)
-    return kind(value), lambda context, builder, signature, arguments: _everywhere(builder, arguments[0], kind.lanes)
+    return kind(value), lambda context, builder, signature, arguments: Emitter(builder, kind).everywhere(*arguments)
 
 
 @inlined
@@ -121,13 +112,7 @@ def store(typingctx, target, at, vector, mask):
 @intrinsic
 def multiply_add(typingctx, a, b, c):
     """``multiply_add(a, b, c)``: a b + c."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vector = _of_floats(a)
-        function = _function(builder, f"llvm.fmuladd.v{a.lanes}f{a.dtype.bitwidth}", vector, vector, vector, vector)
-        return builder.call(function, arguments)
-
-    return a(a, a, a), codegen
+    return a(a, a, a), lambda context, builder, signature, arguments: Emitter(builder, a).multiply_add(*arguments)
 
 
 @intrinsic
@@ -147,10 +132,9 @@ def half_totals(typingctx, vector):
     """``half_totals(vector)``: the sums of its lower and of its upper half."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        (value,), lanes = arguments, vector.lanes
+        (value,), lanes, emit = arguments, vector.lanes, Emitter(builder, vector)
         for bit in (1 << i for i in range((lanes // 2).bit_length() - 1)):
-            others = ir.Constant(ir.VectorType(INT32, lanes), [i ^ bit for i in range(lanes)])
-            value = builder.fadd(value, builder.shuffle_vector(value, value, others))
+            value = builder.fadd(value, emit.shuffle(value, value, [i ^ bit for i in range(lanes)]))
         halves = [builder.extract_element(value, INT32(i)) for i in (0, lanes // 2)]
         return context.make_tuple(builder, signature.return_type, halves)
 
@@ -163,8 +147,8 @@ def _shuffle(order: Any, text: str) -> Any:
     @intrinsic
     def shuffle(typingctx, a, b):
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            mask = ir.Constant(ir.VectorType(INT32, a.lanes), [order(i, a.lanes) for i in range(a.lanes)])
-            return builder.shuffle_vector(*arguments, mask)
+            one, other = arguments
+            return Emitter(builder, a).shuffle(one, other, [order(i, a.lanes) for i in range(a.lanes)])
 
         return a(a, a), codegen
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from numba_nn.compiling import compiling_line, told_of_compiling
+
 Advance = Callable[[str, float, int], None]
 """Tell of a step: what is being done, its loss, its number of images."""
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -45,11 +47,12 @@ class PlainConsole:
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """Say what is being waited for, and how long it took."""
+        """Say what is being waited for, and how long it took; on a terminal, kernels that are being compiled."""
         print(f"{text} ...", end=" ", flush=True)
         start = time.perf_counter()
         try:
-            yield
+            with compiling_line(f"{text} ... "):
+                yield
         except BaseException:
             print(flush=True)
             raise
@@ -92,9 +95,12 @@ class RichConsole(PlainConsole):
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """Show a spinner, then how long it took."""
+        """Show a spinner and kernels that are being compiled, then how long it took."""
         start = time.perf_counter()
-        with self._console.status(f"{text} ..."):
+        with (
+            self._console.status(f"{text} ...") as spinner,
+            told_of_compiling(lambda what: spinner.update(f"{text} ... {what}")),
+        ):
             yield
         self.line(f"{text} ... {time.perf_counter() - start:.1f} s")
 

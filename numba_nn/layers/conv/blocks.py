@@ -21,8 +21,8 @@ Geometry = tuple[int, ...]
 
 @inner
 def pairs(geometry):
-    """The five pairs of a geometry."""
-    return geometry[0:2], geometry[2:4], geometry[4:6], geometry[6:8], geometry[8:10]
+    """The four pairs of a geometry."""
+    return geometry[0:2], geometry[2:4], geometry[4:6], geometry[6:8]
 
 
 @inner
@@ -78,7 +78,7 @@ def scratch_shapes(
 
 def _slice_sizes(channels: int, y_shape: Shape, geometry: Geometry, width: int) -> tuple[int, int]:
     """Elements that one worker's padded slice and its patches take at most, for a correlation with this output."""
-    taps, stride, _, dilation, _ = pairs.py_func(geometry)
+    taps, stride, _, dilation = pairs.py_func(geometry)
     count, out_width = channel_slice.py_func(channels, taps), y_shape[3]
     # The largest block within a row, and the one over most rows: that which starts with the last pixel of a row.
     within = 0, min(out_width, BLOCK_PIXELS)

@@ -9,8 +9,7 @@ N images; O output and C input channels, of one group where there are several; i
 * Input gradient: the same correlation over dy, weights of input and output channels exchanged.
 * Weight gradient: `numba_nn.layers.conv.weight_gradient`.
 
-Work is split into tasks by shape alone. Tasks are dealt to as many workers as the scratch has rows. The numbers of a
-`numba_nn.layers.conv.planes.Layout` come as one tuple: Numba hands no nested tuples to a parallel loop.
+Work is split into tasks by shape alone. Tasks are dealt to as many workers as the scratch has rows.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from numba_nn.core.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.blocks import scratch_shapes
-from numba_nn.layers.conv.planes import CHUNK, layouts, pad_planes
+from numba_nn.layers.conv.planes import CHUNK, Numbers, layouts, pad_planes
 from numba_nn.layers.conv.weight_gradient import conv2d_backward_weight
 
 LONG_ROW = 64  # pixels of a row that are finished while they are copied, at least
@@ -81,24 +80,25 @@ def pack_taps(packed, at, weight, source, strides, rows, height, channels, taps)
 @kernel
 def conv2d_correlate(
     y: Out, packed: Scratch, planes: Scratch, sums: Scratch, x: In, weight: In, scale: In, shift: In, offsets: In, phases: In,
-    taps: In, strides: tuple[int, int, int], numbers: tuple[int, ...], groups: int, activation: int, slope: float,
+    taps: In, strides: tuple[int, int, int], layout: tuple[int, ...], groups: int, activation: int, slope: float,
 ):  # fmt: skip
     """y = activation(scale times correlation of x and weight + shift); y: (N, O, H', W'), x: (N, C, H, W).
 
     scale, shift: (O,), see `numba_nn.core.epilogue`, or empty to leave the correlation as it is; planes, sums: (workers,
-    elements); offsets, phases, taps: tables of the `Layout`; strides: see `conv2d_pack_weight`.
+    elements); offsets, phases, taps: tables of the `Layout`; strides: see `conv2d_pack_weight`; layout: its `Numbers`.
     """
+    numbers = Numbers(*layout)
     conv2d_pack_weight(
-        packed, weight, phases, taps, y.shape[1] // groups, x.shape[1] // groups, numbers[19], strides
+        packed, weight, phases, taps, y.shape[1] // groups, x.shape[1] // groups, numbers.height, strides
     )  # fmt: skip
-    row_blocks, across = numbers[21], -(-numbers[10] // numbers[12])
-    blocks = -(-numbers[9] // numbers[11]) * across
-    tasks, workers = y.shape[0] * groups * row_blocks * blocks, planes.shape[0]
+    parts, across = numbers.parts, -(-numbers.grid_columns // numbers.block_columns)
+    blocks = -(-numbers.grid_rows // numbers.block_rows) * across
+    tasks, workers = y.shape[0] * groups * parts * blocks, planes.shape[0]
     for worker in prange(workers):
         for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
-            n, g = t // (groups * row_blocks * blocks), t // (row_blocks * blocks) % groups
-            i, block = t // blocks % row_blocks, t % blocks
-            m, q = block // across * numbers[11], block % across * numbers[12]
+            n, g = t // (groups * parts * blocks), t // (parts * blocks) % groups
+            i, block = t // blocks % parts, t % blocks
+            m, q = block // across * numbers.block_rows, block % across * numbers.block_columns
             correlate_block(
                 y, planes[worker], sums[worker], x, packed, scale, shift, offsets, phases, numbers, groups, n, g, i, m, q,
                 activation, slope,
@@ -111,23 +111,27 @@ def correlate_block(
 ):  # fmt: skip
     """A part of the rows of group g of image n, for the block of grid pixels that starts with row m and column q."""
     rows, channels = y.shape[1] // groups, x.shape[1] // groups
-    width, height, panels, parts = numbers[18], numbers[19], numbers[20], numbers[21]
-    size = min(numbers[11], numbers[9] - m), min(numbers[12], numbers[10] - q)
-    needed = (size[0] - 1) * numbers[0] + numbers[7] + 1, (size[1] - 1) * numbers[1] + numbers[8] + 1
-    pad_planes(planes, x, n, g * channels, channels, m * numbers[0] - numbers[2], q * numbers[1] - numbers[3], needed, numbers)
+    width, height, panels, parts = numbers.width, numbers.height, numbers.panels, numbers.parts
+    top, left = m * numbers.row_step, q * numbers.column_step
+    size = min(numbers.block_rows, numbers.grid_rows - m), min(numbers.block_columns, numbers.grid_columns - q)
+    needed = (
+        (size[0] - 1) * numbers.row_step + numbers.row_reach + 1, (size[1] - 1) * numbers.column_step + numbers.column_reach + 1
+    )  # fmt: skip
+    pad_planes(planes, x, n, g * channels, channels, top - numbers.row_lead, left - numbers.column_lead, needed, numbers)
     end = min(rows, (part + 1) * panels // parts * height)
     for row in range(part * panels // parts * height, end, CHUNK):
         count = min(CHUNK, end - row)
         for f in range(phases.shape[0]):
             seen = phases[f, 2]
             at = ((phases[f, 4] * groups + g * seen) * panels * height + row * seen) * channels
-            for c in range(0, channels if seen else 0, numbers[17]):
-                depth = min(numbers[17], channels - c) * seen
+            for c in range(0, channels if seen else 0, numbers.channels):
+                depth = min(numbers.channels, channels - c) * seen
                 multiply_taps(
-                    sums, count, size, c > 0, packed, at + c * seen * height, channels * seen, planes, c * numbers[6], offsets,
-                    phases[f, 3], depth, numbers,
+                    sums, count, size, c > 0, packed, at + c * seen * height, channels * seen, planes, c * numbers.plane,
+                    offsets, phases[f, 3], depth, numbers,
                 )  # fmt: skip
-            target = phases[f, 0] + m * numbers[13] - numbers[15], phases[f, 1] + q * numbers[14] - numbers[16]
+            row_of_y = phases[f, 0] + m * numbers.row_spread - numbers.row_shift
+            target = row_of_y, phases[f, 1] + q * numbers.column_spread - numbers.column_shift
             if seen == 0:
                 fill(sums, 0, count * width, sums.dtype.type(0))
             place_rows(y, n, g * rows + row, count, sums, size, target, numbers, scale, shift, activation, slope)
@@ -139,7 +143,8 @@ def multiply_taps(sums, rows, size, keep, a, a_at, a_depth, planes, b_at, offset
 
     The last tile of FEW_ROWS may reach beyond the rows.
     """
-    pitch, width, height, whole, lanes = numbers[4], numbers[18], numbers[19], tile_rows(sums), vector_lanes(sums)
+    pitch, width, height = numbers.pitch, numbers.width, numbers.height
+    whole, lanes = tile_rows(sums), vector_lanes(sums)
     columns, done = (size[0] - 1) * pitch + size[1], 0
     if height == whole:
         done = rows // whole * whole
@@ -168,12 +173,13 @@ def multiply_taps(sums, rows, size, keep, a, a_at, a_depth, planes, b_at, offset
 def place_rows(y, n, channel, count, sums, size, target, numbers, scale, shift, activation, slope):
     """Copy the sums of a block to where they belong in y, and finish them there, or on the way where rows are long."""
     flat, height, width, lanes = y.reshape(y.size), y.shape[2], y.shape[3], vector_lanes(y)
-    pitch, spread, dense = numbers[4], numbers[13:15], numbers[13] == 1 and numbers[14] == 1
-    vectors, on_the_way = -(-size[1] // lanes) * lanes, dense and scale.size and size[1] >= LONG_ROW
+    pitch, spread = numbers.pitch, (numbers.row_spread, numbers.column_spread)
+    dense, vectors = spread[0] == spread[1] == 1, -(-size[1] // lanes) * lanes
+    on_the_way = dense and scale.size and size[1] >= LONG_ROW
     for r in range(count):
         plane = (n * y.shape[1] + channel + r) * height * width
         for m in range(size[0]):
-            row, source = target[0] + m * spread[0], r * numbers[18] + m * pitch
+            row, source = target[0] + m * spread[0], r * numbers.width + m * pitch
             if row < 0 or row >= height:
                 continue
             at = plane + row * width + target[1]
@@ -211,9 +217,9 @@ class ImplicitGemm(Algorithm):
             problem = dataclasses.replace(problem, x_shape=_one_row(problem.x_shape), y_shape=_one_row(problem.y_shape))
         super().__init__(problem)
         taps, dilation = problem.taps, problem.dilation
-        self._geometry = (*taps, *problem.stride, *(-before for before in problem.padding), *dilation, 1, 1)
+        self._geometry = (*taps, *problem.stride, *(-before for before in problem.padding), *dilation)
         self._layouts = layouts(problem.of_one_image)
-        self._numbers = [layout.numbers(problem.x_shape[0]) for layout in self._layouts]
+        self._numbers = [tuple(layout.numbers(problem.x_shape[0])) for layout in self._layouts]
         rows, channels, count = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups, math.prod(taps)
         group = rows * channels * count
         self._strides = (group, channels * count, count), (group, count, channels * count)

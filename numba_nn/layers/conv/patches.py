@@ -5,8 +5,7 @@ product with the weights. It is ``taps`` times as large as the image, so it is n
 pixels and a slice of channels:
 
 1. `pad_channels` copies the image rows that the block needs into scratch, with zeros around them, so that nothing later asks
-   where the border is. Zeros can also be inserted *between* the pixels, which turns the input gradient of a strided
-   convolution into a plain one.
+   where the border is.
 2. `pack_patches` copies runs of those rows into panels (columns by ``width``, see `numba_nn.core.gemm`).
 
 A *view* is (rows, columns, row, left, taps, stride, dilation): the size of one channel of that scratch, the output pixel whose
@@ -21,42 +20,38 @@ from numba_nn.core.simd import copy_run, vector_lanes
 
 
 @inner
-def pad_channels(padded, at, x, n, first, last, top, left, rows, columns, insertion):
-    """padded[c, r, q] = x[n, first + c, (r + top) / i_h, (q + left) / i_w], zero where that is no pixel of the image.
+def pad_channels(padded, at, x, n, first, last, top, left, rows, columns):
+    """padded[c, r, q] = x[n, first + c, r + top, q + left], zero where that is no pixel of the image.
 
-    top, left: position of the padded slice's corner in the image with zeros inserted, negative in the border;
-    padded: (last - first, rows, columns) from element ``at``.
+    top, left: position of the padded slice's corner in the image, negative in the border; padded: (last - first, rows,
+    columns) from element ``at``.
     """
     zero = padded.dtype.type(0)
-    height, width = x.shape[2] * insertion[0], x.shape[3] * insertion[1]
+    height, width = x.shape[2], x.shape[3]
     start = min(columns, max(0, -left))  # first column that may hold a pixel
     stop = max(start, min(columns, width - left))
     flat = x.reshape(x.size)
     for c in range(first, last):
         for r in range(rows):
             row = r + top
-            inside = row >= 0 and row < height and row % insertion[0] == 0
+            inside = row >= 0 and row < height
             fill(padded, at, at + (start if inside else columns), zero)
             if inside:
-                source = ((n * x.shape[1] + c) * x.shape[2] + row // insertion[0]) * x.shape[3]
-                pad_row(padded, at, flat, source, start, stop, left, insertion[1])
+                source = ((n * x.shape[1] + c) * height + row) * width + left
+                pad_row(padded, at, flat, source, start, stop)
                 fill(padded, at + stop, at + columns, zero)
             at += columns
 
 
 @inner
-def pad_row(padded, at, x, source, start, stop, left, insertion):
-    """One row of `pad_channels`, between its borders; ``source`` is where it starts in the flat image."""
+def pad_row(padded, at, x, source, start, stop):
+    """One row of `pad_channels`, between its borders; ``source`` is where its first column would be in the flat image."""
     run, lanes = stop - start, vector_lanes(padded)
-    if insertion > 1:
-        fill(padded, at + start, at + stop, padded.dtype.type(0))
-        for q in range(-(-(start + left) // insertion), -(-(stop + left) // insertion)):
-            padded[at + q * insertion - left] = x[source + q]
-    elif source + start + left + -(-run // lanes) * lanes <= x.size:  # whole vectors do not read beyond the user's array
-        copy_run(padded, at + start, x, source + start + left, run)
+    if source + start + -(-run // lanes) * lanes <= x.size:  # whole vectors do not read beyond the user's array
+        copy_run(padded, at + start, x, source + start, run)
     else:
         for q in range(start, stop):
-            padded[at + q] = x[source + left + q]
+            padded[at + q] = x[source + q]
 
 
 @inner

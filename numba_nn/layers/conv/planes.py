@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -77,6 +78,47 @@ def input_correlation(problem: Problem) -> Correlation:
         shift=tuple(p % s for _, _, s, p, _ in axes),
         places=tuple([(i * d % s, r - i * d // s) for i in range(k)] for (_, k, s, _, d), r in zip(axes, reach, strict=True)),
     )  # fmt: skip
+
+
+class Numbers(NamedTuple):
+    """What kernels know of a `Layout`.
+
+    They take a plain tuple and name it themselves: an argument with names would cost 2 us more a call.
+    """
+
+    row_step: int
+    column_step: int
+    row_lead: int
+    column_lead: int
+    pitch: int
+    """From row to row of a phase of a plane."""
+    area: int
+    """From phase to phase of a plane."""
+    plane: int
+    """From plane to plane."""
+    row_reach: int
+    """The last offset of a tap."""
+    column_reach: int
+    grid_rows: int
+    grid_columns: int
+    block_rows: int
+    block_columns: int
+    row_spread: int
+    column_spread: int
+    row_shift: int
+    column_shift: int
+    channels: int
+    """Of a slice of the depth."""
+    width: int
+    """From row to row of the sums."""
+    height: int
+    """Rows of a panel of weights."""
+    panels: int
+    parts: int
+    """That the rows of the weights are cut into, for each block."""
+    row_phases: int
+    """Of a plane, that taps see."""
+    column_phases: int
 
 
 class Layout:
@@ -177,17 +219,21 @@ class Layout:
         phase = row % step[0] * step[1] + column % step[1]
         return phase * self._area + row // step[0] * self._pitch + column // step[1]
 
-    def numbers(self, images: int) -> tuple[int, ...]:
-        """What kernels know: see `pad_planes` and `numba_nn.layers.conv.implicit_gemm`."""
+    def numbers(self, images: int) -> Numbers:
+        """What kernels know, for so many images."""
         correlation, height = self._correlation, self._height
+        (row_step, column_step), (row_lead, column_lead) = correlation.step, correlation.lead
+        (row_spread, column_spread), (row_shift, column_shift) = correlation.spread, correlation.shift
         blocks = -(-correlation.grid[0] // height) * -(-correlation.grid[1] // self._columns)
         wanted = -(-TASKS // max(1, images * self._groups * blocks))
         share = COPY_SHARE * self._product_cost(height) / self._copy_cost(height)
-        row_blocks = max(1, min(wanted, self.panels // 2, int(share)))
-        return (
-            *correlation.step, *correlation.lead, self._pitch, self._area, self.plane, self._reach[0], self._reach[1],
-            *correlation.grid, height, self._columns, *correlation.spread, *correlation.shift,
-            self._slice, self.sums, self._panel_rows, self.panels, row_blocks, *self._kept,
+        return Numbers(
+            row_step=row_step, column_step=column_step, row_lead=row_lead, column_lead=column_lead,
+            pitch=self._pitch, area=self._area, plane=self.plane, row_reach=self._reach[0], column_reach=self._reach[1],
+            grid_rows=correlation.grid[0], grid_columns=correlation.grid[1], block_rows=height, block_columns=self._columns,
+            row_spread=row_spread, column_spread=column_spread, row_shift=row_shift, column_shift=column_shift,
+            channels=self._slice, width=self.sums, height=self._panel_rows, panels=self.panels,
+            parts=max(1, min(wanted, self.panels // 2, int(share))), row_phases=self._kept[0], column_phases=self._kept[1],
         )  # fmt: skip
 
     @property
@@ -208,7 +254,8 @@ def pad_planes(planes, x, n, first, channels, top, left, size, numbers):
 
     size: rows and columns of the image that a block needs.
     """
-    step, (pitch, area, plane), kept = numbers[0:2], numbers[4:7], numbers[22:24]
+    step, kept = (numbers.row_step, numbers.column_step), (numbers.row_phases, numbers.column_phases)
+    pitch, area, plane = numbers.pitch, numbers.area, numbers.plane
     zero, lanes = planes.dtype.type(0), vector_lanes(planes)
     flat, height, width = x.reshape(x.size), x.shape[2], x.shape[3]
     target, origin = elements(planes), elements(flat)

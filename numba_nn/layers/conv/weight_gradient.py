@@ -1,8 +1,8 @@
 """The weight gradient of a convolution: dy (O x pixels) times patches (pixels x C taps), summed over images.
 
-Blocks of patches are packed by `numba_nn.layers.conv.patches`. *Geometry* is (taps, stride, origin, dilation, insertion), each
-for height and width, as ten numbers in a row (Numba hands no nested tuples to a parallel loop). Origin is where in the input
-the first tap of the first output pixel lies, minus the padding.
+Blocks of patches are packed by `numba_nn.layers.conv.patches`. *Geometry* is (taps, stride, origin, dilation), each for
+height and width, as eight numbers in a row (Numba hands no nested tuples to a parallel loop). Origin is where in the input the
+first tap of the first output pixel lies, minus the padding.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def gradient_block(
 
     It is added to what dweight holds if ``keep``.
     """
-    taps, stride, origin, dilation, insertion = pairs(geometry)
+    taps, stride, origin, dilation = pairs(geometry)
     height, width = tile_rows(dy), tile_columns(dy)
     flat, pixels, out_width = dy.reshape(dy.size), dy.shape[2] * dy.shape[3], dy.shape[3]
     channels, depth = x.shape[1] // groups, count * taps[0] * taps[1]
@@ -71,7 +71,7 @@ def gradient_block(
             length = last - first
             view = patch_view(first, last, out_width, taps, stride, dilation)
             top, left = view[2] * stride[0] + origin[0], view[3] * stride[1] + origin[1]
-            pad_channels(padded, 0, x, image, c0, c0 + count, top, left, view[0], view[1], insertion)
+            pad_channels(padded, 0, x, image, c0, c0 + count, top, left, view[0], view[1])
             pack_patches(patches, 0, length, padded, count, view, out_width, first, last)
             pack_panels(panels, 0, patches, 0, length, 1, depth, width, length, 0, length)
             source = (image * dy.shape[1] + o) * pixels + first
