@@ -16,6 +16,8 @@ from numba.extending import intrinsic, register_model
 from numba_nn.core.kernel import inlined
 from numba_nn.core.simd import INT32, VECTORS, Emitter, tile_shape
 
+LINE = 64  # bytes of a cache line
+
 
 class Vector(types.Type):
     """The Numba type of a vector of floats."""
@@ -61,6 +63,13 @@ def zeros(typingctx, source):
 
 
 @intrinsic
+def lanes_of(typingctx, source):
+    """``lanes_of(source)``: elements in a vector of the elements' dtype."""
+    lanes = ir.Constant(ir.IntType(64), Vector(source.dtype).lanes)
+    return types.intp(source), lambda context, builder, signature, arguments: lanes
+
+
+@intrinsic
 def splat(typingctx, value):
     """``splat(value)``: a vector with a number in every lane."""
     kind = Vector(value)
@@ -73,40 +82,96 @@ def lanes_between(first, stop):
     return ((1 << stop) - 1) >> first << first if first < stop else 0
 
 
-def _bits(builder: Any, mask: Any, lanes: int) -> Any:
-    """The lowest bits of a number, as a vector of bits."""
-    return builder.bitcast(builder.trunc(mask, ir.IntType(lanes)), ir.VectorType(ir.IntType(1), lanes))
+def _bits(builder: Any, mask: Any, vector: Vector) -> Any:
+    """The lowest bits of a number, as a vector of bits; a comparison: LLVM may move single bits one by one."""
+    lane = ir.IntType(vector.dtype.bitwidth)
+    number = mask if lane.width == mask.type.width else builder.trunc(mask, lane)
+    places = ir.Constant(ir.VectorType(lane, vector.lanes), [1 << i for i in range(vector.lanes)])
+    return builder.icmp_signed("==", builder.and_(Emitter(builder, vector).everywhere(number), places), places)
+
+
+def _place(builder: Any, pointer: Any, at: Any, vector: Any) -> Any:
+    return builder.bitcast(builder.gep(pointer, [at]), vector.as_pointer())
 
 
 @intrinsic
 def load(typingctx, source, at, mask, other):
-    """``load(source, at, mask, other)``: source[at + lane] where the mask is set, and only there; elsewhere ``other``."""
+    """``load(source, at, mask, other)``: source[at + lane] where the mask is set, and only there; elsewhere ``other``.
+
+    A branch takes whole vectors past the mask, which AVX2 has to build from its bits; a constant mask costs no branch.
+    """
     size = other.dtype.bitwidth // 8
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vector, bits = _of_floats(other), _bits(builder, arguments[2], other.lanes)
-        name = f"llvm.masked.load.v{other.lanes}f{8 * size}.p0"
-        function = _function(builder, name, vector, vector.as_pointer(), INT32, bits.type, vector)
-        origin = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), vector.as_pointer())
-        return builder.call(function, [origin, INT32(size), bits, arguments[3]])
+        vector, (pointer, at, mask, rest) = _of_floats(other), arguments
+        origin, whole = _place(builder, pointer, at, vector), ir.Constant(mask.type, 2**other.lanes - 1)
+        with builder.if_else(builder.icmp_signed("==", mask, whole)) as (full, partial):
+            with full:
+                plain, plainly = builder.load(origin, align=size), builder.block
+            with partial:
+                bits = _bits(builder, mask, other)
+                name = f"llvm.masked.load.v{other.lanes}f{8 * size}.p0"
+                function = _function(builder, name, vector, vector.as_pointer(), INT32, bits.type, vector)
+                masked, maskedly = builder.call(function, [origin, INT32(size), bits, rest]), builder.block
+        value = builder.phi(vector)
+        value.add_incoming(plain, plainly)
+        value.add_incoming(masked, maskedly)
+        return value
 
     return other(source, types.intp, types.intp, other), codegen
 
 
 @intrinsic
-def store(typingctx, target, at, vector, mask):
-    """``store(target, at, vector, mask)``: target[at + lane] = vector[lane] where the mask is set."""
+def store(typingctx, target, at, vector, mask, end):
+    """``store(target, at, vector, mask, end)``: target[at + lane] = vector[lane] where the mask is set.
+
+    Lanes without may be written as well, up to ``end``: whoever writes what lies there later spares a masked store, which takes
+    an AMD CPU ten cycles and more with AVX2.
+    """
     size = vector.dtype.bitwidth // 8
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind, bits = _of_floats(vector), _bits(builder, arguments[3], vector.lanes)
-        name = f"llvm.masked.store.v{vector.lanes}f{8 * size}.p0"
-        function = _function(builder, name, ir.VoidType(), kind, kind.as_pointer(), INT32, bits.type)
-        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), kind.as_pointer())
-        builder.call(function, [arguments[2], place, INT32(size), bits])
+        kind, (pointer, at, value, mask, end) = _of_floats(vector), arguments
+        place, stop = _place(builder, pointer, at, kind), builder.add(at, ir.Constant(at.type, vector.lanes))
+        inside = builder.icmp_signed("==", mask, ir.Constant(mask.type, 2**vector.lanes - 1))
+        with builder.if_else(builder.or_(inside, builder.icmp_signed("<=", stop, end))) as (full, partial):
+            with full:
+                builder.store(value, place, align=size)
+            with partial:
+                bits = _bits(builder, mask, vector)
+                name = f"llvm.masked.store.v{vector.lanes}f{8 * size}.p0"
+                function = _function(builder, name, ir.VoidType(), kind, kind.as_pointer(), INT32, bits.type)
+                builder.call(function, [value, place, INT32(size), bits])
         return context.get_dummy_value()
 
-    return types.void(target, types.intp, vector, types.intp), codegen
+    return types.void(target, types.intp, vector, types.intp, types.intp), codegen
+
+
+def _prefetch(writes: int, text: str) -> Any:
+    """An intrinsic that fetches cache lines for reading or writing."""
+
+    @intrinsic
+    def prefetch(typingctx, source, start, stop):
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer, first, end = arguments
+            byte = ir.IntType(8).as_pointer()
+            function = _function(builder, "llvm.prefetch.p0", ir.VoidType(), byte, INT32, INT32, INT32)
+            step = ir.Constant(first.type, 8 * LINE // source.dtype.bitwidth)
+            with cgutils.for_range_slice(builder, first, end, step, first.type) as (at, _):
+                place = builder.bitcast(builder.gep(pointer, [at]), byte)
+                builder.call(function, [place, INT32(writes), INT32(3), INT32(1)])
+            return context.get_dummy_value()
+
+        return types.void(source, types.intp, types.intp), codegen
+
+    prefetch.__doc__ = text
+    return prefetch
+
+
+prefetch_read = _prefetch(
+    0, "``prefetch_read(source, start, stop)``: bring what will be read into the cache; a hint, never a fault."
+)
+prefetch_write = _prefetch(1, "``prefetch_write(target, start, stop)``: bring what will be written into the cache.")
 
 
 @intrinsic
@@ -161,3 +226,6 @@ odds = _shuffle(lambda i, lanes: 2 * i + 1, "``odds(a, b)``: every second elemen
 zip_low = _shuffle(lambda i, lanes: i // 2 + lanes * (i % 2), "``zip_low(a, b)``: a[0], b[0], a[1], b[1], ..., one vector.")
 zip_high = _shuffle(lambda i, lanes: (i + lanes) // 2 + lanes * (i % 2), "``zip_high(a, b)``: what follows `zip_low`.")
 join_halves = _shuffle(lambda i, lanes: i + i // (lanes // 2) * lanes, "``join_halves(a, b)``: lower half of a, upper of b.")
+swap_halves = _shuffle(lambda i, lanes: i ^ lanes // 2, "``swap_halves(a, a)``: upper half of a, lower of a.")
+shift_up = _shuffle(lambda i, lanes: i + lanes - 1, "``shift_up(zero, a)``: 0, a[0], a[1], ...: a without its last element.")
+shift_down = _shuffle(lambda i, lanes: i + 1, "``shift_down(a, zero)``: a[1], a[2], ..., 0.")

@@ -266,11 +266,12 @@ def pad_planes(planes, x, n, first, channels, top, left, size, numbers):
     for c in range(channels):
         for phase in range(kept[0]):
             at = c * plane + phase * step[1] * area
+            end = at + area
             for row in range(top + phase, top + size[0], step[0]):
                 source = ((n * x.shape[1] + first + c) * height + row) * width + left
                 inside = row >= 0 and row < height
                 if step[1] == 2:
-                    split_pairs(target, at, area, origin, source, start, stop if inside else start, pitch, lanes)
+                    split_pairs(target, at, area, end, origin, source, start, stop if inside else start, pitch, lanes)
                 elif step[1] > 2:
                     split_row(planes, at, area, flat, source, start, stop if inside else start, pitch, step[1], kept[1])
                 else:
@@ -285,16 +286,16 @@ def pad_planes(planes, x, n, first, channels, top, left, size, numbers):
 
 
 @inlined
-def split_pairs(target, at, area, x, source, start, stop, pitch, lanes):
-    """`split_row` for two phases; arrays as `elements`."""
+def split_pairs(target, at, area, end, x, source, start, stop, pitch, lanes):
+    """`split_row` for two phases, the first up to ``end``; arrays as `elements`."""
     zero = zeros(x)
     for q in range(0, pitch, lanes):
         first, last = start - 2 * q, stop - 2 * q
         near = load(x, source + 2 * q, lanes_between(max(0, first), min(lanes, last)), zero)
         far = load(x, source + 2 * q + lanes, lanes_between(max(0, first - lanes), min(lanes, last - lanes)), zero)
         room = lanes_between(0, min(lanes, pitch - q))
-        store(target, at + q, evens(near, far), room)
-        store(target, at + area + q, odds(near, far), room)
+        store(target, at + q, evens(near, far), room, end)
+        store(target, at + area + q, odds(near, far), room, end + area)
 
 
 @inner
