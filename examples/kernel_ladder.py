@@ -1,6 +1,6 @@
 """One matrix product and one convolution, from plain loops to the library's kernels, rung by rung; see docs/kernel_ladder.md.
 
-    python examples/kernel_ladder.py             # prints a table
+    python examples/kernel_ladder.py             # prints the tables of docs/kernel_ladder.md
     python examples/kernel_ladder.py --plot kernel_ladder.png --size 512
 
 Every rung is checked against float64 NumPy before it is timed. Rates count the multiply-adds of the definition, so a kernel
@@ -23,6 +23,7 @@ from numba_nn.core.gemm import DEPTH, multiply, multiply_panels, pack_panels
 from numba_nn.core.kernel import FLAGS
 from numba_nn.core.peak import measure_peak
 from numba_nn.core.simd import tile_columns, tile_rows, tile_shape
+from numba_nn.core.tap_tile import fma_taps
 
 ladder = jit(**FLAGS)
 """Numba's compiler as the library's kernels use it, without threads."""
@@ -69,7 +70,10 @@ def four_rows(c, a, b):
 
 @ladder
 def register_tile(c, a, b):
-    """A tile of c stays in the vector registers for the whole depth: c is neither loaded nor stored in between."""
+    """A tile of c stays in the vector registers for the whole depth: c is neither loaded nor stored in between.
+
+    The last tile of columns reads beyond b: see `with_slack`.
+    """
     m, n, depth = c.shape[0], c.shape[1], a.shape[1]
     flat_a, flat_b, height, width = a.reshape(a.size), b.reshape(b.size), tile_rows(c), tile_columns(c)
     multiply(c.reshape(c.size), 0, n, m, n, False, flat_a, 0, (height * depth, depth, 1), flat_b, 0, (width, n), depth)
@@ -124,6 +128,26 @@ def rows_of_pixels(y, x, weight):
 
 
 @ladder
+def four_outputs(y, x, weight):
+    """Four channels of y at a time: each vector of x is loaded once for four multiply-adds. Channels are a multiple of 4."""
+    y[:] = 0
+    for n in range(y.shape[0]):
+        for o in range(0, y.shape[1], 4):
+            for h in range(y.shape[2]):
+                y0, y1, y2, y3 = y[n, o, h], y[n, o + 1, h], y[n, o + 2, h], y[n, o + 3, h]
+                for c in range(x.shape[1]):
+                    for i in range(weight.shape[2]):
+                        for j in range(weight.shape[3]):
+                            taps, source = weight[o : o + 4, c, i, j], x[n, c, h + i, j:]
+                            t0, t1, t2, t3 = taps[0], taps[1], taps[2], taps[3]
+                            for w in range(y0.size):
+                                y0[w] += t0 * source[w]
+                                y1[w] += t1 * source[w]
+                                y2[w] += t2 * source[w]
+                                y3[w] += t3 * source[w]
+
+
+@ladder
 def patch_matrix(y, x, weight, patches, panels_a, panels_b):
     """All patches are written down as columns of a matrix; then it is a matrix product, and the packed one serves."""
     outputs, taps = weight.shape[0], weight.shape[2] * weight.shape[3]
@@ -139,6 +163,31 @@ def patch_matrix(y, x, weight, patches, panels_a, panels_b):
         packed(y[n].reshape(outputs, patches.shape[1]), matrix, patches, panels_a, panels_b)
 
 
+@ladder
+def taps_in_place(y, x, weight, panels, sums, offsets):
+    """The register tile reads the image where it lies: for pixel p, tap k is at p + offsets[k], border pixels computed in vain.
+
+    sums: (channels of y, pixels), both in whole tiles, which read beyond x: see `with_slack`.
+    """
+    outputs, depth, height, width = weight.shape[0], offsets.size, tile_rows(y), tile_columns(y)
+    flat, pixels, pitch, stride = x.reshape(x.size), (y.shape[2] - 1) * x.shape[3] + y.shape[3], x.shape[3], sums.shape[1]
+    pack_panels(panels, 0, weight.reshape(weight.size), 0, depth, 1, outputs, height, depth, 0, depth)
+    for n in range(y.shape[0]):
+        image = n * x.shape[1] * x.shape[2] * pitch
+        for p in range(0, pixels, width):
+            for k in range(0, depth, DEPTH):
+                for o in range(0, outputs, height):
+                    fma_taps(
+                        sums.reshape(sums.size), o * stride + p, stride, height, width, k > 0, panels, o * depth + k * height,
+                        height, flat, image + p, offsets, k, min(DEPTH, depth - k),
+                    )  # fmt: skip
+        for o in range(outputs):
+            for h in range(y.shape[2]):
+                target, source = y[n, o, h], sums[o, h * pitch :]
+                for w in range(target.size):
+                    target[w] = source[w]
+
+
 # ---- the ladder ----------------------------------------------------------------------------------------------------------
 
 
@@ -150,11 +199,23 @@ class Rung:
     call: Callable[[], np.ndarray]
 
 
+def with_slack(array: np.ndarray) -> np.ndarray:
+    """A copy that has a tile of zeros behind it in memory, which the last tile of columns may read."""
+    storage = np.zeros(array.size + tile_shape(array.dtype)[1], array.dtype)
+    storage[: array.size] = array.ravel()
+    return storage[: array.size].reshape(array.shape)
+
+
+def whole(size: int, step: int) -> int:
+    """The size, rounded up to whole steps."""
+    return -(-size // step) * step
+
+
 def product_rungs(size: int) -> tuple[list[Rung], np.ndarray, float]:
     """Rungs of the matrix product, what they must give, and how many floating-point operations that takes."""
     a, b = np.random.default_rng(0).standard_normal((2, size, size)).astype(np.float32)
-    c = np.empty((size, size), np.float32)
-    panels = [np.empty(-(-size // side) * side * size, np.float32) for side in tile_shape(np.float32)]
+    b, c = with_slack(b), np.empty((size, size), np.float32)
+    panels = [np.empty(whole(size, side) * size, np.float32) for side in tile_shape(np.float32)]
 
     def run(kernel, *scratch):
         def call():
@@ -179,15 +240,13 @@ def convolution_rungs(images: int, channels: int, outputs: int, side: int) -> tu
     generator = np.random.default_rng(0)
     x = generator.standard_normal((images, channels, side, side)).astype(np.float32)
     weight = generator.standard_normal((outputs, channels, 3, 3)).astype(np.float32)
-    bordered, y = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1))), np.empty((images, outputs, side, side), np.float32)
+    bordered, y = with_slack(np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))), np.empty((images, outputs, side, side), np.float32)
     depth, (height, width) = channels * 9, tile_shape(np.float32)
     patches = np.empty((depth, side * side), np.float32)
-    panels = [np.empty(-(-n // s) * s * depth, np.float32) for n, s in ((outputs, height), (side * side, width))]
-    layers = {}
-    for algorithm in ("direct", "winograd"):
-        layer = nn.Conv2d(channels, outputs, 3, padding=1, bias=False, algorithm=algorithm).eval()
-        layer.weight.value[...] = weight
-        layers[algorithm] = layer.reserve(x.shape, training=False)
+    panels = [np.empty(whole(n, s) * depth, np.float32) for n, s in ((outputs, height), (side * side, width))]
+    sums = np.empty((whole(outputs, height), whole(side * (side + 2), width)), np.float32)
+    taps = np.arange(3)[:, None] * (side + 2) + np.arange(3)
+    offsets = (np.arange(channels)[:, None] * (side + 2) ** 2 + taps.ravel()).ravel()
 
     def run(kernel, *scratch):
         def call():
@@ -199,13 +258,23 @@ def convolution_rungs(images: int, channels: int, outputs: int, side: int) -> tu
     rungs = [
         Rung("seven loops", run(seven_loops)),
         Rung("rows of pixels", run(rows_of_pixels)),
+        Rung("four channels at a time", run(four_outputs)),
         Rung("a matrix of all patches", run(patch_matrix, patches, *panels)),
-        Rung("the library: patches of a block, on all threads", lambda: layers["direct"].forward(x, out=y)),
-        Rung("the library: fewer multiplications (Winograd)", lambda: layers["winograd"].forward(x, out=y)),
+        Rung("a tile in registers, taps in place", run(taps_in_place, panels[0], sums, offsets)),
+        Rung("the library: blocks of planes, on all threads", library(x, weight, y, "direct")),
+        Rung("the library: fewer multiplications (Winograd)", library(x, weight, y, "winograd")),
     ]
     windows = np.lib.stride_tricks.sliding_window_view(bordered.astype(np.float64), (3, 3), axis=(2, 3))
     expected = np.einsum("nchwij,ocij->nohw", windows, weight, optimize=True)
     return rungs, expected, 2 * y.size * depth
+
+
+def library(x: np.ndarray, weight: np.ndarray, y: np.ndarray, algorithm: str) -> Callable[[], np.ndarray]:
+    """A call of the library's convolution, with room reserved."""
+    layer = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=False, algorithm=algorithm).eval()
+    layer.weight.value[...] = weight
+    layer.reserve(x.shape, training=False)
+    return lambda: layer.forward(x, out=y)
 
 
 def climb(rungs: list[Rung], expected: np.ndarray, flops: float) -> list[float]:
@@ -244,11 +313,16 @@ def main() -> None:
     """Climb both ladders."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=512, help="rows and columns of the matrices, a multiple of 4")
-    parser.add_argument("--shape", type=int, nargs=4, default=(8, 64, 128, 32), help="images, channels, outputs, side")
+    parser.add_argument(
+        "--shape", type=int, nargs=4, default=(8, 64, 128, 32), help="images, channels, outputs (a multiple of 4), side"
+    )
     parser.add_argument("--plot", help="write a bar chart to this file")
     arguments = parser.parse_args()
-    peak = measure_peak(np.float32)
     images, channels, outputs, side = arguments.shape
+    if arguments.size % 4 or outputs % 4:
+        parser.error("--size and the output channels of --shape must be multiples of 4")
+    peak = measure_peak(np.float32)
+    print(f"Peak: {peak:.0f} GFLOP/s, threads: {nn.get_num_threads()}. All rungs use one thread, but the library's use all.")
     problems = {
         f"matrix product, {arguments.size}^3": product_rungs(arguments.size),
         f"3 x 3 convolution, {images} x {channels} x {side} x {side} to {outputs} channels": convolution_rungs(

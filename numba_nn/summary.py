@@ -9,8 +9,8 @@ import numpy as np
 
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
-from numba_nn.report.tables import markdown_table
 from numba_nn.sequential import Sequential
+from numba_nn.tables import markdown_table
 
 HEADERS = ["layer", "output", "parameters", "MFLOP", "saved KB", "scratch KB", "in training", "in eval mode"]
 

@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
-from numba_nn.report.tables import markdown_table
+from numba_nn.tables import markdown_table
 
 from .record import Key, Record, Row
 

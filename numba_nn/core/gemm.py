@@ -1,8 +1,8 @@
 """The packed matrix product that linear, convolution, recurrent and attention layers share.
 
-C (M x N) is cut into blocks, and each block into tiles that fit the vector registers (`numba_nn.core.simd`). Operands are
-packed into *panels* first: a panel of A holds ``tile_rows`` rows as [depth][tile_rows], a panel of B holds ``tile_columns``
-columns as [depth][tile_columns], both zero-padded at the edge, so that the tile reads memory in order.
+C (M x N) is cut into blocks, and each block into tiles that fit the vector registers (`numba_nn.core.simd`). Operands are read
+where they lie, or packed into *panels* first if that pays: a panel of A holds ``tile_rows`` rows as [depth][tile_rows], a panel
+of B holds ``tile_columns`` columns as [depth][tile_columns], both zero-padded at the edge: the tile reads them in order.
 
 The order of loads follows the caches (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS
 2008): DEPTH elements of a B panel stay in the L1 cache while the A panels of a block stream from L2.

@@ -6,6 +6,6 @@ measuring    what `layers` runs, on this revision and on others
 """
 
 from numba_nn.report.profile import LayerRow, Phase, Profile, layer_label, profile, render_markdown
-from numba_nn.report.tables import markdown_table, median_ms
+from numba_nn.tables import markdown_table, median_ms
 
 __all__ = ["LayerRow", "Phase", "Profile", "layer_label", "markdown_table", "median_ms", "profile", "render_markdown"]

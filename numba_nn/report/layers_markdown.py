@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from numba_nn.report.comparison import Comparison, Row
 from numba_nn.report.history import Figures, Run
-from numba_nn.report.tables import markdown_table
+from numba_nn.tables import markdown_table
 
 NOTICED = 0.05  # a call that takes so much longer is set in bold
 MISSING = "n/a"

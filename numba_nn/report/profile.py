@@ -20,8 +20,8 @@ from numba_nn.losses import Loss, MSELoss
 from numba_nn.optim import SGD
 from numba_nn.report.instruments import STEP, Key, counted_step, timed_step
 from numba_nn.report.measuring.allocations import Count
-from numba_nn.report.tables import markdown_table
 from numba_nn.sequential import Sequential
+from numba_nn.tables import markdown_table
 from numba_nn.train import TrainStep
 
 PHASES: dict[str, tuple[Key, ...]] = {
