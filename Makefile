@@ -31,8 +31,9 @@ digits: $(UV) ## train a net on handwritten digits, in seconds
 report: $(UV) ## measure every layer and write docs/layer_report.md and .json (ARGS="--against REV", "--only REGEX", "--quick")
 	$(RUN) numba-nn report --output docs $(ARGS)
 
+# Two processes that share the cache of kernels: most of the time goes into compiling. Threads that wait leave the cores to them.
 test: $(UV) ## run the tests (those that need PyTorch or CUDA tools: parity, cuda-check)
-	$(RUN) --extra demo pytest --ignore tests/parity --ignore tests/cuda $(ARGS)
+	OMP_WAIT_POLICY=passive $(RUN) --extra demo pytest --numprocesses 2 --dist worksteal --ignore tests/parity --ignore tests/cuda $(ARGS)
 
 lint: $(UV) ## check style, types and docstrings
 	$(RUN) ruff check .
