@@ -48,7 +48,7 @@ def advance(schedule, epochs):
     return rates
 
 
-@pytest.mark.parametrize(("made", "formula", "arguments"), BY_EPOCH, ids=str)
+@pytest.mark.parametrize(("made", "formula", "arguments"), BY_EPOCH, ids=lambda part: getattr(part, "__name__", str(part)))
 def test_rates_equal_the_formula(made, formula, arguments):
     sgd = optimizer()
     schedule = made(sgd, *arguments.values()) if len(arguments) == 2 else made(sgd, **arguments)
