@@ -1,8 +1,11 @@
 """Only whole kernels become machine code; what they are made of still serves others."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
-from numba import njit, prange
+from numba import njit, prange, vectorize
 from numba.core.codegen import JITCodeLibrary
 from numba.core.errors import TypingError
 
@@ -31,6 +34,29 @@ def refused(y: Out, x: In):
     y[0] = x.no_such_attribute
 
 
+@vectorize
+def thrice(x):
+    return x + x + x
+
+
+@kernel
+def nine_times(y: Out, x: In):
+    for i in prange(x.size):
+        y[i] = thrice(thrice(x[i]))
+
+
+@inner
+def told(x):
+    print("number", x)
+    return x
+
+
+@kernel
+def telling(y: Out, x: In):
+    for i in prange(x.size):
+        y[i] = told(x[i])
+
+
 X = np.arange(5, dtype=np.float32)
 
 
@@ -48,6 +74,25 @@ def test_helpers_wait_for_the_kernel_and_what_python_calls_does_not(variant):
     for library in libraries(users_own) + libraries(getattr(six_times, variant)):
         assert not getattr(library, "_waits", False)
     assert users_own(np.float32(2)) == 6
+
+
+@pytest.mark.parametrize("variant", ["serial", "parallel"])
+def test_a_ufunc_that_a_kernel_compiled_has_an_address(variant):
+    y = np.empty_like(X)
+    getattr(nine_times, variant)(y, X)
+    np.testing.assert_array_equal(y, 9 * X)
+    np.testing.assert_array_equal(thrice(X), 3 * X)
+
+
+@pytest.mark.parametrize("variant", ["serial", "parallel"])
+def test_helpers_and_loops_may_print(variant, capfd):
+    getattr(telling, variant)(np.empty(2, np.float32), X[:2])
+    assert sorted(capfd.readouterr().out.split()) == ["0.0", "1.0", "number", "number"]
+
+
+def test_helpers_are_pickled_by_reference():
+    assert pickle.loads(pickle.dumps(twice)) is twice
+    assert copy.deepcopy(twice) is twice
 
 
 def test_a_helper_is_compiled_into_other_functions_later():

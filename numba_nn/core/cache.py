@@ -194,7 +194,7 @@ class KernelCache:
         result = self._load(signature, target_context)
         lookups["compiled" if result is None else "found"] += 1
         if result is None:
-            for listener in listeners:
+            for listener in tuple(listeners):  # another thread may stop listening meanwhile
                 listener(self._py_func.__name__)
         return result
 

@@ -1,4 +1,4 @@
-"""The packed matrix product that linear, convolution, recurrent and attention layers share.
+"""The packed matrix product that linear, convolution and recurrent layers share.
 
 C (M x N) is cut into blocks, and each block into tiles that fit the vector registers (`numba_nn.core.simd`). Operands are read
 where they lie, or packed into *panels* first if that pays: a panel of A holds ``tile_rows`` rows as [depth][tile_rows], a panel
@@ -220,7 +220,7 @@ def fills_panels(columns, width):
 @inner
 def turning_pays(m, n, depth, width):
     """Whether C^T = B^T A^T is faster, where B has its depth in order: B^T is read where it lies, and only A is packed."""
-    return m <= min(n, TURN_ROWS) and m * DOT_DEPTH <= depth and fills_panels(m, width)
+    return 0 < m <= min(n, TURN_ROWS) and m * DOT_DEPTH <= depth and fills_panels(m, width)
 
 
 @kernel

@@ -21,35 +21,51 @@ LOOP_BODY = "__numba_parfor_gufunc"
 
 
 class Part(JITCodeLibrary):
-    """A library that becomes machine code in those that it is linked into, unless Python calls it or it has been machine code.
+    """A library that becomes machine code in those that it is linked into.
 
-    What is a part has neither an address nor an environment (where Numba keeps objects for errors that are raised from Python
-    objects, which no kernel does).
+    By itself it does so only if Python calls it, or somebody asks for the address of one of its functions, as a ufunc does. Its
+    environments (where Numba keeps what `print` and errors need) are those of the kernel's copy.
     """
 
-    _waits = False
-
-    def _wait_if_part(self) -> None:
-        called = any(function.name.startswith(WRAPPER) for function in self._final_module.functions)
-        self._waits = LOOP_BODY in self.name or not called
+    def __init__(self, codegen: Any, name: str) -> None:
+        super().__init__(codegen, name)
+        self._waits = False
+        self._environments: list[tuple[str, Any]] = []
 
     def _optimize_final_module(self) -> None:
-        self._wait_if_part()
+        called = any(function.name.startswith(WRAPPER) for function in self._final_module.functions)
+        self._waits = LOOP_BODY in self.name or not called
         if not self._waits:
             super()._optimize_final_module()
 
     def _finalize_final_module(self) -> None:
-        if not self._waits:
-            super()._finalize_final_module()
+        if self._waits:
+            self._finalize_dynamic_globals()
+            self._verify_declare_only_symbols()
+            self._finalized = True
             return
-        self._finalize_dynamic_globals()
-        self._verify_declare_only_symbols()
-        self._finalized = True
+        super()._finalize_final_module()
+        for name, env in (pair for part in self._parts() for pair in part._environments):
+            if self._codegen._engine.is_symbol_defined(name):
+                self._codegen.set_env(name, env)
+
+    def _parts(self) -> Iterator[Part]:
+        """The parts that it is linked with, and theirs."""
+        for library in self._linking_libraries:
+            if isinstance(library, Part):
+                yield library
+                yield from library._parts()
 
     def get_pointer_to_function(self, name: str) -> Any:
-        """The address of a function, 0 in a part."""
+        """The address of a function; 0 for the wrapper with which Python would call a part."""
         self._ensure_finalized()
-        return 0 if self._waits else super().get_pointer_to_function(name)
+        if self._waits and name.startswith(WRAPPER):
+            return 0
+        if self._waits:
+            self._waits = False
+            super()._optimize_final_module()
+            self._finalize_final_module()
+        return super().get_pointer_to_function(name)
 
     @property
     def codegen(self) -> Any:
@@ -57,7 +73,8 @@ class Part(JITCodeLibrary):
         return self if self._waits else self._codegen
 
     def set_env(self, env_name: str, env: Any) -> None:
-        """Do nothing: a part has no environment."""
+        """Keep an environment for the kernels that a part is linked into."""
+        self._environments.append((env_name, env))
 
 
 @contextmanager
@@ -77,6 +94,9 @@ class Helper(CPUDispatcher):
 
     def __init__(self, py_func: Callable[..., Any], options: dict[str, Any]) -> None:
         super().__init__(py_func, targetoptions={**options, "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled and copied by reference
 
     def add_overload(self, cres: Any) -> None:
         """Keep what was compiled for kernels; not for Python."""

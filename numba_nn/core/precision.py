@@ -14,7 +14,6 @@ def set_precision(mode: str) -> None:
 
     What `Layer.reserve` allocated serves both modes.
 
-
     Parameters
     ----------
     mode : {"default", "exact"}

@@ -226,7 +226,7 @@ class Emitter:
             self.copy_exactly(c_row, row, columns)
 
     def copy_exactly(self, target: Any, source: Any, length: Any) -> None:
-        """target[:length] = source[:length] and nothing beyond.
+        """target[:length] = source[:length] and nothing beyond; length >= 0.
 
         In vectors, the last of which may overlap the one before, or in parts of a vector where the whole is shorter: a masked
         store takes a dozen cycles on AMD's CPUs before Zen 4.

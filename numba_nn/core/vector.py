@@ -78,7 +78,7 @@ def splat(typingctx, value):
 
 @inlined
 def lanes_between(first, stop):
-    """The mask of the lanes first <= lane < stop; 0 <= first, stop <= 32."""
+    """The mask of the lanes first <= lane < stop, none if first >= stop; else 0 <= first, stop <= 32."""
     return ((1 << stop) - 1) >> first << first if first < stop else 0
 
 

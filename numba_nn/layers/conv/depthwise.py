@@ -6,7 +6,8 @@ with stride s of 1 or 2. Nine multiply-adds for each output leave no time for co
 serve all rows of y of a block at once: four, or two of stride 2. Blocks go along the rows of the image, as memory does, and
 fetch the next rows ahead. The last block of a row, and of a column, overlaps the one before, so that no vector is written in
 part: a masked store of AVX2 takes an AMD CPU ten cycles and more. Images so narrow that half a vector holds a row are taken in
-pairs: one plane in the lower half, the next in the upper.
+pairs: one plane in the lower half, the next in the upper. Where rows of y reach further beyond those of x than a block allows
+(padding of 2 and more, odd widths with stride 2), strips are masked at their ends.
 
 * Forward: `depthwise_forward`; input gradient of stride 1: the same over dy, with the taps reversed.
 * The other gradients: `numba_nn.layers.conv.depthwise_gradient`.

@@ -2,6 +2,7 @@
 
 * Input gradient of stride 2: rows and columns of dx are even or odd, each kind with taps of its own, `depthwise_spread`.
 * Weight gradient: nine sums of dy times the vectors of x under the taps, `depthwise_backward_weight`.
+  It multiplies x by zeros beyond dy's rows and columns, so an infinity in x makes NaN also of taps that do not see it.
 """
 
 from __future__ import annotations
