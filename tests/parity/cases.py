@@ -55,7 +55,7 @@ OTHERWISE: dict = {
 def peer(case, dtype):
     """PyTorch's layer for a case."""
     build = OTHERWISE.get(case.layer) or getattr(torch.nn, case.layer.__name__)
-    layer = build(*case.args, **case.kwargs)
+    layer = build(*case.args, **{name: value for name, value in case.kwargs.items() if name != "algorithm"})
     return layer.to(tensor(np.empty(0, dtype)).dtype)
 
 
