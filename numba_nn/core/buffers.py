@@ -12,7 +12,8 @@ import numpy as np
 
 from numba_nn.core.call import NO_CALL, Arrays, Call, Slot
 from numba_nn.core.checks import as_shape, check_count, check_dtype
-from numba_nn.core.errors import ArgumentError, DTypeError
+from numba_nn.core.device import CPU, Device
+from numba_nn.core.errors import ArgumentError, DeviceError, DTypeError
 from numba_nn.core.module import Module
 from numba_nn.core.workspace import Shape, Spec, Workspace
 
@@ -30,17 +31,26 @@ class Buffers(Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._workspace = Workspace()
+        self._workspace = Workspace(self.device)
         self._calls: dict[tuple[Shape, np.dtype[Any]], Call] = {}
         self._newest_call = NO_CALL
         self._made: dict[tuple[Any, np.dtype[Any]], Any] = {}
-        self._free = [Slot()]
+        self._free = [Slot(self.device)]
         self._kept: list[Slot] = []
 
     def __getstate__(self) -> dict[str, Any]:
+        if self.device is not CPU:
+            raise DeviceError(f"{self!r}: a model on '{self.device}' cannot be copied or pickled; call to('cpu') first")
         slots = [Slot() for _ in self._free + self._kept]
         # A copy has buffers and forwards of its own.
         return {**vars(self), "_calls": {}, "_newest_call": NO_CALL, "_made": {}, "_free": slots, "_kept": []}
+
+    def _move(self, device: Device) -> None:
+        super()._move(device)
+        self._workspace = Workspace(device)
+        self._made = {}
+        self._free, self._kept = [Slot(device) for _ in self._free + self._kept], []
+        self._forget_calls()
 
     # ---- what a subclass may define ----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.device import CPU, Device
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.workspace import Shape, Workspace
 
@@ -70,6 +71,11 @@ NO_CALL = Call(None, (), np.dtype(np.float32))
 class Slot:
     """Room for one forward until its backward: the call, the input (borrowed), and what the layer saved.
 
+    Parameters
+    ----------
+    device : Device, optional
+        Where the arrays live.
+
     Attributes
     ----------
     number : int
@@ -82,8 +88,8 @@ class Slot:
 
     __slots__ = ("_views", "arrays", "call", "number", "parts", "workspace", "x")
 
-    def __init__(self) -> None:
-        self.workspace = Workspace()
+    def __init__(self, device: Device = CPU) -> None:
+        self.workspace = Workspace(device)
         self.call: Call | None = None
         self.x: Any = None
         self.arrays = NO_ARRAYS  # of the forward that is kept: they stay what they are when the buffer is replaced

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy import ndarray  # which calls within a microsecond look up often
 from numpy.typing import NDArray
 
-from numba_nn.core.errors import ArgumentError, DestinationError, DTypeError, ShapeError
+from numba_nn.core.device import CPU, Device, device_of
+from numba_nn.core.errors import ArgumentError, DestinationError, DeviceError, DTypeError, ShapeError
 from numba_nn.core.workspace import Shape
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 INDICES = (np.dtype(np.int64), np.dtype(np.int32))
 
 
-def check_array(where: object, name: str, array: Any, dtype: np.dtype[Any] | None) -> None:
-    """Raise `DTypeError` unless ``array`` is a NumPy array of this dtype, or of a float dtype where it is None."""
-    if not isinstance(array, ndarray):
-        raise DTypeError(f"{where}: {name} must be a NumPy array, got {type(array).__name__}")
+def check_place(where: object, name: str, array: Any, device: Device) -> None:
+    """Raise `DeviceError` unless ``array`` lives on the device; `DTypeError` for what is no array."""
+    if device.owns(array):
+        return
+    place = device_of(array)
+    if place is CPU and not isinstance(array, ndarray):
+        raise DTypeError(f"{where}: {name} must be {device.noun}, got {type(array).__name__}")
+    raise DeviceError(f"{where}: {name} must live on '{device}', got an array on '{place}'; move one by to('{device}')")
+
+
+def check_array(where: object, name: str, array: Any, dtype: np.dtype[Any] | None, device: Device = CPU) -> None:
+    """Raise `DTypeError` unless ``array`` is one of the device's of this dtype, or of a float dtype where it is None."""
+    check_place(where, name, array, device)
     if dtype is None:
         if array.dtype not in FLOATS:
             raise DTypeError(f"{where}: {name} must be float32 or float64, got {array.dtype}; use {name}.astype(np.float32)")
@@ -33,17 +44,16 @@ def check_shape(where: object, name: str, got: Shape, expected: Shape) -> None:
         raise ShapeError(f"{where}: {name} must have shape {expected}, got {got}")
 
 
-def check_fits(where: object, name: str, array: Any, shape: Shape, dtype: np.dtype[Any]) -> None:
+def check_fits(where: object, name: str, array: Any, shape: Shape, dtype: np.dtype[Any], device: Device = CPU) -> None:
     """`check_array` and `check_shape` in one, for what mostly passes."""
-    if not isinstance(array, ndarray) or array.shape != shape or array.dtype != dtype:
-        check_array(where, name, array, dtype)
+    if device is not CPU or not isinstance(array, ndarray) or array.shape != shape or array.dtype != dtype:
+        check_array(where, name, array, dtype, device)
         check_shape(where, name, array.shape, shape)
 
 
-def check_indices(where: object, name: str, array: Any) -> None:
-    """Raise `DTypeError` unless ``array`` is a NumPy array of int64 or int32."""
-    if not isinstance(array, ndarray):
-        raise DTypeError(f"{where}: {name} must be a NumPy array, got {type(array).__name__}")
+def check_indices(where: object, name: str, array: Any, device: Device = CPU) -> None:
+    """Raise `DTypeError` unless ``array`` is one of the device's of int64 or int32."""
+    check_place(where, name, array, device)
     if array.dtype not in INDICES:
         raise DTypeError(f"{where}: {name} must be int64 or int32, got {array.dtype}; use {name}.astype(np.int64)")
 
@@ -55,14 +65,31 @@ def as_shape(where: object, given: Any) -> Shape:
     return tuple(map(int, given))
 
 
-def check_destination(where: object, name: str, out: Any, shape: Shape, dtype: np.dtype[Any], *inputs: NDArray[Any]) -> None:
+def check_destination(
+    where: object, name: str, out: Any, shape: Shape, dtype: np.dtype[Any], *inputs: NDArray[Any], device: Device = CPU
+) -> None:
     """Raise unless ``out`` can be written: dtype, shape, contiguous, writable, and apart from every input."""
+    if device is not CPU:
+        _check_device_destination(where, name, out, shape, dtype, inputs, device)
+        return
     if not isinstance(out, ndarray) or out.shape != shape or out.dtype != dtype or not (flags := out.flags).carray:
         _refuse_destination(where, name, out, shape, dtype)
     for other in inputs:
         # An array that owns its memory and one that is no view share none: that takes 0.03 us to see, NumPy's test 0.2 us.
         if out is other or (not (flags.owndata and other.base is None) and np.may_share_memory(out, other)):
             raise DestinationError(f"{where}: {name} overlaps an input; pass an array with memory of its own")
+
+
+def _check_device_destination(
+    where: object, name: str, out: Any, shape: Shape, dtype: np.dtype[Any], inputs: Sequence[Any], device: Device
+) -> None:
+    check_fits(where, name, out, shape, dtype, device)
+    if not device.is_plain(out):
+        raise DestinationError(f"{where}: {name} must be C-contiguous, got strides {out.strides} for shape {shape}")
+    if not device.is_writable(out):
+        raise DestinationError(f"{where}: {name} is read-only; pass a writable array")
+    if any(device.overlap(out, other) for other in inputs):
+        raise DestinationError(f"{where}: {name} overlaps an input; pass an array with memory of its own")
 
 
 def _refuse_destination(where: object, name: str, out: Any, shape: Shape, dtype: np.dtype[Any]) -> NoReturn:

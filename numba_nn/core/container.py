@@ -7,8 +7,10 @@ inside still keeps the forward that belongs to it.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Self
 
 from numba_nn.core.call import Array, Call, Slot
+from numba_nn.core.device import Device
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import BackwardError
 from numba_nn.core.layer import Layer
@@ -65,6 +67,30 @@ class Container(Layer):
         super()._adopt(workspace, self._level)
         for child in self._inner():
             child._adopt(workspace, self._level + 1)
+
+    def to(self, device: str | Device) -> Self:
+        """Move this layer and all inside it to another device; see `Module.to`.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+            Where to.
+
+        Returns
+        -------
+        Container
+            The layer itself.
+
+        Raises
+        ------
+        DeviceError
+            If this machine lacks the device; nothing moved.
+        ArgumentError
+            For another name.
+        """
+        super().to(device)
+        self._adopt(self._workspace, 0)
+        return self
 
     def _inner(self) -> list[Layer]:
         """The layers directly inside, once for each place."""

@@ -81,6 +81,10 @@ class TrainingError(NonFiniteError):
         self.history: dict[str, list[Any]] = {}
 
 
+class DeviceError(NumbaNNError, RuntimeError):
+    """A device that this machine lacks, or arrays on another device than the layer."""
+
+
 class MissingTwinError(NumbaNNError, NotImplementedError):
     """A device array reached a kernel that has no CUDA twin."""
 

@@ -11,6 +11,8 @@ A kernel is a module-level function whose arguments carry their role as an annot
     def relu_forward(y: Out, x: In):
         ...
 
+(`portable` in place of `kernel` makes one body serve both.)
+
 * ``relu_forward(y, x)`` picks the target from the type of the first array, and on the CPU the variant from its size.
 * ``relu_forward.serial`` and ``relu_forward.parallel`` are the two CPU variants, ordinary Numba dispatchers.
 * Inside the user's own ``@njit``, ``relu_forward(y, x)`` is the serial variant. Inside another kernel it is the variant that
@@ -24,12 +26,10 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-import typing
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numba.core import types
@@ -39,27 +39,16 @@ from numba.core.registry import CPUDispatcher
 
 from numba_nn.core import threads
 from numba_nn.core.cache import KernelCache
+from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import MissingTwinError, TwinMismatchError
 from numba_nn.core.parts import Helper, compiled_as_parts
-from numba_nn.core.ptx import cuda
-
-
-@dataclass(frozen=True)
-class Role:
-    """What a kernel does with an array argument."""
-
-    name: str
-    writes: bool
-
-
-Out = Annotated[Any, Role("out", writes=True)]
-"""A destination: activation gradients and outputs are overwritten, parameter gradients accumulated."""
-Saved = Annotated[Any, Role("saved", writes=True)]
-"""Written by a forward, read by its backward."""
-Scratch = Annotated[Any, Role("scratch", writes=True)]
-"""Contents are dead at return."""
-In = Annotated[Any, Role("in", writes=False)]
-"""Read only."""
+from numba_nn.core.roles import In as In
+from numba_nn.core.roles import Out as Out
+from numba_nn.core.roles import Role as Role
+from numba_nn.core.roles import Saved as Saved
+from numba_nn.core.roles import Scratch as Scratch
+from numba_nn.core.roles import argument_roles
+from numba_nn.core.twin import CudaKernel, Grid, covering, portable_body
 
 # reassoc lets reductions vectorise; nnan and ninf are left out: NaN and infinity pass through every kernel.
 FASTMATH = frozenset({"contract", "reassoc", "arcp"})
@@ -82,18 +71,6 @@ def inlined(py_func: Callable[..., Any]) -> Helper:
 PARALLEL_GRAIN = 131_072
 
 _compiling = threading.local()
-
-
-def argument_roles(function: Callable[..., Any]) -> dict[str, Any]:
-    """Name of every argument, in order, to its `Role`; to its annotation (int, float, ...) where it is a scalar."""
-    hints = typing.get_type_hints(function, include_extras=True)
-    roles: dict[str, Any] = {}
-    for name in inspect.signature(function).parameters:
-        if name not in hints:
-            raise TypeError(f"kernel '{function.__qualname__}': argument '{name}' has no role (Out, Saved, Scratch, In, int)")
-        metadata = getattr(hints[name], "__metadata__", ())
-        roles[name] = next((m for m in metadata if isinstance(m, Role)), hints[name])
-    return roles
 
 
 class Variant(CPUDispatcher):
@@ -187,7 +164,7 @@ class Kernel:
             raise TypeError(f"kernel '{py_func.__qualname__}' must be a module-level function: closures cannot be cached")
         functools.update_wrapper(self, py_func)
         self.py_func = py_func
-        self._twin: CudaTwin | None = None
+        self._twin: Callable[..., None] | None = None
 
     @functools.cached_property
     def roles(self) -> dict[str, Any]:
@@ -204,8 +181,8 @@ class Kernel:
         """The variant whose ``prange`` loops run on all threads."""
         return Variant(self.py_func, self.roles, parallel=True)
 
-    def for_work(self, work: float) -> Callable[..., Any]:
-        """What runs the kernel for an amount of work: `serial`, or `on_threads`.
+    def for_work(self, work: float, device: Device = CPU) -> Callable[..., Any]:
+        """What runs the kernel for an amount of work: `serial`, or `on_threads`; on a GPU the CUDA twin.
 
         The choice depends on the shape alone, never on the number of threads, so that results do not either. It stays right
         for the life of the kernel, so what is called for little work may keep it: asking takes 0.1 us.
@@ -214,7 +191,11 @@ class Kernel:
         ----------
         work : float
             Number of simple element operations; a multiplication and addition in a matrix product counts about 1/16.
+        device : Device, optional
+            Where the arrays live.
         """
+        if device is not CPU:
+            return self.cuda
         return self.serial if work < PARALLEL_GRAIN else self.on_threads
 
     def on_threads(self, *arguments: Any) -> None:
@@ -247,29 +228,35 @@ class Kernel:
         return self._twin is not None
 
     @property
-    def cuda(self) -> CudaTwin:
+    def cuda(self) -> Callable[..., None]:
         """The CUDA twin; raises `MissingTwinError` where none is attached."""
         if self._twin is None:
             raise MissingTwinError(f"kernel '{self.__name__}' has no CUDA twin; copy the arrays to the host for this layer")
         return self._twin
 
-    def on_cuda(self, twin: Callable[..., Any]) -> Kernel:
-        """Attach the CUDA twin, as a property's setter is attached.
+    def on_cuda(self, twin: Callable[..., Any] | None = None, *, grid: Grid = covering, steps: bool = False) -> Any:
+        """Attach the CUDA twin, as a property's setter is attached: ``@k.on_cuda``, or with options ``@k.on_cuda(...)``.
 
         Parameters
         ----------
         twin : function
             The body for the GPU; its arguments are the kernel's.
+        grid : callable, optional
+            From the arguments to blocks and threads; by default a thread for each element of the first one.
+        steps : bool, optional
+            The body is no kernel but plain Python that launches some (`numba_nn.core.twin.cuda_kernel`).
 
         Raises
         ------
         TwinMismatchError
             If the twin's arguments differ in name, order or role.
         """
+        if twin is None:
+            return functools.partial(self.on_cuda, grid=grid, steps=steps)
         expected, got = _signature_text(self.py_func), _signature_text(twin)
         if expected != got:
             raise TwinMismatchError(f"CUDA twin of '{self.__name__}' takes ({got}), its CPU kernel takes ({expected})")
-        self._twin = CudaTwin(twin)
+        self._twin = twin if steps else CudaKernel(twin, grid)
         return self
 
 
@@ -278,37 +265,16 @@ def _signature_text(function: Callable[..., Any]) -> str:
     return ", ".join(f"{name}: {getattr(role, 'name', None) or inspect.formatannotation(role)}" for name, role in roles.items())
 
 
-class CudaTwin:
-    """A kernel's CUDA body, compiled at its first launch; ``numba.cuda`` is not imported before.
-
-    The grid covers the elements of the first argument; bodies loop with a grid stride.
-    """
-
-    __name__: str
-    THREADS = 256
-    MAX_BLOCKS = 132 * 16  # 2,048 resident threads on each of an H200's 132 multiprocessors, twice
-
-    def __init__(self, py_func: Callable[..., Any]) -> None:
-        functools.update_wrapper(self, py_func)
-        self.py_func = py_func
-
-    @functools.cached_property
-    def dispatcher(self) -> Any:
-        """The ``numba.cuda`` dispatcher (lazy: decorating compiles nothing)."""
-        return cuda.jit(fastmath=False)(self.py_func)
-
-    def __call__(self, *arguments: Any) -> None:
-        if any(isinstance(a, np.ndarray) for a in arguments):
-            # numba.cuda would copy it to the device and back, in silence.
-            raise TypeError(f"kernel '{self.__name__}': expected device arrays only, got a NumPy array among them")
-        blocks = min(self.MAX_BLOCKS, -(-arguments[0].size // self.THREADS))
-        if blocks:
-            self.dispatcher[blocks, self.THREADS](*arguments)
-
-
 def kernel(py_func: Callable[..., Any]) -> Kernel:
     """Declare a kernel; see the module's docstring. Nothing is compiled before the first call."""
     return Kernel(py_func)
+
+
+def portable(py_func: Callable[..., Any]) -> Kernel:
+    """`kernel` whose body is its CUDA twin too: iterations of its only `prange` loop are independent, one for each thread."""
+    declared = Kernel(py_func)
+    declared._twin = CudaKernel(portable_body(py_func))
+    return declared
 
 
 def cache_hits(*kernels: Kernel) -> Counter[str]:

@@ -28,8 +28,9 @@ from numpy import ndarray
 from numba_nn.core.buffers import Buffers
 from numba_nn.core.call import Array, Arrays, Call, Slot
 from numba_nn.core.checks import check_array, check_destination, check_fits, check_indices
+from numba_nn.core.device import CPU, device_of
 from numba_nn.core.epilogue import NOTHING, Epilogue
-from numba_nn.core.errors import ArgumentError, BackwardError
+from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError
 from numba_nn.core.workspace import Shape
 
 
@@ -118,20 +119,28 @@ class Layer(Buffers):
         if not lock.acquire(False):  # as `in_use` does, which takes 0.3 us more
             self._workspace.refuse(self)
         try:
+            if type(x) is not ndarray:
+                x = self._accept(x)
             call = self._call_for(x)
             call.epilogue = epilogue
-            if out is None:
-                out = np.empty(call.y_shape, call.dtype)
-            else:
-                check_destination(self, "out", out, call.y_shape, call.dtype, x)
-            if keep or not x.flags.carray:
-                self._compute(call, out, x, keep)
+            y = self._destination(out, "out", call.y_shape, call.dtype, x)
+            if keep or self.device is not CPU or not x.flags.carray:
+                self._compute(call, y, x, keep)
             else:
                 call.keep = False
-                self._forward(call, out, x, call.inference)
+                self._forward(call, y, x, call.inference)
         finally:
             lock.release()
-        return out
+        return y if out is None else out
+
+    def _accept(self, x: Any) -> Any:
+        """An input that is no plain NumPy array, as one of the device's; a layer without parameters goes where its input is."""
+        device = device_of(x)
+        if device is not self.device:
+            if self.dtype is not None:
+                raise DeviceError(f"{self!r}: x lives on '{device}', the layer on '{self.device}'; move one by to('{device}')")
+            self.to(device)
+        return device.accept(x)
 
     def _call_for(self, x: Any) -> Call:
         """The call for an input, which is checked: at once, if it is of the shape and dtype of the newest call's."""
@@ -147,9 +156,9 @@ class Layer(Buffers):
 
     def _check_input(self, x: Any) -> None:
         if self.takes_indices:
-            check_indices(self, "x", x)
+            check_indices(self, "x", x, self.device)
         else:
-            check_array(self, "x", x, self.dtype)
+            check_array(self, "x", x, self.dtype, self.device)
 
     def _compute(self, call: Call, y: Any, x: Any, keep: bool) -> None:
         """Run `_forward` on arrays that were checked, and keep it for a backward or not."""
@@ -210,7 +219,8 @@ class Layer(Buffers):
             self._workspace.refuse(self)
         try:
             slot, call = self._newest()
-            check_fits(self, "dy", dy, call.y_shape, call.dtype)
+            dy = self.device.accept(dy)
+            check_fits(self, "dy", dy, call.y_shape, call.dtype, self.device)
             dx = None
             if input_gradient and not self.takes_indices:
                 inputs = (dy,) if slot.x is None else (dy, slot.x)
@@ -221,7 +231,7 @@ class Layer(Buffers):
             self._finish(slot, dx, dy)
         finally:
             lock.release()
-        return dx
+        return dx if out is None else out
 
     def _newest(self) -> tuple[Slot, Call]:
         """The forward that the next backward belongs to."""
@@ -249,7 +259,9 @@ class Layer(Buffers):
         """A container raises `BackwardError` unless the layers inside still keep what this forward was made of."""
 
     def _destination(self, out: Any, name: str, shape: Shape, dtype: np.dtype[Any], *inputs: Array) -> Array:
+        """Where to write an array: what the caller gave, once checked, or a fresh one."""
         if out is None:
-            return np.empty(shape, dtype)
-        check_destination(self, name, out, shape, dtype, *inputs)
+            return self.device.empty(shape, dtype)
+        out = self.device.accept(out)
+        check_destination(self, name, out, shape, dtype, *inputs, device=self.device)
         return out

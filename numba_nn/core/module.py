@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
-from numba_nn.core.errors import StateDictError
+from numba_nn.core.device import CPU, Device, as_device, device_of
+from numba_nn.core.errors import DeviceError, StateDictError
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.state import load_arrays
 from numba_nn.core.weights import load_weights, save_weights
@@ -22,7 +23,11 @@ class Module:
     ----------
     training : bool
         Whether forward keeps what backward needs; set by `train` and `eval`.
+    device : Device
+        Where its arrays live; set by `to`.
     """
+
+    device: Device = CPU
 
     buffer_names: ClassVar[tuple[str, ...]] = ()
     """Attributes that are state without being learned, such as running statistics: arrays, or None."""
@@ -83,9 +88,49 @@ class Module:
         """Inference: keep nothing."""
         return self.train(False)
 
+    def to(self, device: str | Device) -> Self:
+        """Move parameters, running statistics and buffers to another device; forwards that are kept are forgotten.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+            Where to. An optimiser made before follows at its next step.
+
+        Returns
+        -------
+        Module
+            The module itself, all inside it moved too.
+
+        Raises
+        ------
+        DeviceError
+            If this machine lacks the device; nothing moved.
+        ArgumentError
+            For another name.
+        """
+        target = as_device(self, device)
+        for module in self.modules():
+            if module.device is not target:
+                module._move(target)
+        return self
+
+    def _move(self, device: Device) -> None:
+        """Move what belongs to this module itself."""
+        for value in vars(self).values():
+            if isinstance(value, Parameter):
+                value.move(device)
+        for name in self.buffer_names:
+            if (array := getattr(self, name)) is not None:
+                setattr(self, name, device.from_host(self.device.to_host(array)))
+        self.device = device
+        self._derive()
+
+    def _derive(self) -> None:
+        """Make the arrays that follow from parameters, on their device; called by the constructor and after every move."""
+
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Copies of all parameters and running statistics, under PyTorch's names and in its layouts."""
-        return {name: array.copy() for name, array in self.named_arrays()}
+        """Copies of all parameters and running statistics, as NumPy arrays, under PyTorch's names and in its layouts."""
+        return {name: device_of(array).to_host(array) for name, array in self.named_arrays()}
 
     def load_state_dict(self, arrays: Mapping[str, NDArray[Any]], strict: bool = True) -> Self:
         """Load parameters; all or nothing.
@@ -166,7 +211,14 @@ class Module:
         -------
         Module
             A model of the same structure, in the same mode.
+
+        Raises
+        ------
+        DeviceError
+            If the model lives on a GPU.
         """
+        if self.device is not CPU:
+            raise DeviceError(f"{self!r}: share() works on the CPU only; call to('cpu') first")
         shared = [a for p in self.parameters() for a in (p, p.value, p.grad)] + [a for _, a in self.named_arrays()]
         return copy.deepcopy(self, {id(a): a for a in shared})
 

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.device import CPU, Device
+
 
 class Parameter:
     """An array that training changes, and its gradient.
 
-    ``value`` and ``grad`` are the same two arrays for the life of the layer: optimisers keep their addresses.
+    ``value`` and ``grad`` are the same two arrays for the life of the layer, unless it moves to another device: optimisers keep
+    their addresses.
 
     Parameters
     ----------
@@ -22,17 +25,20 @@ class Parameter:
 
     Attributes
     ----------
+    device : Device
+        Where both arrays live.
     name : str
         Name within its layer.
     requires_grad : bool
         Whether backward computes ``grad`` and optimisers change ``value``.
     """
 
-    __slots__ = ("_grad", "_value", "name", "requires_grad")
+    __slots__ = ("_grad", "_value", "device", "name", "requires_grad")
 
     def __init__(self, value: NDArray[Any], name: str = "") -> None:
         self._value = np.array(value, order="C")
         self._grad = np.zeros_like(self._value)
+        self.device: Device = CPU
         self.name = name
         self.requires_grad = True
 
@@ -48,7 +54,13 @@ class Parameter:
 
     def zero_grad(self) -> None:
         """Clear the gradient."""
-        self._grad.fill(0)
+        self.device.clear(self._grad)
+
+    def move(self, device: Device) -> None:
+        """Have value and gradient on this device, in new arrays unless they are there."""
+        if device is not self.device:
+            self._value, self._grad = (device.from_host(self.device.to_host(a)) for a in (self._value, self._grad))
+            self.device = device
 
     def __repr__(self) -> str:
         return f"Parameter({self.name or 'unnamed'}, shape={self._value.shape}, dtype={self._value.dtype})"

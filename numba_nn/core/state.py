@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.device import device_of
 from numba_nn.core.errors import StateDictError
 
 
@@ -41,4 +42,4 @@ def load_arrays(where: object, own: Mapping[str, NDArray[Any]], given: Any, stri
     if problems:
         raise StateDictError(f"{where}: the state dict does not fit: " + "; ".join(problems))
     for name in (n for n in own if n in given):
-        own[name][...] = given[name]
+        device_of(own[name]).assign(own[name], given[name])

@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.cpu import CPUContext
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
@@ -120,6 +121,21 @@ def multiply_add(typingctx, a, b, c):
 
 
 @intrinsic
+def nearest(typingctx, x):
+    """``nearest(x)``: a nearest whole number. (Numba has ``np.rint`` for the CPU only, and NVVM no ``llvm.rint``.)"""
+    _check_float(x)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        name, value = "llvm.rint", arguments[0]
+        if not isinstance(context, CPUContext):
+            name, value = "llvm.floor", builder.fadd(value, ir.Constant(value.type, 0.5))
+        function = builder.module.declare_intrinsic(name, [value.type], ir.FunctionType(value.type, [value.type]))
+        return builder.call(function, [value])
+
+    return x(x), codegen
+
+
+@intrinsic
 def polynomial(typingctx, x, single, double):
     """``polynomial(x, single, double)``: sum_k c[k] x^k by Horner's rule, with the coefficients for the type of x."""
     _check_float(x)
@@ -179,7 +195,7 @@ def two_to(n):
 @inlined
 def reduce_exp(x):
     """p = exp(r) - 1 and n, where x = n ln2 + r."""
-    n = np.rint(x * number(x, 1 / LN2, 1 / LN2))
+    n = nearest(x * number(x, 1 / LN2, 1 / LN2))
     r = multiply_add(n, -number(x, *LN2_LOW), multiply_add(n, -number(x, *LN2_HIGH), x))
     return multiply_add(r * r, polynomial(r, EXP_SINGLE, EXP_DOUBLE), r), n
 
@@ -191,7 +207,7 @@ def reduce_exp_anywhere(x):
     x = low if x < low else x
     x = high if x > high else x
     p, n = reduce_exp(x)
-    h = np.rint(n * number(x, 0.5, 0.5))
+    h = nearest(n * number(x, 0.5, 0.5))
     return p, h, n - h
 
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.device import ALIGNMENT, CPU, Device
 from numba_nn.core.errors import ConcurrencyError, ReserveError
 
 Shape = tuple[int, ...]
@@ -17,19 +18,12 @@ Spec = tuple[Shape, np.dtype[Any]]
 """Shape and dtype of an array to come."""
 
 MOST_ARRAYS = 256  # views that a workspace keeps ready: making one takes 1 us
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 
 def spec_nbytes(spec: Spec) -> int:
     """Bytes of an array, rounded up to the alignment."""
     shape, dtype = spec
     return -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
-
-
-def _aligned(nbytes: int) -> NDArray[np.uint8]:
-    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + nbytes]
 
 
 def view(buffer: NDArray[np.uint8], offset: int, spec: Spec) -> NDArray[Any]:
@@ -59,8 +53,15 @@ class Workspace:
 
     A copy of a workspace, by ``copy`` or ``pickle``, is an empty one: contents are dead between calls.
 
+    Parameters
+    ----------
+    device : Device, optional
+        Where the buffers live.
+
     Attributes
     ----------
+    device : Device
+        Where the buffers live.
     generation : int
         Grows with every allocation; a view taken in an earlier generation may belong to a buffer since replaced.
     strict : bool
@@ -69,15 +70,16 @@ class Workspace:
         Held by the thread that is inside; see `in_use`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device = CPU) -> None:
+        self.device = device
         self._buffers: dict[str, NDArray[np.uint8]] = {}
         self._arrays: dict[tuple[str, Shape, Any], NDArray[Any]] = {}
         self.generation = 0
         self.strict = False
         self.lock = threading.RLock()
 
-    def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
-        return Workspace, ()
+    def __reduce__(self) -> tuple[type[Workspace], tuple[Device]]:
+        return Workspace, (self.device,)
 
     def in_use(self, by: object) -> InUse:
         """Keep other threads out of a ``with`` block; calls within calls of one thread may enter.
@@ -137,8 +139,7 @@ class Workspace:
             return None
         if isinstance(array, tuple):
             return tuple([self.contiguous(f"{name}{i}", one) for i, one in enumerate(array)])
-        flags = array.flags
-        if flags.c_contiguous and flags.aligned:
+        if self.device.is_plain(array):
             return array
         spec = array.shape, array.dtype
         nbytes = spec_nbytes(spec)
@@ -146,12 +147,12 @@ class Workspace:
         if buffer is None or buffer.nbytes < nbytes:
             buffer = self._allocate(name, nbytes)
         copy = view(buffer, 0, spec)
-        np.copyto(copy, array)
+        self.device.copy(copy, array)
         return copy
 
     def _allocate(self, name: str, nbytes: int) -> NDArray[np.uint8]:
         self._arrays.clear()  # they may be views of the buffer that is replaced
-        self._buffers[name] = _aligned(nbytes)
+        self._buffers[name] = self.device.buffer(nbytes)
         self.generation += 1
         return self._buffers[name]
 

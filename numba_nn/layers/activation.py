@@ -20,16 +20,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_number
 from numba_nn.core.epilogue import LEAKY_RELU, RELU, RELU6, SIGMOID, TANH, leaky_relu, relu, relu6
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.kernel import In, Kernel, Out, Saved, inlined, kernel
+from numba_nn.core.kernel import In, Kernel, Out, Saved, inlined, portable
 from numba_nn.core.layer import Layer
-from numba_nn.core.ptx import cuda
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.vmath import erf, exp_below, number, sigmoid, tanh
 from numba_nn.core.workspace import Shape
@@ -85,14 +83,14 @@ def gelu_tanh_slope(x):
 # ---- kernels -------------------------------------------------------------------------------------------------------------
 
 
-@kernel
+@portable
 def relu_forward(y: Out, x: In):
     """y = max(x, 0)."""
     for i in prange(x.size):
         y[i] = relu(x[i])
 
 
-@kernel
+@portable
 def relu_backward(dx: Out, x: In, dy: In):
     """dx = dy where x > 0, else 0."""
     zero = x.dtype.type(0)
@@ -100,14 +98,14 @@ def relu_backward(dx: Out, x: In, dy: In):
         dx[i] = zero if x[i] <= zero else dy[i]
 
 
-@kernel
+@portable
 def leaky_relu_forward(y: Out, x: In, slope: float):
     """y = x where x > 0, else slope x."""
     for i in prange(x.size):
         y[i] = leaky_relu(x[i], slope)
 
 
-@kernel
+@portable
 def leaky_relu_backward(dx: Out, x: In, dy: In, slope: float):
     """dx = dy where x > 0, else slope dy."""
     zero, below = x.dtype.type(0), x.dtype.type(slope)
@@ -115,14 +113,14 @@ def leaky_relu_backward(dx: Out, x: In, dy: In, slope: float):
         dx[i] = dy[i] if x[i] > zero else below * dy[i]
 
 
-@kernel
+@portable
 def relu6_forward(y: Out, x: In):
     """y = min(max(x, 0), 6)."""
     for i in prange(x.size):
         y[i] = relu6(x[i])
 
 
-@kernel
+@portable
 def relu6_backward(dx: Out, x: In, dy: In):
     """dx = dy where 0 < x < 6, else 0."""
     zero, six = x.dtype.type(0), x.dtype.type(6)
@@ -130,7 +128,7 @@ def relu6_backward(dx: Out, x: In, dy: In):
         dx[i] = dy[i] if (x[i] > zero) & (x[i] < six) else zero
 
 
-@kernel
+@portable
 def sigmoid_forward(y: Out, saved_y: Saved, x: In):
     """y = 1 / (1 + exp(-x)); saved_y: a second copy, or empty."""
     for block in prange(block_count(x.size)):
@@ -142,7 +140,7 @@ def sigmoid_forward(y: Out, saved_y: Saved, x: In):
             kept[i] = target[i]
 
 
-@kernel
+@portable
 def sigmoid_backward(dx: Out, saved_y: Saved, dy: In):
     """dx = dy y (1 - y)."""
     one = dy.dtype.type(1)
@@ -150,7 +148,7 @@ def sigmoid_backward(dx: Out, saved_y: Saved, dy: In):
         dx[i] = dy[i] * saved_y[i] * (one - saved_y[i])
 
 
-@kernel
+@portable
 def tanh_forward(y: Out, saved_y: Saved, x: In):
     """y = tanh(x); saved_y: a second copy, or empty."""
     for block in prange(block_count(x.size)):
@@ -162,7 +160,7 @@ def tanh_forward(y: Out, saved_y: Saved, x: In):
             kept[i] = target[i]
 
 
-@kernel
+@portable
 def tanh_backward(dx: Out, saved_y: Saved, dy: In):
     """dx = dy (1 - y^2)."""
     one = dy.dtype.type(1)
@@ -170,7 +168,7 @@ def tanh_backward(dx: Out, saved_y: Saved, dy: In):
         dx[i] = dy[i] * (one - saved_y[i] * saved_y[i])
 
 
-@kernel
+@portable
 def silu_forward(y: Out, x: In):
     """y = x sigmoid(x)."""
     for block in prange(block_count(x.size)):
@@ -180,7 +178,7 @@ def silu_forward(y: Out, x: In):
             target[i] = silu(source[i])
 
 
-@kernel
+@portable
 def silu_backward(dx: Out, x: In, dy: In):
     """dx = dy times the derivative at x."""
     for block in prange(block_count(x.size)):
@@ -190,7 +188,7 @@ def silu_backward(dx: Out, x: In, dy: In):
             target[i] = gradient[i] * silu_slope(source[i])
 
 
-@kernel
+@portable
 def gelu_forward(y: Out, x: In):
     """y = x times the share of the normal distribution below x."""
     for block in prange(block_count(x.size)):
@@ -200,7 +198,7 @@ def gelu_forward(y: Out, x: In):
             target[i] = source[i] * normal_share(source[i])
 
 
-@kernel
+@portable
 def gelu_backward(dx: Out, x: In, dy: In):
     """dx = dy times the derivative at x."""
     for block in prange(block_count(x.size)):
@@ -210,7 +208,7 @@ def gelu_backward(dx: Out, x: In, dy: In):
             target[i] = gradient[i] * gelu_slope(source[i])
 
 
-@kernel
+@portable
 def gelu_tanh_forward(y: Out, x: In):
     """y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
     half, one = x.dtype.type(0.5), x.dtype.type(1)
@@ -221,7 +219,7 @@ def gelu_tanh_forward(y: Out, x: In):
             target[i] = half * source[i] * (one + gelu_tanh(source[i]))
 
 
-@kernel
+@portable
 def gelu_tanh_backward(dx: Out, x: In, dy: In):
     """dx = dy times the derivative at x."""
     for block in prange(block_count(x.size)):
@@ -229,27 +227,6 @@ def gelu_tanh_backward(dx: Out, x: In, dy: In):
         source, gradient, target = x[start:stop], dy[start:stop], dx[start:stop]
         for i in range(source.size):
             target[i] = gradient[i] * gelu_tanh_slope(source[i])
-
-
-@relu_forward.on_cuda
-def relu_forward(y: Out, x: In):
-    """y = max(x, 0)."""
-    zero = x.dtype.type(0)
-    # Unsigned: a signed index costs a test for negative values; a range with a step, a 64-bit division per thread.
-    i, n, stride = np.uint64(cuda.grid(1)), np.uint64(x.size), np.uint64(cuda.gridsize(1))
-    while i < n:
-        y[i] = zero if x[i] <= zero else x[i]
-        i += stride
-
-
-@relu_backward.on_cuda
-def relu_backward(dx: Out, x: In, dy: In):
-    """dx = dy where x > 0, else 0."""
-    zero = x.dtype.type(0)
-    i, n, stride = np.uint64(cuda.grid(1)), np.uint64(x.size), np.uint64(cuda.gridsize(1))
-    while i < n:
-        dx[i] = zero if x[i] <= zero else dy[i]
-        i += stride
 
 
 # ---- layers --------------------------------------------------------------------------------------------------------------
@@ -270,7 +247,7 @@ class _Elementwise(Layer):
     def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """The kernels, for this much work."""
         work = math.prod(x_shape)
-        return self._run_forward.for_work(work), self._run_backward.for_work(work)
+        return self._run_forward.for_work(work, self.device), self._run_backward.for_work(work, self.device)
 
 
 class _FromInput(_Elementwise):

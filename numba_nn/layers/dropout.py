@@ -118,7 +118,7 @@ class Dropout(Layer):
             self._drop_masked(y, x, seed, stream)
 
     def _drop_masked(self, y: Array, x: Array, seed: int, stream: int) -> None:
-        drop_elements.for_work(WORK * x.size)(y.reshape(-1), x.reshape(-1), seed, stream, self.p)
+        drop_elements.for_work(WORK * x.size, self.device)(y.reshape(-1), x.reshape(-1), seed, stream, self.p)
 
     def _arguments(self) -> str:
         return f"p={self.p}"

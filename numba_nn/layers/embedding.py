@@ -104,13 +104,13 @@ class Embedding(Layer):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         check_range(self, "x", x, self.num_embeddings)
-        take_rows.for_work(y.size)(y.reshape(x.size, self.embedding_dim), self.weight.value, x.reshape(-1))
+        take_rows.for_work(y.size, self.device)(y.reshape(x.size, self.embedding_dim), self.weight.value, x.reshape(-1))
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if self.weight.requires_grad:
             skipped = -1 if self.padding_idx is None else self.padding_idx
             rows = dy.reshape(x.size, self.embedding_dim)
-            add_rows.for_work(dy.size)(self.weight.grad, x.reshape(-1), rows, skipped)
+            add_rows.for_work(dy.size, self.device)(self.weight.grad, x.reshape(-1), rows, skipped)
 
     def _arguments(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

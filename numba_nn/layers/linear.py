@@ -147,7 +147,7 @@ class Linear(Layer):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         packed = call.scratch["left"], call.scratch["right"]
-        run = linear_forward.for_work(call.geometry)
+        run = linear_forward.for_work(call.geometry, self.device)
         scale, shift, *activation = call.epilogue.terms(self._bias_value)
         run(
             y.reshape(1, -1), *packed, x.reshape(1, -1), self.weight.value.reshape(1, -1), scale, shift, SINGLE, *activation
@@ -157,12 +157,12 @@ class Linear(Layer):
         packed = call.scratch["left"], call.scratch["right"]
         dy = dy.reshape(1, -1)
         if self.weight.requires_grad:
-            run = linear_backward_weight.for_work(call.geometry)
+            run = linear_backward_weight.for_work(call.geometry, self.device)
             run(self.weight.grad.reshape(1, -1), *packed, x.reshape(1, -1), dy, SINGLE, self.out_features)
         if self.bias and self.bias.requires_grad:
-            linear_backward_bias.for_work(dy.size)(self.bias.grad, packed[0], dy)
+            linear_backward_bias.for_work(dy.size, self.device)(self.bias.grad, packed[0], dy)
         if dx is not None:
-            run = linear_backward_input.for_work(call.geometry)
+            run = linear_backward_input.for_work(call.geometry, self.device)
             run(dx.reshape(1, -1), *packed, dy, self.weight.value.reshape(1, -1), SINGLE, self.out_features)
 
     def _arguments(self) -> str:

@@ -107,7 +107,7 @@ class Merge(Layer):
         """
         with self._workspace.in_use(self):
             for i, x in enumerate(inputs):
-                check_array(self, f"inputs[{i}]", x, inputs[0].dtype if i else None)
+                check_array(self, f"inputs[{i}]", x, inputs[0].dtype if i else None, self.device)
             dtype = inputs[0].dtype if inputs else None
             call = self._call(tuple(x.shape for x in inputs), dtype)  # type: ignore[arg-type]  # no input: refused there
             y = self._destination(out, "out", call.y_shape, call.dtype, *inputs)
@@ -138,7 +138,7 @@ class Merge(Layer):
         """
         with self._workspace.in_use(self):
             slot, call = self._newest()
-            check_array(self, "dy", dy, call.dtype)
+            check_array(self, "dy", dy, call.dtype, self.device)
             check_shape(self, "dy", dy.shape, call.y_shape)
             count = len(call.x_shape)
             if out is not None and (not isinstance(out, (tuple, list)) or len(out) != count):
@@ -197,14 +197,14 @@ class Concatenate(Merge):
         if y.size == 0:
             return
         for array, first in zip(x, firsts, strict=True):
-            put_columns.for_work(array.size)(y.reshape(rows, -1), array.reshape(rows, array.size // rows), first)
+            put_columns.for_work(array.size, self.device)(y.reshape(rows, -1), array.reshape(rows, array.size // rows), first)
 
     def _backward(self, call: Call, dx: Any, dy: Array, x: Any, saved: Arrays) -> None:
         rows, firsts = call.geometry
         if dy.size == 0:
             return
         for array, first in zip(dx, firsts, strict=True):
-            take_columns.for_work(array.size)(array.reshape(rows, array.size // rows), dy.reshape(rows, -1), first)
+            take_columns.for_work(array.size, self.device)(array.reshape(rows, array.size // rows), dy.reshape(rows, -1), first)
 
     def _arguments(self) -> str:
         return f"dim={self.dim}"

@@ -112,12 +112,12 @@ class Upsample(Layer):
         return np.minimum(index, length - 1)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        run = upsample_nearest2d_forward.for_work(y.size)
+        run = upsample_nearest2d_forward.for_work(y.size, self.device)
         run(planes(y), planes(x), *call.tables)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
-            run = upsample_nearest2d_backward.for_work(dy.size)
+            run = upsample_nearest2d_backward.for_work(dy.size, self.device)
             run(planes(dx), planes(dy), *call.tables)
 
     def _arguments(self) -> str:

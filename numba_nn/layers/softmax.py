@@ -236,12 +236,12 @@ class _OverRows(FromOutput):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         shape, scratch = call.geometry, call.scratch
-        run = self.forward_kernel.for_work(x.size * EXP_WORK)
+        run = self.forward_kernel.for_work(x.size * EXP_WORK, self.device)
         run(y.reshape(shape), self._room(call, y, saved), scratch["largest"], scratch["total"], x.reshape(shape))
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
-            shape, run = call.geometry, self.backward_kernel.for_work(dx.size * self.backward_work)
+            shape, run = call.geometry, self.backward_kernel.for_work(dx.size * self.backward_work, self.device)
             run(dx.reshape(shape), saved["y"].reshape(shape), call.scratch["total"], dy.reshape(shape))
 
     def _arguments(self) -> str:

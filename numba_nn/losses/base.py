@@ -18,6 +18,7 @@ import numpy as np
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import as_shape, check_array, check_destination, check_dtype
+from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.errors import ArgumentError, BackwardError
 from numba_nn.core.workspace import Shape, Spec, Workspace
 
@@ -47,6 +48,9 @@ class Loss:
     ArgumentError
         For another reduction.
     """
+
+    device: Device = CPU
+    """Where the last prediction lived: a loss goes where its prediction is."""
 
     def __init__(self, reduction: str = "mean") -> None:
         if reduction not in REDUCTIONS:
@@ -127,15 +131,31 @@ class Loss:
             If another thread is inside this loss.
         """
         with self._workspace.in_use(self):
-            check_array(self, "prediction", prediction, None)
+            if device_of(prediction) is not self.device:
+                self._move(device_of(prediction))
+            prediction, target = self.device.accept(prediction), self.device.accept(target)
+            check_array(self, "prediction", prediction, None, self.device)
             each = self.loss_shape(prediction.shape)
             shape = each if self.reduction == "none" else (1,)
             self._check(prediction, target)
-            if out is not None:
-                check_destination(self, "out", out, shape, prediction.dtype, prediction, target)
-            elif self.reduction == "none":
-                out = np.empty(shape, prediction.dtype)
-            return self._checked_forward(prediction, target, out)
+            loss = None
+            if out is not None or self.reduction == "none":
+                loss = self._destination(out, shape, prediction.dtype, prediction, target)
+            result = self._checked_forward(prediction, target, loss)
+            return result if out is None else out
+
+    def _move(self, device: Device) -> None:
+        """Have buffers on this device; a forward before is forgotten."""
+        self.device = device
+        self._workspace, self._arrays, self._kept = Workspace(device), (None, {}), None
+
+    def _destination(self, out: Any, shape: Shape, dtype: np.dtype[Any], *inputs: Array) -> Array:
+        """What the caller gave, once checked, or a fresh array."""
+        if out is None:
+            return self.device.empty(shape, dtype)
+        out = self.device.accept(out)
+        check_destination(self, "out", out, shape, dtype, *inputs, device=self.device)
+        return out
 
     def _checked_forward(self, prediction: Array, target: Array, out: Array | None) -> Any:
         self._kept = None
@@ -144,7 +164,7 @@ class Loss:
         target = self._workspace.contiguous("target", target)
         self._forward(arrays["loss"] if out is None else out, prediction, target, arrays)
         self._kept = prediction, target, arrays
-        return float(arrays["loss"][0]) if out is None else out
+        return float(self.device.to_host(arrays["loss"])[0]) if out is None else out
 
     def backward(self, out: Array | None = None) -> Array:
         """Gradient of the last loss (with reduction "none", of its sum) with respect to the prediction.
@@ -172,16 +192,13 @@ class Loss:
             if self._kept is None:
                 raise BackwardError(f"{self!r}: backward before forward")
             prediction, target, arrays = self._kept
-            if out is None:
-                out = np.empty(prediction.shape, prediction.dtype)
-            else:
-                check_destination(self, "out", out, prediction.shape, prediction.dtype, prediction, target)
-            self._backward(out, prediction, target, arrays)
-            return out
+            dx = self._destination(out, prediction.shape, prediction.dtype, prediction, target)
+            self._backward(dx, prediction, target, arrays)
+            return dx if out is None else out
 
     # ---- buffers -----------------------------------------------------------------------------------------------------
 
-    def reserve(self, shape: Shape, dtype: Any = np.float32) -> Self:
+    def reserve(self, shape: Shape, dtype: Any = np.float32, device: Device = CPU) -> Self:
         """Allocate everything that later calls need, for predictions of up to this shape; a forward before is forgotten.
 
         Parameters
@@ -190,6 +207,8 @@ class Loss:
             Shape of the largest prediction.
         dtype : dtype, optional
             Of the prediction, float32 or float64.
+        device : Device, optional
+            Where predictions will live.
 
         Returns
         -------
@@ -203,6 +222,8 @@ class Loss:
         """
         dtype, shape = check_dtype(self, dtype), as_shape(self, shape)
         self.loss_shape(shape)  # refuses what does not fit, before anything changes
+        if device is not self.device:
+            self._move(device)
         with self._workspace.in_use(self):
             self._kept = None  # the arrays may be those it was kept in
             self._arrays_of(shape, dtype)

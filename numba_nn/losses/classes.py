@@ -144,7 +144,7 @@ class ClassLoss(Loss):
         np.copyto(arrays["weight"], 1 if self.weight is None else self.weight, casting="same_kind")
 
     def _check(self, prediction: Array, target: Any) -> None:
-        check_indices(self, "target", target)
+        check_indices(self, "target", target, self.device)
         check_shape(self, "target", target.shape, self.loss_shape(prediction.shape))
         flat = self._workspace.contiguous("checked", target)
         check_range(self, "target", flat, score_cube(prediction.shape)[1], ignored=self.ignore_index)
@@ -158,9 +158,10 @@ class ClassLoss(Loss):
         each = arrays["each"].reshape(-1)
         arrays["scale"][0] = scale = self._scale(each.size)
         if self.reduction == "mean" and counted is not None:
-            class_loss_mean.for_work(each.size)(loss, arrays["scale"], arrays["partial"], each, counted.reshape(-1))
+            run = class_loss_mean.for_work(each.size, self.device)
+            run(loss, arrays["scale"], arrays["partial"], each, counted.reshape(-1))
         elif self.reduction != "none":
-            class_loss_sum.for_work(each.size)(loss, arrays["partial"], each, scale)
+            class_loss_sum.for_work(each.size, self.device)(loss, arrays["partial"], each, scale)
 
     def _arguments(self) -> str:
         weight = None if self.weight is None else f"({self.weight.size} classes)"

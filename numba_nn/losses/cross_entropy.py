@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
@@ -186,10 +185,10 @@ class CrossEntropyLoss(ClassLoss):
         return {**super().scratch_spec(shape, dtype), "largest": rows, "counted": rows}
 
     def _check(self, prediction: Array, target: Any) -> None:
-        if not isinstance(target, np.ndarray) or target.dtype.kind != "f":
+        if not self.device.owns(target) or target.dtype.kind != "f":
             super()._check(prediction, target)
             return
-        check_array(self, "target", target, prediction.dtype)
+        check_array(self, "target", target, prediction.dtype, self.device)
         check_shape(self, "target", target.shape, prediction.shape)
         if self.ignore_index >= 0:
             raise ArgumentError(f"{self!r}: ignore_index must be negative where target is probabilities; nothing is ignored")
@@ -199,11 +198,11 @@ class CrossEntropyLoss(ClassLoss):
         kept = each, arrays["e"], arrays["total"], arrays["mass"], arrays["largest"]
         x, weight, work = prediction.reshape(cube), arrays["weight"], prediction.size * EXP_WORK
         if target.dtype in INDICES:
-            run, classes = cross_entropy_forward.for_work(work), target.reshape(each.shape)
+            run, classes = cross_entropy_forward.for_work(work, self.device), target.reshape(each.shape)
             run(*kept, arrays["counted"], x, classes, weight, self.ignore_index, self.label_smoothing)
             self._reduce(loss, arrays, arrays["counted"])
         else:
-            run = soft_cross_entropy_forward.for_work(work)
+            run = soft_cross_entropy_forward.for_work(work, self.device)
             run(*kept, x, target.reshape(cube), weight, self.label_smoothing)
             self._reduce(loss, arrays, None)
 

@@ -238,7 +238,7 @@ class _ElementwiseLoss(Loss):
             np.copyto(arrays[name], 1 if weight is None else weight, casting="same_kind")
 
     def _check(self, prediction: Array, target: Any) -> None:
-        check_array(self, "target", target, prediction.dtype)
+        check_array(self, "target", target, prediction.dtype, self.device)
         check_shape(self, "target", target.shape, prediction.shape)
 
     def _inputs(self, prediction: Array, target: Array, arrays: Arrays) -> list[Array]:
@@ -247,12 +247,12 @@ class _ElementwiseLoss(Loss):
     def _forward(self, loss: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
         inputs, work = self._inputs(prediction, target, arrays), prediction.size * self.work
         if self.reduction == "none":
-            self.each_kernel.for_work(work)(loss.reshape(-1), *inputs)
+            self.each_kernel.for_work(work, self.device)(loss.reshape(-1), *inputs)
         else:
-            self.sum_kernel.for_work(work)(loss, arrays["partial"], *inputs, self._scale(prediction.size))
+            self.sum_kernel.for_work(work, self.device)(loss, arrays["partial"], *inputs, self._scale(prediction.size))
 
     def _backward(self, dx: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
-        run = self.gradient_kernel.for_work(prediction.size * self.work)
+        run = self.gradient_kernel.for_work(prediction.size * self.work, self.device)
         run(dx.reshape(-1), *self._inputs(prediction, target, arrays), self._scale(prediction.size))
 
 

@@ -12,16 +12,20 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
+from numba import typeof
 from numba.core import types
 from numba.np import numpy_support
 
-from numba_nn.core.kernel import CudaTwin
+from numba_nn.core.twin import CudaKernel
 
 TARGETS = {"sm_80": (8, 0), "sm_90a": (9, 0, "a")}
 SHARED_BYTES = 48 * 1024  # more compiles without a word and fails at the launch
@@ -57,25 +61,38 @@ def missing() -> str:
     return f"not installed: {', '.join(lacks)} (make cuda-check brings them)" if lacks else ""
 
 
-def signature(arguments: Iterable[Any]) -> tuple[types.Type, ...]:
+def signature(k: CudaKernel, arguments: Iterable[Any]) -> tuple[types.Type, ...]:
     """Numba's types of a launch with these arguments; arrays stand for device arrays, which are writable to Numba."""
     return tuple(
         types.Array(numpy_support.from_dtype(a.dtype), a.ndim, "C" if a.flags.c_contiguous else "A")
         if isinstance(a, np.ndarray)
-        else types.float64
-        if isinstance(a, float)
-        else types.int64
-        for a in arguments
+        else typeof(a)
+        for a in k.arguments(tuple(arguments))
     )
 
 
-def compile_twin(twin: CudaTwin, argument_types: tuple[types.Type, ...], target: str = "sm_90a") -> MachineCode:
+@contextmanager
+def device_to_compile_for(cc: tuple[Any, ...]) -> Iterator[None]:
+    """Helpers inside of a kernel are compiled for the current device: here there is one, but no driver."""
+    import numba.cuda.codegen as codegen
+    import numba.cuda.dispatcher as dispatcher
+
+    device = SimpleNamespace(compute_capability=cc, id=0)
+    with (
+        mock.patch.object(dispatcher, "get_current_device", return_value=device),
+        mock.patch.object(codegen.devices, "get_context", return_value=SimpleNamespace(device=device)),
+    ):
+        yield
+
+
+def compile_twin(k: CudaKernel, argument_types: tuple[types.Type, ...], target: str = "sm_90a") -> MachineCode:
     """Compile with the options that a launch would use."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
     from numba import cuda
 
-    options = {name: twin.dispatcher.targetoptions.get(name, False) for name in ("fastmath", "lineinfo")}
-    ptx, _ = cuda.compile_ptx(twin.py_func, argument_types, cc=TARGETS[target], **options)
+    options = {name: k.dispatcher.targetoptions.get(name, False) for name in ("fastmath", "lineinfo")}
+    with device_to_compile_for(TARGETS[target]):
+        ptx, _ = cuda.compile_ptx(k.py_func, argument_types, cc=TARGETS[target], **options)
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=target))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(linker.link("cubin").code)

@@ -5,12 +5,15 @@ For twins whose threads do not speak to each other: barriers, shared memory and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from numba_nn.core.kernel import CudaTwin
+from host_twins import HOST_TWINS, Math
+from numba.core.dispatcher import Dispatcher
+
 from numba_nn.core.ptx import LazyCuda
 
 
@@ -44,17 +47,32 @@ class FakeCuda:
         raise NotImplementedError(f"cuda.{name}: this simulator runs one thread to its end before the next starts")
 
 
-def body(twin: CudaTwin, fake: FakeCuda) -> Callable[..., None]:
-    """The twin's own code, with the fake in place of ``cuda``."""
-    function = twin.py_func
-    names = {name: fake if isinstance(value, LazyCuda) else value for name, value in function.__globals__.items()}
-    return FunctionType(function.__code__, names, function.__name__)
+def converted(value: Any, fake: FakeCuda, done: dict[Any, Any]) -> Any:
+    """What stands for a global of a kernel while it is simulated."""
+    if isinstance(value, LazyCuda):
+        return fake
+    if value is math:
+        return Math()
+    if getattr(value, "__hash__", None) and value in HOST_TWINS:
+        return HOST_TWINS[value]
+    if isinstance(value, Dispatcher):
+        return body(value.py_func, fake, done)
+    return value
 
 
-def launch(twin: CudaTwin, blocks: int, threads: int, arguments: Iterable[Any], *, backwards: bool = False) -> None:
+def body(function: Any, fake: FakeCuda, done: dict[Any, Any]) -> Callable[..., Any]:
+    """A kernel's or helper's own code, with the fake in place of ``cuda``."""
+    if function not in done:
+        names = dict(function.__globals__)
+        done[function] = FunctionType(function.__code__, names, function.__name__)
+        names.update({name: converted(names[name], fake, done) for name in function.__code__.co_names if name in names})
+    return done[function]
+
+
+def launch(twin: Any, blocks: int, threads: int, arguments: Iterable[Any], *, backwards: bool = False) -> None:
     """Run every thread of a grid; ``backwards`` from the last to the first, which shows threads that depend on another."""
     fake = FakeCuda(blocks, threads)
-    run, arguments = body(twin, fake), list(arguments)
+    run, arguments = body(twin.py_func, fake, {}), list(arguments)
     order = range(blocks * threads)
     for number in reversed(order) if backwards else order:
         fake.blockIdx, fake.threadIdx = Dim3(number // threads), Dim3(number % threads)

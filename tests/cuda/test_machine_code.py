@@ -11,8 +11,9 @@ from numba.core import types
 from offline import compile_twin, faults, signature
 from twins import example, kernels_with_twins
 
-from numba_nn.core.kernel import CudaTwin, In, Out
+from numba_nn.core.kernel import In, Out
 from numba_nn.core.ptx import cuda
+from numba_nn.core.twin import CudaKernel
 
 REQUIRED = "NUMBA_NN_CUDA_TOOLS" in os.environ  # `make cuda-check` sets it: there, a missing tool is a failure
 pytestmark = pytest.mark.skipif(bool(offline.missing()) and not REQUIRED, reason=offline.missing())
@@ -28,7 +29,7 @@ def test_the_tools_are_there():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("k", kernels_with_twins(), ids=lambda k: k.__name__)
 def test_machine_code(k, dtype, target):
-    code = compile_twin(k.cuda, signature(example(k, 64, dtype)), target)
+    code = compile_twin(k.cuda, signature(k.cuda, example(k, 64, dtype)), target)
     assert faults(code, float64_allowed=dtype is np.float64) == []
     assert 0 < code.registers <= REGISTERS
     assert f".target {target}" in code.ptx
@@ -94,12 +95,12 @@ ANY = types.Array(types.float32, 1, "A")
     ],
 )
 def test_planted_bugs_are_noticed(function, argument_types, complaint):
-    found = faults(compile_twin(CudaTwin(function), argument_types))
+    found = faults(compile_twin(CudaKernel(function), argument_types))
     assert any(fault.startswith(complaint) or complaint in fault for fault in found), found
 
 
 def test_a_plain_copy_has_no_faults():
-    code = compile_twin(CudaTwin(copy), (FLAT, FLAT))
+    code = compile_twin(CudaKernel(copy), (FLAT, FLAT))
     assert faults(code) == []
     assert (code.operations["LDG.E"], code.operations["STG.E"]) == (1, 1)
     assert code.stack == code.shared == 0

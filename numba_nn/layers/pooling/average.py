@@ -166,16 +166,16 @@ class _Average(Pooling):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         if call.geometry:
-            avg_pool2x2_forward.for_work(x.size)(planes(y), planes(x), *call.tables[-2:])
+            avg_pool2x2_forward.for_work(x.size, self.device)(planes(y), planes(x), *call.tables[-2:])
             return
-        run, stride = avg_pool2d_forward.for_work(WORK * x.size), self._stride(x.ndim - 3, x.shape[-1])
+        run, stride = avg_pool2d_forward.for_work(WORK * x.size, self.device), self._stride(x.ndim - 3, x.shape[-1])
         run(planes(y), call.scratch["sums"], call.scratch["totals"], planes(x), *call.tables, stride)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None and call.geometry:
             avg_pool2x2_backward(planes(dx), planes(dy), *call.tables[-2:])
         elif dx is not None:
-            run, stride = avg_pool2d_backward.for_work(WORK * dx.size), self._stride(dx.ndim - 3, dx.shape[-1])
+            run, stride = avg_pool2d_backward.for_work(WORK * dx.size, self.device), self._stride(dx.ndim - 3, dx.shape[-1])
             run(planes(dx), call.scratch["spread"], call.scratch["totals"], planes(dy), *call.tables, stride)
 
 
@@ -205,7 +205,7 @@ class _AdaptiveAverage(_Average, Adaptive):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         if math.prod(call.y_shape[2:]) == 1:
-            plane_mean_forward.for_work(x.size)(y.reshape(-1), flat_planes(x))
+            plane_mean_forward.for_work(x.size, self.device)(y.reshape(-1), flat_planes(x))
         else:
             super()._forward(call, y, x, saved)
 

@@ -201,9 +201,9 @@ class _Max(Pooling):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         if call.geometry:
-            max_pool2x2_forward.for_work(x.size)(planes(y), planes(saved["indices"]), planes(x))
+            max_pool2x2_forward.for_work(x.size, self.device)(planes(y), planes(saved["indices"]), planes(x))
         else:
-            run, scratch = max_pool2d_forward.for_work(WORK * x.size), call.scratch
+            run, scratch = max_pool2d_forward.for_work(WORK * x.size, self.device), call.scratch
             run(
                 planes(y), planes(saved["indices"]), scratch["best"], scratch["position"], planes(x), *call.tables,
                 (self.dilation[0], self.dilation[-1]), self._stride(x.ndim - 3, x.shape[-1]),

@@ -105,7 +105,7 @@ class Recurrent(Layer):
             raise ArgumentError(f"{self!r}: {name} must be a pair of arrays (h, c), got {type(pair).__name__}")
         for letter, array in zip("hc", pair, strict=True):
             if array is not None:
-                check_array(self, f"{letter} of {name}", array, call.dtype)
+                check_array(self, f"{letter} of {name}", array, call.dtype, self.device)
                 check_shape(self, f"{letter} of {name}", array.shape, call.geometry.state_shape)
         return pair[0], pair[1]
 
@@ -142,7 +142,7 @@ class Recurrent(Layer):
         """Backward; what is written where nothing is given is fresh."""
         slot, call = self._newest()
         if dy is not None:
-            check_array(self, "dy", dy, call.dtype)
+            check_array(self, "dy", dy, call.dtype, self.device)
             check_shape(self, "dy", dy.shape, call.y_shape)
         dh, dc = self._check_pair("dstate", dstate, call)
         if dy is None and dh is None and dc is None:
@@ -170,7 +170,7 @@ class Recurrent(Layer):
     def _drop(self, y: Array, x: Array, draw: Array) -> None:
         """The dropout between layers, forward and backward."""
         seed, stream = int(draw[0]), int(draw[1])
-        run = drop_elements.for_work(WORK * x.size)
+        run = drop_elements.for_work(WORK * x.size, self.device)
         run(y.reshape(-1), x.reshape(-1), seed, stream, self.dropout if stream else 0.0)
 
     def _forward(self, call: Call, y: Any, x: Any, saved: Arrays) -> None:

@@ -1,0 +1,200 @@
+"""Where arrays live: `CPU` (NumPy) or `CUDA` (device arrays of ``numba.cuda``), with one interface for both.
+
+A layer, a loss and a workspace have a ``device``; what they do with arrays apart from running kernels, they ask of it. Nothing
+here imports ``numba.cuda`` before a device array is made or met.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+from numpy.typing import NDArray
+
+from numba_nn.core.errors import ArgumentError, DeviceError
+from numba_nn.core.ptx import cuda
+
+Shape = tuple[int, ...]
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+
+
+class Device:
+    """The CPU, and what every device can do; an array is one of the device's own.
+
+    Attributes
+    ----------
+    name : str
+        As `Module.to` takes it.
+    noun : str
+        What its arrays are called in messages.
+    """
+
+    name = "cpu"
+    noun = "a NumPy array"
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> str:
+        return self.name.upper()  # one object of each: copied and pickled by reference
+
+    def require(self) -> None:
+        """Raise `DeviceError` unless this machine has the device."""
+
+    def owns(self, array: Any) -> bool:
+        """Whether an array lives here."""
+        return isinstance(array, ndarray)
+
+    def accept(self, array: Any) -> Any:
+        """An array of another library's as one of the device's own, without a copy; anything else as it is."""
+        return array
+
+    def is_plain(self, array: Any) -> bool:
+        """Whether an array is C-contiguous and aligned."""
+        flags = array.flags
+        return bool(flags.c_contiguous and flags.aligned)
+
+    def is_writable(self, array: Any) -> bool:
+        """Whether a kernel may write an array."""
+        return bool(array.flags.writeable)
+
+    def overlap(self, first: Any, second: Any) -> bool:
+        """Whether two arrays may share memory."""
+        return np.may_share_memory(first, second)
+
+    def address(self, array: Any) -> int:
+        """Where an array begins."""
+        return int(array.ctypes.data)
+
+    def empty(self, shape: Shape, dtype: Any) -> Any:
+        """A fresh array with whatever contents it has."""
+        return np.empty(shape, dtype)
+
+    def zeros(self, shape: Shape, dtype: Any) -> Any:
+        """A fresh array of zeros."""
+        return np.zeros(shape, dtype)
+
+    def buffer(self, nbytes: int) -> Any:
+        """So many bytes, aligned."""
+        raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        return raw[start : start + nbytes]
+
+    def clear(self, array: Any) -> None:
+        """Overwrite an array with zeros."""
+        array.fill(0)
+
+    def from_host(self, array: NDArray[Any]) -> Any:
+        """A copy of a NumPy array, on the device."""
+        return np.array(array, order="C")
+
+    def to_host(self, array: Any) -> NDArray[Any]:
+        """A copy of the device's array, as a NumPy array; waits until it is computed."""
+        copy: NDArray[Any] = array.copy()
+        return copy
+
+    def copy(self, to: Any, source: Any) -> None:
+        """Overwrite an array with another of the same shape."""
+        np.copyto(to, source)
+
+    def assign(self, to: Any, values: Any) -> None:
+        """Overwrite an array with numbers from the host, broadcast and converted."""
+        to[...] = values
+
+
+class CudaDevice(Device):
+    """The current CUDA device; its arrays are those of ``numba.cuda``."""
+
+    name = "cuda"
+    noun = "a device array (numba.cuda.to_device, or any array with __cuda_array_interface__)"
+
+    def require(self) -> None:
+        """Raise `DeviceError` unless this machine has the device."""
+        try:
+            available = cuda.is_available()
+        except ImportError as error:
+            raise DeviceError(f"device 'cuda': {error}") from error
+        if not available:
+            raise DeviceError("device 'cuda': numba-cuda finds no GPU or no driver (numba_nn's layers then run on 'cpu' only)")
+
+    def owns(self, array: Any) -> bool:
+        """Whether an array lives here."""
+        return getattr(array, "__cuda_ndarray__", False) is True
+
+    def accept(self, array: Any) -> Any:
+        """An array of another library's as one of the device's own, without a copy; anything else as it is."""
+        if self.owns(array) or not hasattr(array, "__cuda_array_interface__"):
+            return array
+        return cuda.as_cuda_array(array)
+
+    def is_plain(self, array: Any) -> bool:
+        """Whether an array is C-contiguous and aligned."""
+        return bool(array.is_c_contiguous()) and self.address(array) % array.dtype.itemsize == 0
+
+    def is_writable(self, array: Any) -> bool:
+        """Whether a kernel may write an array."""
+        return not array.__cuda_array_interface__["data"][1]
+
+    def overlap(self, first: Any, second: Any) -> bool:
+        """Whether two arrays may share memory."""
+        one, two = self.address(first), self.address(second)
+        return one < two + second.nbytes and two < one + first.nbytes
+
+    def address(self, array: Any) -> int:
+        """Where an array begins."""
+        return int(array.__cuda_array_interface__["data"][0])
+
+    def empty(self, shape: Shape, dtype: Any) -> Any:
+        """A fresh array with whatever contents it has."""
+        return cuda.device_array(shape, dtype)
+
+    def zeros(self, shape: Shape, dtype: Any) -> Any:
+        """A fresh array of zeros."""
+        return self.from_host(np.zeros(shape, dtype))
+
+    def buffer(self, nbytes: int) -> Any:
+        """So many bytes, aligned; cudaMalloc gives multiples of 256."""
+        return cuda.device_array(nbytes, np.uint8)
+
+    def clear(self, array: Any) -> None:
+        """Overwrite an array with zeros."""
+        cuda.cudadrv.driver.device_memset(array, 0, array.nbytes)
+
+    def from_host(self, array: NDArray[Any]) -> Any:
+        """A copy of a NumPy array, on the device."""
+        return cuda.to_device(np.ascontiguousarray(array).reshape(array.shape))
+
+    def to_host(self, array: Any) -> NDArray[Any]:
+        """A copy of the device's array, as a NumPy array; waits until it is computed."""
+        copy: NDArray[Any] = array.copy_to_host()
+        return copy
+
+    def copy(self, to: Any, source: Any) -> None:
+        """Overwrite an array with another of the same shape."""
+        if self.is_plain(source):
+            to.copy_to_device(source)
+        else:
+            to[...] = source  # by a kernel of numba.cuda's own
+
+    def assign(self, to: Any, values: Any) -> None:
+        """Overwrite an array with numbers from the host, broadcast and converted."""
+        to.copy_to_device(np.ascontiguousarray(np.broadcast_to(values, to.shape), to.dtype).reshape(to.shape))
+
+
+CPU = Device()
+CUDA = CudaDevice()
+
+
+def as_device(where: object, given: Any) -> Device:
+    """The device of a name; raises `ArgumentError` for an unknown one, and `DeviceError` if this machine has none."""
+    for device in (CPU, CUDA):
+        if given is device or given == device.name:
+            device.require()
+            return device
+    raise ArgumentError(f"{where}: device must be 'cpu' or 'cuda', got {given!r}")
+
+
+def device_of(array: Any) -> Device:
+    """Where an array lives; the CPU for what is no array, which the checks then refuse."""
+    return CUDA if hasattr(array, "__cuda_array_interface__") else CPU

@@ -1,0 +1,166 @@
+"""CUDA twins: how a function is compiled for the GPU and launched.
+
+`CudaKernel` is one launch. A kernel's twin takes its place on device arrays, with the same arguments. It is one of
+
+* a body of its own, ``@k.on_cuda`` or ``@k.on_cuda(grid=...)``;
+* the CPU's body, where iterations of its `prange` loop are independent: ``@portable``. On the GPU `prange` deals iterations to
+  threads, and a block of `numba_nn.core.reduce` is one element;
+* several launches, ``@k.on_cuda(steps=True)``: a plain function that calls `CudaKernel` objects made by `cuda_kernel`.
+
+Bodies index in 32 bits, as 64-bit arithmetic costs several instructions for each: arrays of 2^31 elements are refused.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import re
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from numba_nn.core.device import CUDA
+from numba_nn.core.errors import ArgumentError
+from numba_nn.core.parts import Helper
+from numba_nn.core.ptx import cuda
+from numba_nn.core.roles import Role, argument_roles
+
+THREADS = 256
+MAX_BLOCKS = 132 * 16  # 2,048 resident threads on each of an H200's 132 multiprocessors, twice
+MOST_ELEMENTS = 2**31 - 1
+
+Dimensions = int | tuple[int, ...]
+Grid = Callable[..., tuple[Dimensions, Dimensions]]
+"""From a launch's arguments to the blocks of its grid, and the threads of a block."""
+
+
+def covering(first: Any, *_: Any) -> tuple[int, int]:
+    """A grid with a thread for each element of the first argument, or as many as are resident; bodies loop with its stride."""
+    return min(MAX_BLOCKS, -(-first.size // THREADS)), THREADS
+
+
+class CudaKernel:
+    """A function compiled for the GPU at its first launch; ``numba.cuda`` is not imported before. See `cuda_kernel`.
+
+    Parameters
+    ----------
+    py_func : function
+        The body; its arguments carry roles.
+    grid : callable, optional
+        From the arguments to blocks and threads; nothing is launched where there is no block.
+    """
+
+    __name__: str
+
+    def __init__(self, py_func: Callable[..., Any], grid: Grid = covering) -> None:
+        functools.update_wrapper(self, py_func)
+        self.py_func = py_func
+        self.grid = grid
+
+    @functools.cached_property
+    def roles(self) -> dict[str, Any]:
+        """Name to role of every argument, in order."""
+        return argument_roles(self.py_func)
+
+    @functools.cached_property
+    def dispatcher(self) -> Any:
+        """The ``numba.cuda`` dispatcher (lazy: decorating compiles nothing)."""
+        return cuda.jit(fastmath=False)(self.py_func)
+
+    def arguments(self, given: tuple[Any, ...]) -> list[Any]:
+        """The arguments of a launch: numbers for a ``float`` take the arrays' own precision, as float64 is slow on a GPU."""
+        kind = next((a.dtype.type for a in given if getattr(a, "dtype", None) in FLOATS), np.float32)
+        return [kind(a) if role is float else a for a, role in zip(given, self.roles.values(), strict=True)]
+
+    def __call__(self, *given: Any) -> None:
+        for name, role, array in zip(self.roles, self.roles.values(), given, strict=True):
+            if isinstance(role, Role):
+                self._check(name, array)
+        blocks, threads = self.grid(*given)
+        if np.prod(blocks):
+            self.dispatcher[blocks, threads](*self.arguments(given))
+
+    def _check(self, name: str, array: Any) -> None:
+        if not CUDA.owns(array):
+            # numba.cuda would copy a NumPy array to the device and back, in silence.
+            where = f"kernel '{self.__name__}', argument '{name}'"
+            raise TypeError(f"{where}: expected device arrays only, got {type(array).__name__}")
+        if array.size > MOST_ELEMENTS:
+            where = f"kernel '{self.__name__}', argument '{name}'"
+            raise ArgumentError(f"{where}: an array on a GPU has at most 2^31 - 1 elements, got {array.size}")
+
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def cuda_kernel(grid: Grid = covering) -> Callable[[Callable[..., Any]], CudaKernel]:
+    """Decorator of what runs on the GPU only: a step of a twin, or of a layer's algorithm for it."""
+    return lambda py_func: CudaKernel(py_func, grid)
+
+
+def portable_body(py_func: Callable[..., Any]) -> Callable[..., Any]:
+    """A CPU kernel's body for the GPU.
+
+    ``for i in prange(n)`` becomes ``while i < n`` with a thread's own i and the grid's stride; a block has one element.
+    """
+    lines, first = inspect.getsourcelines(py_func)
+    tree = ast.increment_lineno(ast.parse(textwrap.dedent("".join(lines))), first - 1)
+    definition = ThreadLoop().visit(tree).body[0]
+    definition.decorator_list = []
+    names = {**py_func.__globals__, "_thread": thread, "_threads": threads_in_grid, "_unsigned": np.uint64}
+    names |= {name: value for name, value in BLOCKS_OF_ONE.items() if name in names}
+    exec(compile(ast.fix_missing_locations(tree), inspect.getfile(py_func), "exec"), names)
+    body: Callable[..., Any] = names[py_func.__name__]
+    return body
+
+
+class ThreadLoop(ast.NodeTransformer):
+    """Replaces loops; see `portable_body`. Unsigned: a signed index costs a test for negative values."""
+
+    def visit_For(self, node: ast.For) -> Any:
+        """A loop over `prange` as a thread runs it; one over a block's elements, of which there is one or none."""
+        self.generic_visit(node)
+        i, iterated = ast.unparse(node.target), ast.unparse(node.iter)
+        if of_grid := re.fullmatch(r"prange\((.+)\)", iterated):
+            first, loop = ast.parse(f"{i} = _thread()\nwhile {i} < _unsigned({of_grid[1]}):\n    {i} += _threads()").body
+        elif of_block := re.fullmatch(r"range\((\w+\.size)\)", iterated):
+            first, loop = ast.parse(f"{i} = _unsigned(0)\nif {of_block[1]} > 0:\n    pass").body
+        else:
+            return node
+        assert isinstance(loop, (ast.While, ast.If))
+        loop.body[:0] = node.body
+        return [ast.copy_location(first, node), ast.copy_location(loop, node)]
+
+
+def _helper(py_func: Callable[..., Any]) -> Helper:
+    return Helper(py_func, {"nopython": True})
+
+
+@_helper
+def thread():  # type: ignore[no-untyped-def]
+    """Index of this thread in the grid."""
+    return np.uint64(cuda.grid(1))
+
+
+@_helper
+def threads_in_grid():  # type: ignore[no-untyped-def]
+    """Number of threads in the grid."""
+    return np.uint64(cuda.gridsize(1))
+
+
+@_helper
+def as_many(size):  # type: ignore[no-untyped-def]
+    """Blocks of one element: `numba_nn.core.reduce.block_count` on the GPU."""
+    return size
+
+
+@_helper
+def one_element(block, size):  # type: ignore[no-untyped-def]
+    """Bounds of a block of one element: `numba_nn.core.reduce.block_bounds` on the GPU."""
+    return block, block + np.uint64(1)
+
+
+BLOCKS_OF_ONE = {"block_count": as_many, "block_bounds": one_element}

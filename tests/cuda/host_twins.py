@@ -1,0 +1,51 @@
+"""What compiled helpers and intrinsics compute, in NumPy: the simulator runs these in their place."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from numba_nn.core import vmath
+
+Number = np.floating[Any]
+
+
+def _rounded(function: Any) -> Any:
+    """Computed in float64, rounded to the type of the argument."""
+
+    def twin(x: Number) -> Number:
+        with np.errstate(all="ignore"):
+            return type(x)(function(np.float64(x)))
+
+    return twin
+
+
+HOST_TWINS: dict[Any, Any] = {
+    vmath.number: lambda x, single, double: type(x)(single if isinstance(x, np.float32) else double),
+    vmath.multiply_add: lambda a, b, c: type(a)(np.float64(a) * np.float64(b) + np.float64(c)),
+    vmath.polynomial: lambda x, single, double: np.polynomial.polynomial.polyval(
+        x, np.array(single if isinstance(x, np.float32) else double, type(x))
+    ),
+    vmath.exp: _rounded(np.exp),
+    vmath.exp_below: _rounded(np.exp),
+    vmath.expm1: _rounded(np.expm1),
+    vmath.log: _rounded(np.log),
+    vmath.tanh: _rounded(np.tanh),
+    vmath.sigmoid: _rounded(lambda x: 1 / (1 + np.exp(-x))),
+    vmath.erf: _rounded(special.erf),
+}
+"""Function or intrinsic to what stands for it."""
+
+PYTHON_MATH: dict[Any, Any] = {
+    name: _rounded(getattr(np, name)) for name in ("exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tanh")
+}
+
+
+class Math:
+    """The module ``math``, in the precision of its arguments."""
+
+    def __getattr__(self, name: str) -> Any:
+        return PYTHON_MATH.get(name) or getattr(math, name)

@@ -1,0 +1,149 @@
+"""Stands for ``numba.cuda`` where there is no GPU: device arrays in host memory, and kernels that run in the simulator.
+
+With it in place of the module, `to("cuda")`, layers, losses and optimisers run unchanged; only the launch is simulated.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from simulator import launch
+
+from numba_nn.core.ptx import cuda
+
+
+class DeviceArray:
+    """What `numba_nn` uses of numba's device arrays. NumPy cannot compute with it: the host has no business there."""
+
+    __cuda_ndarray__ = True
+    __array_ufunc__ = None
+
+    def __init__(self, host: np.ndarray) -> None:
+        self._host = host
+
+    shape = property(lambda self: self._host.shape)
+    strides = property(lambda self: self._host.strides)
+    dtype = property(lambda self: self._host.dtype)
+    size = property(lambda self: self._host.size)
+    ndim = property(lambda self: self._host.ndim)
+    nbytes = property(lambda self: self._host.nbytes)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        found = self._host.__array_interface__
+        data = found["data"][0], False
+        return {"shape": self.shape, "typestr": found["typestr"], "strides": found["strides"], "data": data, "version": 3}
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise AssertionError("a device array was copied to the host in silence")
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __getitem__(self, key: Any) -> Any:
+        found = self._host[key]
+        if not isinstance(found, np.ndarray):
+            raise AssertionError("an element of a device array was read on the host")
+        return DeviceArray(found)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._host[key] = value._host if isinstance(value, DeviceArray) else value
+
+    def is_c_contiguous(self) -> bool:
+        """Whether the elements lie in order, without gaps."""
+        return self._host.flags.c_contiguous
+
+    def _viewed(self, host: np.ndarray) -> DeviceArray:
+        assert np.may_share_memory(host, self._host) or host.size == 0, "a device array cannot be reshaped without a copy"
+        return DeviceArray(host)
+
+    def reshape(self, *shape: Any) -> DeviceArray:
+        """The elements in another shape."""
+        return self._viewed(self._host.reshape(*shape))
+
+    def ravel(self) -> DeviceArray:
+        """The elements in one row."""
+        return self._viewed(self._host.ravel())
+
+    def view(self, dtype: Any) -> DeviceArray:
+        """The bytes as another dtype."""
+        return DeviceArray(self._host.view(dtype))
+
+    def copy_to_host(self) -> np.ndarray:
+        """The elements as a NumPy array."""
+        return self._host.copy()
+
+    def copy_to_device(self, source: Any) -> None:
+        """Overwrite with an array of the same shape and dtype, from here or from the host."""
+        source = source._host if isinstance(source, DeviceArray) else source
+        assert source.shape == self.shape, (source.shape, self.shape)
+        assert source.dtype == self.dtype, (source.dtype, self.dtype)
+        assert self._host.flags.c_contiguous
+        self._host[...] = source
+
+
+class Dispatcher:
+    """A kernel; ``dispatcher[blocks, threads](...)`` runs it in the simulator."""
+
+    def __init__(self, py_func: Callable[..., None]) -> None:
+        self.py_func = py_func
+
+    def __getitem__(self, configuration: tuple[Any, ...]) -> Callable[..., None]:
+        def run(*arguments: Any) -> None:
+            hosts = [a._host if isinstance(a, DeviceArray) else a for a in arguments]
+            launch(self, *configuration[:2], hosts)
+
+        return run
+
+
+def _poisoned(shape: Any, dtype: Any = np.float64) -> DeviceArray:
+    host = np.empty(shape, dtype)
+    host.reshape(-1).view(np.uint8)[:] = 255  # NaN, or -1
+    return DeviceArray(host)
+
+
+def _memset(array: DeviceArray, value: int, nbytes: int) -> None:
+    assert nbytes == array.nbytes
+    array._host.reshape(-1).view(np.uint8)[:] = value
+
+
+class SimulatedCuda(types.ModuleType):
+    """The module."""
+
+    def __init__(self) -> None:
+        super().__init__("simulated numba.cuda")
+        self.cudadrv = types.SimpleNamespace(driver=types.SimpleNamespace(device_memset=_memset))
+
+    is_available = staticmethod(lambda: True)
+    jit = staticmethod(lambda **options: Dispatcher)
+    device_array = staticmethod(_poisoned)
+    synchronize = staticmethod(lambda: None)
+
+    @staticmethod
+    def to_device(array: np.ndarray) -> DeviceArray:
+        """A copy on the device."""
+        return DeviceArray(np.array(array, order="C"))
+
+    @staticmethod
+    def as_cuda_array(array: Any) -> DeviceArray:
+        """Another library's device array, without a copy."""
+        assert isinstance(array.owner, DeviceArray)
+        return array.owner
+
+
+@contextmanager
+def simulated() -> Iterator[None]:
+    """Within, ``cuda`` is simulated."""
+    before = vars(cuda).get("_module")
+    vars(cuda)["_module"] = SimulatedCuda()
+    try:
+        yield
+    finally:
+        if before is None:
+            del vars(cuda)["_module"]
+        else:
+            vars(cuda)["_module"] = before
