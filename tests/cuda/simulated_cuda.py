@@ -111,6 +111,16 @@ def _memset(array: DeviceArray, value: int, nbytes: int) -> None:
     array._host.reshape(-1).view(np.uint8)[:] = value
 
 
+class Event:
+    """A moment on the device's clock; time stands still."""
+
+    def record(self) -> None:
+        """Note the moment."""
+
+    def synchronize(self) -> None:
+        """Wait for it."""
+
+
 class SimulatedCuda(types.ModuleType):
     """The module."""
 
@@ -122,6 +132,11 @@ class SimulatedCuda(types.ModuleType):
     jit = staticmethod(lambda **options: Dispatcher)
     device_array = staticmethod(_poisoned)
     synchronize = staticmethod(lambda: None)
+    event = staticmethod(Event)
+    event_elapsed_time = staticmethod(lambda start, stop: 1.0)
+    get_current_device = staticmethod(
+        lambda: types.SimpleNamespace(name="simulated", compute_capability=(0, 0), MULTIPROCESSOR_COUNT=1)
+    )
 
     @staticmethod
     def to_device(array: np.ndarray) -> DeviceArray:
