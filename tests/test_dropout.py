@@ -11,7 +11,7 @@ import pytest
 
 import numba_nn as nn
 from numba_nn.core.random import MaskStream
-from numba_nn.layers.dropout import drop_elements
+from numba_nn.layers.dropout import drop_elements, least_word, scale_of
 from tests import reference
 from tests.cases import assert_close
 
@@ -40,7 +40,7 @@ def test_an_element_is_kept_by_its_own_random_word(size, p, dtype):
     expected = x * reference.dropout_factors((size,), p, seed, stream)
     for variant in (drop_elements.serial, drop_elements.parallel):
         y = np.empty_like(x)
-        variant(y, x, seed, stream, p)
+        variant(y, np.array([seed, stream]), x, least_word(p), scale_of(p))
         assert_close(y, expected)
         np.testing.assert_array_equal(y == 0, expected == 0)
 
@@ -58,8 +58,10 @@ def test_a_layer_draws_by_seed_layer_and_draw():
 
 def test_initial_values_have_streams_of_their_own():
     nn.manual_seed(0)
-    masks = MaskStream()
-    assert min(masks.draw()[1] for _ in range(3)) >= 2**32
+    masks, draws = MaskStream(), np.zeros((3, 2), np.int64)
+    for draw in draws:
+        masks.draw(draw)
+    assert draws[:, 1].min() >= 2**32
     assert next(nn.core.random._streams) < 2**32
 
 

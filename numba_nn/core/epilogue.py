@@ -15,8 +15,10 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.kernel import Out, inlined, inner, kernel
 from numba_nn.core.reduce import block_bounds, block_count
+from numba_nn.core.twin import thread, threads_in_grid
 from numba_nn.core.vmath import number, sigmoid, tanh
 
 IDENTITY, RELU, LEAKY_RELU, RELU6, SIGMOID, TANH = range(6)
@@ -41,7 +43,7 @@ class Epilogue(NamedTuple):
 
     def terms(self, bias: Array) -> tuple[Array, Array, int, float]:
         """Scale, shift, activation's code and slope, for a layer with this bias."""
-        scale, shift = neutral_terms(bias.size, bias.dtype)[0], bias
+        scale, shift = neutral_terms(bias.size, bias.dtype, device_of(bias))[0], bias
         if self.norm is not None:
             scale, shift = self.norm.fold(bias)
         if self.activation is None:
@@ -53,9 +55,9 @@ NOTHING = Epilogue()
 
 
 @functools.cache
-def neutral_terms(channels: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+def neutral_terms(channels: int, dtype: np.dtype[Any], device: Device = CPU) -> tuple[Array, Array]:
     """A scale and a shift that change nothing."""
-    return np.ones(channels, dtype), np.zeros(channels, dtype)
+    return device.from_host(np.ones(channels, dtype)), device.zeros((channels,), dtype)
 
 
 @inlined
@@ -98,12 +100,35 @@ def activate(y, activation, slope):
             y[i] = tanh(y[i])
 
 
+@inlined
+def activated(x, activation, slope):
+    """activation(x), for a number."""
+    if activation == RELU:
+        return relu(x)
+    if activation == LEAKY_RELU:
+        return leaky_relu(x, slope)
+    if activation == RELU6:
+        return relu6(x)
+    if activation == SIGMOID:
+        return sigmoid(x)
+    return tanh(x) if activation == TANH else x
+
+
 @kernel
 def activate_all(y: Out, activation: int, slope: float):
     """y = activation(y), over fixed blocks."""
     for block in prange(block_count(y.size)):
         start, stop = block_bounds(block, y.size)
         activate(y[start:stop], activation, slope)
+
+
+@activate_all.on_cuda
+def activate_all(y: Out, activation: int, slope: float):
+    """A thread has an element, or several."""
+    i = thread()
+    while i < np.uint64(y.size):
+        y[i] = activated(y[i], activation, slope)
+        i += threads_in_grid()
 
 
 @inner

@@ -72,7 +72,7 @@ class CudaKernel:
 
     def arguments(self, given: tuple[Any, ...]) -> list[Any]:
         """The arguments of a launch: numbers for a ``float`` take the arrays' own precision, as float64 is slow on a GPU."""
-        kind = next((a.dtype.type for a in given if getattr(a, "dtype", None) in FLOATS), np.float32)
+        kind = next((a.dtype.type for a in given if hasattr(a, "dtype") and a.dtype in FLOATS), np.float32)
         return [kind(a) if role is float else a for a, role in zip(given, self.roles.values(), strict=True)]
 
     def __call__(self, *given: Any) -> None:
@@ -135,29 +135,30 @@ class ThreadLoop(ast.NodeTransformer):
         return [ast.copy_location(first, node), ast.copy_location(loop, node)]
 
 
-def _helper(py_func: Callable[..., Any]) -> Helper:
+def cuda_helper(py_func: Callable[..., Any]) -> Helper:
+    """Decorator of helpers that run on the GPU only."""
     return Helper(py_func, {"nopython": True})
 
 
-@_helper
+@cuda_helper
 def thread():  # type: ignore[no-untyped-def]
     """Index of this thread in the grid."""
     return np.uint64(cuda.grid(1))
 
 
-@_helper
+@cuda_helper
 def threads_in_grid():  # type: ignore[no-untyped-def]
     """Number of threads in the grid."""
     return np.uint64(cuda.gridsize(1))
 
 
-@_helper
+@cuda_helper
 def as_many(size):  # type: ignore[no-untyped-def]
     """Blocks of one element: `numba_nn.core.reduce.block_count` on the GPU."""
     return size
 
 
-@_helper
+@cuda_helper
 def one_element(block, size):  # type: ignore[no-untyped-def]
     """Bounds of a block of one element: `numba_nn.core.reduce.block_bounds` on the GPU."""
     return block, block + np.uint64(1)

@@ -122,7 +122,7 @@ def multiply_add(typingctx, a, b, c):
 
 @intrinsic
 def nearest(typingctx, x):
-    """``nearest(x)``: a nearest whole number. (Numba has ``np.rint`` for the CPU only, and NVVM no ``llvm.rint``.)"""
+    """``nearest(x)``: a nearest whole number. Numba has ``np.rint`` for the CPU only, and NVVM no ``llvm.rint``."""
     _check_float(x)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
