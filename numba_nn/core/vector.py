@@ -193,6 +193,17 @@ def multiply(typingctx, a, b):
 
 
 @intrinsic
+def choose(typingctx, mask, a, b):
+    """``choose(mask, a, b)``: a where the mask is set, elsewhere b."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        mask, one, other = arguments
+        return builder.select(_bits(builder, mask, a), one, other)
+
+    return a(types.intp, a, a), codegen
+
+
+@intrinsic
 def half_totals(typingctx, vector):
     """``half_totals(vector)``: the sums of its lower and of its upper half."""
 
