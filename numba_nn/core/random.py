@@ -77,7 +77,7 @@ def normal_fill(y: Out, seed: int, stream: int, mean: float, std: float):
 
 
 @kernel
-def next_mask(draw: Saved, state: Out):
+def next_mask(state: Out, draw: Saved):
     """draw = seed and stream of a layer's next mask; state: seed, the layer's number, draws so far."""
     state[2] += 1
     draw[0] = state[0]
@@ -138,7 +138,7 @@ class MaskStream:
         if self._seedings != _seedings:
             self._seedings = _seedings
             self._device.assign(self._state, (_seed, next(_mask_streams), 0))
-        next_mask.for_work(1, self._device)(to, self._state)
+        next_mask.for_work(1, self._device)(self._state, to)
 
     def __reduce__(self) -> tuple[type[MaskStream], tuple[Device]]:
         return MaskStream, (self._device,)
