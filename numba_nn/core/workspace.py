@@ -38,6 +38,12 @@ def view(buffer: NDArray[np.uint8], offset: int, spec: Spec) -> NDArray[Any]:
     return buffer[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
+def aligned_like(array: NDArray[Any]) -> NDArray[Any]:
+    """Memory for an array of the same shape and dtype."""
+    spec = array.shape, array.dtype
+    return view(_aligned(spec_nbytes(spec)), 0, spec)
+
+
 class InUse:
     """A ``with`` block in which a workspace is used; see `Workspace.in_use`."""
 

@@ -85,12 +85,17 @@ class _BatchNorm(Layer):
         ones, zeros = np.ones(num_features, self.dtype), np.zeros(num_features, self.dtype)
         self.weight = Parameter(ones, "weight") if affine else None
         self.bias = Parameter(zeros, "bias") if affine else None
-        self._weight_value = self.weight.value if self.weight else ones
-        self._bias_value = self.bias.value if self.bias else zeros
+        self._neutral = ones, zeros
         self.running_mean = zeros.copy() if track_running_stats else None
         self.running_var = ones.copy() if track_running_stats else None
         self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
         self._folded = np.empty((2, num_features), self.dtype)
+
+    @property
+    def _affine(self) -> tuple[Array, Array]:
+        """Weight and bias, or what stands for them."""
+        ones, zeros = self._neutral
+        return self.weight.memory if self.weight else ones, self.bias.memory if self.bias else zeros
 
     def measures(self) -> bool:
         """Whether a forward takes the batch's own statistics now."""
@@ -100,7 +105,7 @@ class _BatchNorm(Layer):
         """Scale and shift that make what comes before, with a bias of ``shift``, normalised by the running statistics."""
         scale, folded = self._folded
         fold_running(
-            scale, folded, shift, self.running_mean, self.running_var, self._weight_value, self._bias_value, self.eps
+            scale, folded, shift, self.running_mean, self.running_var, *self._affine, self.eps
         )  # fmt: skip
         return scale, folded
 
@@ -148,7 +153,7 @@ class _BatchNorm(Layer):
         else:
             recall_running(mean, inv_std, self.running_mean, self.running_var, self.eps)
             saved["share"][0] = 0.0
-        layout.normalize.for_work(x.size)(y.reshape(shape), mean, inv_std, x, self._weight_value, self._bias_value)
+        layout.normalize.for_work(x.size)(y.reshape(shape), mean, inv_std, x, *self._affine)
 
     def _measure(self, call: Call, x: Array, mean: Array, inv_std: Array) -> None:
         """Statistics of a batch; running statistics move on in training mode."""
@@ -175,7 +180,7 @@ class _BatchNorm(Layer):
             layout.gradient_sums.for_work(x.size)(mean, tiles, x, dy)
         else:
             tiles = call.scratch["tiles"][:2, :0]  # dx = scale dy needs no sums
-        gradient_coefficients.for_work(tiles.size)(inv_std, sums, coefficients, tiles, self._weight_value, share)
+        gradient_coefficients.for_work(tiles.size)(inv_std, sums, coefficients, tiles, self._affine[0], share)
         for parameter, total in zip((self.bias, self.weight), sums, strict=True):
             if parameter and parameter.requires_grad:
                 np.add(parameter.grad, total, out=parameter.grad)
