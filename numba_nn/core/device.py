@@ -59,6 +59,14 @@ class Device:
         """Whether a kernel may write an array."""
         return bool(array.flags.writeable)
 
+    def alias(self, array: Any) -> Any:
+        """The same array, for kernels: writable whatever becomes of the other."""
+        return array.view()
+
+    def protect(self, array: Any, locked: bool) -> None:
+        """Make an array read-only, or writable again."""
+        array.flags.writeable = not locked
+
     def overlap(self, first: Any, second: Any) -> bool:
         """Whether two arrays may share memory."""
         return np.may_share_memory(first, second)
@@ -135,6 +143,13 @@ class CudaDevice(Device):
     def is_writable(self, array: Any) -> bool:
         """Whether a kernel may write an array."""
         return not array.__cuda_array_interface__["data"][1]
+
+    def alias(self, array: Any) -> Any:
+        """The array itself: device arrays know no read-only."""
+        return array
+
+    def protect(self, array: Any, locked: bool) -> None:
+        """Nothing: device arrays know no read-only."""
 
     def overlap(self, first: Any, second: Any) -> bool:
         """Whether two arrays may share memory."""

@@ -22,7 +22,7 @@ from numba_nn.core.indices import check_range
 from numba_nn.core.kernel import In, Out, Saved, Scratch, kernel
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.softmax import row, task_bounds, task_count
+from numba_nn.layers.softmax import task_bounds, task_count
 from numba_nn.losses.base import Loss, own_weight
 
 
@@ -73,7 +73,7 @@ def nll_backward(dx: Out, mass: Saved, scale: Saved, target: In, ignore_index: i
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
-            dx_row = row(dx, o)
+            dx_row = dx[o].reshape(-1)
             for k in range(dx_row.size):
                 dx_row[k] = zero
         else:

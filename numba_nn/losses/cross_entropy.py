@@ -24,7 +24,7 @@ from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
 from numba_nn.core.vmath import log
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.softmax import EXP_WORK, exponentials, row, task_bounds, task_count
+from numba_nn.layers.softmax import EXP_WORK, exponentials, task_bounds, task_count
 from numba_nn.losses.classes import ClassLoss, score_cube
 
 
@@ -35,7 +35,7 @@ def expected_scores(mass, score, largest, x, t, weight, share, floor, o, start, 
     for i in range(tops.size):
         masses[i] = scores[i] = 0
     if x.shape[2] == 1:
-        x_row, t_row, top = row(x, o), row(t, o), tops[0]
+        x_row, t_row, top = x[o].reshape(-1), t[o].reshape(-1), tops[0]
         whole = part = masses[0]
         for k in range(x_row.size):
             q = weight[k] * (share * t_row[k] + floor)
@@ -56,7 +56,7 @@ def score_gradients(dx, e, total, mass, scale, t, weight, share, floor, o, start
     """dx = scale (mass p - w (share t + floor)), over a task."""
     totals, masses = total[o, start:stop], mass[o, start:stop]
     if dx.shape[2] == 1:
-        dx_row, e_row, t_row = row(dx, o), row(e, o), row(t, o)
+        dx_row, e_row, t_row = dx[o].reshape(-1), e[o].reshape(-1), t[o].reshape(-1)
         factor = scale * masses[0] / totals[0]
         for k in range(dx_row.size):
             dx_row[k] = factor * e_row[k] - scale * weight[k] * (share * t_row[k] + floor)

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from numba_nn.core.address import part_at
 from numba_nn.core.checks import check_number
 from numba_nn.core.errors import ArgumentError, NonFiniteError
 from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.parameter import Parameter
-from numba_nn.optim.table import GRADIENT, ParameterTable, as_parameters, part_at, task_bounds
+from numba_nn.optim.table import GRADIENT, ParameterTable, as_parameters, task_bounds
 
 
 @inner

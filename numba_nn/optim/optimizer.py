@@ -78,10 +78,11 @@ class Optimizer:
             parameter.zero_grad()
 
     def step(self) -> None:
-        """Change every parameter that requires a gradient; allocates nothing."""
+        """Change every parameter that requires a gradient, in eval mode too; allocates nothing."""
         for rates, group in zip(self._rates, self.param_groups, strict=True):
             rates[:] = self._rates_of(group)
         self._table.see_frozen()
+        self._table.unlock()
         for like, chunks, elements in self._table.tasks:
             self._kernel.for_work(elements)(like, self._table.rows, chunks, self._steps, self._rates)
         for i, (parameter, g, _) in enumerate(self._table.entries):

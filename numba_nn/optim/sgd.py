@@ -8,11 +8,12 @@ from typing import Any
 
 from numba import prange
 
+from numba_nn.core.address import part_at
 from numba_nn.core.checks import check_number
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, kernel
 from numba_nn.optim.optimizer import Optimizer
-from numba_nn.optim.table import GRADIENT, GROUP, STATE, VALUE, part_at, task_bounds
+from numba_nn.optim.table import GRADIENT, GROUP, STATE, VALUE, task_bounds
 
 
 @kernel

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.address import array_at
 from numba_nn.core.call import Array
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import inner
@@ -58,6 +57,12 @@ class ParameterTable:
         for i, (parameter, _, _) in enumerate(self.entries):
             self.rows[i, ACTIVE] = parameter.requires_grad
 
+    def unlock(self) -> None:
+        """Have every value that will be written forget what was packed of it."""
+        for parameter, _, _ in self.entries:
+            if parameter.requires_grad:
+                parameter.unlock()
+
 
 @inner
 def task_bounds(table, chunks, t):
@@ -65,12 +70,6 @@ def task_bounds(table, chunks, t):
     p, start = chunks[t, 0], chunks[t, 1]
     stop = min(table[p, SIZE], start + CHUNK) if table[p, ACTIVE] != 0 else start
     return p, start, stop
-
-
-@inner
-def part_at(address, start, stop, like):
-    """Elements ``start`` to ``stop`` of the flat array at an address; loops over it from 0 on vectorise."""
-    return array_at(address, stop, like)[start:stop]
 
 
 def as_parameters(where: str, given: Any) -> list[Parameter]:
