@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ class Parameter:
 
     __slots__ = ("_grad", "_value", "device", "name", "requires_grad")
 
+    moves: ClassVar[int] = 0
+    """How often any parameter moved: who keeps addresses sees by it that some may be stale."""
+
     def __init__(self, value: NDArray[Any], name: str = "") -> None:
         self._value = np.array(value, order="C")
         self._grad = np.zeros_like(self._value)
@@ -61,6 +64,7 @@ class Parameter:
         if device is not self.device:
             self._value, self._grad = (device.from_host(self.device.to_host(a)) for a in (self._value, self._grad))
             self.device = device
+            Parameter.moves += 1
 
     def __repr__(self) -> str:
         return f"Parameter({self.name or 'unnamed'}, shape={self._value.shape}, dtype={self._value.dtype})"

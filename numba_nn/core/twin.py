@@ -81,7 +81,7 @@ class CudaKernel:
                 self._check(name, array)
         blocks, threads = self.grid(*given)
         if np.prod(blocks):
-            self.dispatcher[blocks, threads](*self.arguments(given))
+            self.dispatcher[blocks, threads, CUDA.stream](*self.arguments(given))
 
     def _check(self, name: str, array: Any) -> None:
         if not CUDA.owns(array):

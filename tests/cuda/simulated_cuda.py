@@ -50,8 +50,11 @@ class DeviceArray:
             raise AssertionError("an element of a device array was read on the host")
         return DeviceArray(found)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def setitem(self, key: Any, value: Any, stream: Any = 0) -> None:
+        """Overwrite a part."""
         self._host[key] = value._host if isinstance(value, DeviceArray) else value
+
+    __setitem__ = setitem
 
     def is_c_contiguous(self) -> bool:
         """Whether the elements lie in order, without gaps."""
@@ -77,7 +80,7 @@ class DeviceArray:
         """The elements as a NumPy array."""
         return self._host.copy()
 
-    def copy_to_device(self, source: Any) -> None:
+    def copy_to_device(self, source: Any, stream: Any = 0) -> None:
         """Overwrite with an array of the same shape and dtype, from here or from the host."""
         source = source._host if isinstance(source, DeviceArray) else source
         assert source.shape == self.shape, (source.shape, self.shape)
@@ -106,7 +109,7 @@ def _poisoned(shape: Any, dtype: Any = np.float64) -> DeviceArray:
     return DeviceArray(host)
 
 
-def _memset(array: DeviceArray, value: int, nbytes: int) -> None:
+def _memset(array: DeviceArray, value: int, nbytes: int, stream: Any = 0) -> None:
     assert nbytes == array.nbytes
     array._host.reshape(-1).view(np.uint8)[:] = value
 
