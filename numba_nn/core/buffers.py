@@ -123,7 +123,7 @@ class Buffers(Module):
     def _keep(self, calls: int) -> None:
         """Have room for so many forwards; a container's layers too."""
         while len(self._free) + len(self._kept) < calls:
-            self._free.append(Slot())
+            self._free.append(Slot(self.device))
 
     # ---- what users ask for -------------------------------------------------------------------------------------------
 

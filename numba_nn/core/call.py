@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from numba_nn.core.layer import Layer
 
 Array = NDArray[Any]
-Arrays = dict[str, Array]
+Arrays = dict[str, Any]
+"""Arrays by name; what a forward saves may hold numbers too, which stay on the host."""
 
 NO_ARRAYS: Arrays = {}
 _forwards = itertools.count()  # every forward that is kept has a number of its own

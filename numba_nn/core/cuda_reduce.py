@@ -87,4 +87,5 @@ def block_sum(value, room):  # type: ignore[no-untyped-def]
 @cuda_helper
 def block_maximum(value, room):  # type: ignore[no-untyped-def]
     """The largest value of a block, in each of its threads, NaN if one is; room: `WARPS` elements of shared memory."""
-    return warp_maximum(gathered(warp_maximum(value), room, room.dtype.type(-np.inf)))
+    most = warp_maximum(value)
+    return warp_maximum(gathered(most, room, most))

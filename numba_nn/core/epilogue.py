@@ -15,7 +15,8 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from numba_nn.core.kernel import Out, inlined, inner, kernel
+from numba_nn.core.device import CPU, Device, device_of
+from numba_nn.core.kernel import Out, inlined, inner, portable
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.vmath import number, sigmoid, tanh
 
@@ -41,7 +42,7 @@ class Epilogue(NamedTuple):
 
     def terms(self, bias: Array) -> tuple[Array, Array, int, float]:
         """Scale, shift, activation's code and slope, for a layer with this bias."""
-        scale, shift = neutral_terms(bias.size, bias.dtype)[0], bias
+        scale, shift = neutral_terms(bias.size, bias.dtype, device_of(bias))[0], bias
         if self.norm is not None:
             scale, shift = self.norm.fold(bias)
         if self.activation is None:
@@ -53,9 +54,9 @@ NOTHING = Epilogue()
 
 
 @functools.cache
-def neutral_terms(channels: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+def neutral_terms(channels: int, dtype: np.dtype[Any], device: Device = CPU) -> tuple[Array, Array]:
     """A scale and a shift that change nothing."""
-    return np.ones(channels, dtype), np.zeros(channels, dtype)
+    return device.from_host(np.ones(channels, dtype)), device.zeros((channels,), dtype)
 
 
 @inlined
@@ -98,7 +99,7 @@ def activate(y, activation, slope):
             y[i] = tanh(y[i])
 
 
-@kernel
+@portable
 def activate_all(y: Out, activation: int, slope: float):
     """y = activation(y), over fixed blocks."""
     for block in prange(block_count(y.size)):

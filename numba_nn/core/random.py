@@ -19,8 +19,9 @@ from numba import prange, uint32, uint64
 from numpy.typing import NDArray
 
 from numba_nn.core.checks import is_whole
+from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.kernel import Out, inlined, inner, kernel
+from numba_nn.core.kernel import Out, Saved, inlined, inner, kernel, portable
 
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
@@ -75,6 +76,15 @@ def normal_fill(y: Out, seed: int, stream: int, mean: float, std: float):
             y[4 * block + i] = mean + std * radius * (math.cos(angle) if i % 2 == 0 else math.sin(angle))
 
 
+@portable
+def next_mask(draw: Saved, state: Out):
+    """draw = seed and stream of a layer's next mask; state: seed, the layer's number, draws so far."""
+    for _ in prange(1):
+        state[2] += 1
+        draw[0] = state[0]
+        draw[1] = (state[2] << 32) + state[1]
+
+
 _seed = 0
 _seedings = 0
 _streams: Iterator[int] = itertools.count()
@@ -114,18 +124,22 @@ class MaskStream:
     before the seed among them, and those that never draw change nothing.
     """
 
-    def __init__(self) -> None:
-        self._layer, self._draws, self._seedings = -1, 0, -1
+    def __init__(self, device: Device = CPU) -> None:
+        self._device, self._seedings = device, -1
+        self._state = device.zeros((3,), np.int64)  # seed, the layer's number, draws so far
 
-    def draw(self) -> tuple[int, int]:
-        """Seed and stream of the next mask; the stream is never 0."""
+    def draw(self, to: NDArray[Any]) -> None:
+        """Write the next mask's seed and stream, which is never 0, to an array on the device.
+
+        On a GPU nothing comes from the host but after a new seed: a captured graph draws new masks whenever it runs.
+        """
         if self._seedings != _seedings:
-            self._layer, self._draws, self._seedings = next(_mask_streams), 0, _seedings
-        self._draws += 1
-        return _seed, (self._draws << 32) + self._layer
+            self._seedings = _seedings
+            self._device.assign(self._state, (_seed, next(_mask_streams), 0))
+        next_mask.for_work(1, self._device)(to, self._state)
 
-    def __reduce__(self) -> tuple[type[MaskStream], tuple[()]]:
-        return MaskStream, ()
+    def __reduce__(self) -> tuple[type[MaskStream], tuple[Device]]:
+        return MaskStream, (self._device,)
 
 
 @contextmanager

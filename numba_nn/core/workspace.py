@@ -183,9 +183,10 @@ class Workspace:
 _of_thread = threading.local()
 
 
-def thread_workspace() -> Workspace:
-    """Memory for functions that belong to no model: one workspace for every Python thread."""
-    workspace: Workspace | None = getattr(_of_thread, "workspace", None)
+def thread_workspace(device: Device = CPU) -> Workspace:
+    """Memory for functions that belong to no model: one workspace for every Python thread and device."""
+    workspace: Workspace | None = getattr(_of_thread, device.name, None)
     if workspace is None:
-        workspace = _of_thread.workspace = Workspace()
+        workspace = Workspace(device)
+        setattr(_of_thread, device.name, workspace)
     return workspace

@@ -20,31 +20,35 @@ from numba import prange, uint32
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_number, check_rank
-from numba_nn.core.kernel import In, Out, inner, kernel
+from numba_nn.core.cuda_reduce import block_per_row
+from numba_nn.core.kernel import In, Out, Saved, kernel
 from numba_nn.core.layer import Layer
+from numba_nn.core.ptx import cuda
 from numba_nn.core.random import MaskStream, words
 from numba_nn.core.reduce import BLOCK, block_bounds
+from numba_nn.core.twin import THREADS
 from numba_nn.core.workspace import Shape, Spec
 
 WORK = 4  # simple operations that an element's share of Philox counts for
 
 
-@inner
-def least_word(p):
+def least_word(p: float) -> int:
     """The smallest random word that keeps; dropping all is left to `scale_of`."""
-    return uint32(min(p * 4294967296.0 + 0.5, 4294967295.0))
+    return int(min(p * 4294967296.0 + 0.5, 4294967295.0))
 
 
-@inner
-def scale_of(p):
+def scale_of(p: float) -> float:
     """What kept elements are multiplied by."""
     return 1.0 / (1.0 - p) if p < 1.0 else 0.0
 
 
 @kernel
-def drop_elements(y: Out, x: In, seed: int, stream: int, p: float):
-    """y = x, with elements dropped, the others scaled by 1 / (1 - p); x and y: flat. Backward is the same on dy."""
-    least, scale, zero = least_word(p), x.dtype.type(scale_of(p)), x.dtype.type(0)
+def drop_elements(y: Out, draw: Saved, x: In, least: int, scale: float):
+    """y = x, with elements dropped, the others scaled; x and y: flat. Backward is the same on dy.
+
+    draw: seed and stream of the mask; least: see `least_word`.
+    """
+    seed, stream, least, scale, zero = draw[0], draw[1], uint32(least), x.dtype.type(scale), x.dtype.type(0)
     for part in prange(-(-x.size // BLOCK)):
         start, stop = block_bounds(part, x.size)
         a, b = x[start:stop], y[start:stop]
@@ -61,15 +65,43 @@ def drop_elements(y: Out, x: In, seed: int, stream: int, p: float):
             b[i] = a[i] * (scale if w[i % 4] >= least else zero)
 
 
+@drop_elements.on_cuda(grid=lambda y, *_: (-(-y.size // (4 * THREADS)), THREADS))
+def drop_elements(y: Out, draw: Saved, x: In, least: int, scale: float):
+    """A thread has the four elements of a block of the stream."""
+    block, zero, size = np.uint32(cuda.grid(1)), x.dtype.type(0), np.uint32(x.size)
+    a, b, c, d = words(block, draw[1], draw[0])
+    i = np.uint32(4 * block)
+    if i < size:
+        y[i] = x[i] * (scale if a >= np.uint32(least) else zero)
+    if i + 1 < size:
+        y[i + 1] = x[i + 1] * (scale if b >= np.uint32(least) else zero)
+    if i + 2 < size:
+        y[i + 2] = x[i + 2] * (scale if c >= np.uint32(least) else zero)
+    if i + 3 < size:
+        y[i + 3] = x[i + 3] * (scale if d >= np.uint32(least) else zero)
+
+
 @kernel
-def drop_rows(y: Out, x: In, seed: int, stream: int, p: float):
-    """y = x, with whole rows dropped, the others scaled by 1 / (1 - p); x and y: (R, L). Backward is the same on dy."""
-    least, scale, zero = least_word(p), x.dtype.type(scale_of(p)), x.dtype.type(0)
+def drop_rows(y: Out, draw: Saved, x: In, least: int, scale: float):
+    """y = x, with whole rows dropped, the others scaled; x and y: (R, L). Backward is the same on dy."""
+    seed, stream, least, scale, zero = draw[0], draw[1], uint32(least), x.dtype.type(scale), x.dtype.type(0)
     for row in prange(x.shape[0]):
         w = words(row // 4, stream, seed)
         factor = scale if w[row % 4] >= least else zero
         for i in range(x.shape[1]):
             y[row, i] = x[row, i] * factor
+
+
+@drop_rows.on_cuda(grid=block_per_row)
+def drop_rows(y: Out, draw: Saved, x: In, least: int, scale: float):
+    """A block has a row."""
+    row, i = np.uint32(cuda.blockIdx.x), np.uint32(cuda.threadIdx.x)
+    a, b, c, d = words(row >> 2, draw[1], draw[0])
+    word = (a if row & 1 == 0 else b) if row & 2 == 0 else (c if row & 1 == 0 else d)
+    factor = scale if word >= np.uint32(least) else x.dtype.type(0)
+    while i < np.uint32(x.shape[1]):
+        y[row, i] = x[row, i] * factor
+        i = np.uint32(i + np.uint32(cuda.blockDim.x))
 
 
 class Dropout(Layer):
@@ -92,33 +124,38 @@ class Dropout(Layer):
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
         self.p = check_number(type(self).__name__, "p", p, 0, 1)
-        self._masks = MaskStream()
+        self._derive()
+
+    def _derive(self) -> None:
+        self._masks = MaskStream(self.device)
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output: the input's."""
         return x_shape
 
     def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """Seed and stream of the mask; stream 0 where nothing is dropped."""
+        """Seed and stream of the mask; forward notes beside them whether it drops."""
         return {"draw": ((2,), np.dtype(np.int64))}
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        saved["draw"][0], saved["draw"][1] = self._masks.draw() if self.training else (0, 0)
-        self._drop(y, x, saved["draw"])
+        saved["drops"] = self.training
+        if self.training:
+            self._masks.draw(saved["draw"])
+        self._drop(y, x, saved)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
-            self._drop(dx, dy, saved["draw"])
+            self._drop(dx, dy, saved)
 
-    def _drop(self, y: Array, x: Array, draw: Array) -> None:
-        seed, stream = int(draw[0]), int(draw[1])
-        if stream == 0:
-            np.copyto(y, x)
+    def _drop(self, y: Array, x: Array, saved: Arrays) -> None:
+        if saved["drops"]:
+            self._drop_masked(y, x, saved["draw"], least_word(self.p), scale_of(self.p))
         else:
-            self._drop_masked(y, x, seed, stream)
+            self.device.copy(y, x)
 
-    def _drop_masked(self, y: Array, x: Array, seed: int, stream: int) -> None:
-        drop_elements.for_work(WORK * x.size, self.device)(y.reshape(-1), x.reshape(-1), seed, stream, self.p)
+    def _drop_masked(self, y: Array, x: Array, draw: Array, least: int, scale: float) -> None:
+        run = drop_elements.for_work(WORK * x.size, self.device)
+        run(y.reshape(-1), draw, x.reshape(-1), least, scale)
 
     def _arguments(self) -> str:
         return f"p={self.p}"
@@ -138,9 +175,9 @@ class _ChannelDropout(Dropout):
         check_rank(self, "x", x_shape, self.letters)
         return x_shape
 
-    def _drop_masked(self, y: Array, x: Array, seed: int, stream: int) -> None:
+    def _drop_masked(self, y: Array, x: Array, draw: Array, least: int, scale: float) -> None:
         rows = x.shape[0] * x.shape[1], math.prod(x.shape[2:])
-        drop_rows(y.reshape(rows), x.reshape(rows), seed, stream, self.p)
+        drop_rows(y.reshape(rows), draw, x.reshape(rows), least, scale)
 
 
 class Dropout1d(_ChannelDropout):

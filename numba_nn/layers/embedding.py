@@ -14,12 +14,16 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_count, check_dtype, is_whole
+from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_in_plane
+from numba_nn.core.cuda_reduce import ALL_LANES, WARP
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.indices import check_range
 from numba_nn.core.kernel import In, Out, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.ptx import cuda
 from numba_nn.core.random import normal
+from numba_nn.core.twin import cuda_helper
 from numba_nn.core.workspace import Shape
 
 COLUMNS = 64  # of the table, that a task adds to: four cache lines of float32 in a row
@@ -32,6 +36,17 @@ def take_rows(y: Out, table: In, indices: In):
         row = indices[b]
         for d in range(table.shape[1]):
             y[b, d] = table[row, d]
+
+
+@take_rows.on_cuda(grid=over_planes)
+def take_rows(y: Out, table: In, indices: In):
+    """A thread has a column."""
+    d = place_in_plane()
+    if d < np.uint32(table.shape[1]):
+        b = first_plane()
+        while b < np.uint32(indices.size):
+            y[b, d] = table[np.uint32(indices[b]), d]
+            b = next_plane(b)
 
 
 @kernel
@@ -48,6 +63,38 @@ def add_rows(table: Out, indices: In, rows: In, skipped: int):
                 target, source = table[row, first:last], rows[b, first:last]
                 for d in range(target.size):
                     target[d] += source[d]
+
+
+@add_rows.on_cuda(grid=lambda table, indices, *_: (indices.size, WARP))
+def add_rows(table: Out, indices: In, rows: In, skipped: int):
+    """A block of one warp for every b: the first b that chooses a row adds all that choose it, in their order."""
+    b, size = np.uint32(cuda.blockIdx.x), np.uint32(indices.size)
+    row, start = indices[b], np.uint32(0)
+    if row == skipped:
+        return
+    while start < b:
+        if lanes_that_choose(row, indices, start, b) != 0:
+            return
+        start = np.uint32(start + np.uint32(WARP))
+    start = b
+    while start < size:
+        chosen = lanes_that_choose(row, indices, start, size)
+        d = np.uint32(cuda.threadIdx.x)
+        while chosen != 0 and d < np.uint32(table.shape[1]):
+            total = table[np.uint32(row), d]
+            for lane in range(np.int32(WARP)):
+                if chosen >> np.uint32(lane) & np.uint32(1):
+                    total += rows[start + np.uint32(lane), d]
+            table[np.uint32(row), d] = total
+            d = np.uint32(d + np.uint32(WARP))
+        start = np.uint32(start + np.uint32(WARP))
+
+
+@cuda_helper
+def lanes_that_choose(row, indices, start, stop):
+    """A bit for each of 32 positions from the start: whether it lies before stop and its index is the row."""
+    b = np.uint32(start + np.uint32(cuda.threadIdx.x))
+    return np.uint32(cuda.ballot_sync(ALL_LANES, b < stop and indices[b] == row))
 
 
 class Embedding(Layer):

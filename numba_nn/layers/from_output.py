@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape, Spec
@@ -24,7 +22,8 @@ class FromOutput(Layer):
 
     def _tables(self, x_shape: Shape, dtype: Any) -> Array:
         """Room for nothing."""
-        return np.empty(0, dtype)
+        room: Array = self.device.empty((0,), dtype)
+        return room
 
     def _room(self, call: Call, y: Array, saved: Arrays) -> Array:
         """Where forward writes the output a second time, flat: empty if no backward comes, or y is kept as it is."""

@@ -12,12 +12,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from numba import prange
+from numpy import ndarray
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import as_shape, check_array, check_shape
+from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_in_plane
 from numba_nn.core.errors import ArgumentError, ShapeError
-from numba_nn.core.kernel import In, Out, kernel
+from numba_nn.core.kernel import In, Out, kernel, portable
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.shape import check_dim, copy_forward
@@ -32,6 +35,17 @@ def put_columns(y: Out, x: In, first: int):
             target[i] = x[r, i]
 
 
+@put_columns.on_cuda(grid=lambda y, x, *_: over_planes(x))
+def put_columns(y: Out, x: In, first: int):
+    """A thread has a column."""
+    i = place_in_plane()
+    if i < np.uint32(x.shape[1]):
+        r = first_plane()
+        while r < np.uint32(x.shape[0]):
+            y[r, np.uint32(first) + i] = x[r, i]
+            r = next_plane(r)
+
+
 @kernel
 def take_columns(y: Out, x: In, first: int):
     """y = x[:, first:], as far as y reaches; y: (R, Y), x: (R, X)."""
@@ -41,14 +55,25 @@ def take_columns(y: Out, x: In, first: int):
             y[r, i] = source[i]
 
 
-@kernel
+@take_columns.on_cuda(grid=over_planes)
+def take_columns(y: Out, x: In, first: int):
+    """A thread has a column."""
+    i = place_in_plane()
+    if i < np.uint32(y.shape[1]):
+        r = first_plane()
+        while r < np.uint32(y.shape[0]):
+            y[r, i] = x[r, np.uint32(first) + i]
+            r = next_plane(r)
+
+
+@portable
 def add_forward(y: Out, a: In, b: In):
     """y = a + b, element by element; y may be a."""
     for i in prange(y.size):
         y[i] = a[i] + b[i]
 
 
-@kernel
+@portable
 def multiply_forward(y: Out, a: In, b: In):
     """y = a b, element by element; y may be a."""
     for i in prange(y.size):
@@ -106,6 +131,7 @@ class Merge(Layer):
             If an array does not fit; nothing was written.
         """
         with self._workspace.in_use(self):
+            inputs = tuple([x if type(x) is ndarray else self._accept(x) for x in inputs])
             for i, x in enumerate(inputs):
                 check_array(self, f"inputs[{i}]", x, inputs[0].dtype if i else None, self.device)
             dtype = inputs[0].dtype if inputs else None
@@ -138,6 +164,7 @@ class Merge(Layer):
         """
         with self._workspace.in_use(self):
             slot, call = self._newest()
+            dy = self.device.accept(dy)
             check_array(self, "dy", dy, call.dtype, self.device)
             check_shape(self, "dy", dy.shape, call.y_shape)
             count = len(call.x_shape)

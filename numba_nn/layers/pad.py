@@ -18,6 +18,7 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_batch, is_whole
+from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_in_plane, split
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.gemm import fill
 from numba_nn.core.kernel import In, Out, inner, kernel
@@ -62,6 +63,19 @@ def constant_pad2d_forward(y: Out, x: In, top: int, left: int, value: float):
             fill(to, r * width + stop, (r + 1) * width, constant)
 
 
+@constant_pad2d_forward.on_cuda(grid=over_planes)
+def constant_pad2d_forward(y: Out, x: In, top: int, left: int, value: float):
+    """A thread has a place of y."""
+    h, w = split(place_in_plane(), y.shape[2])
+    if h < np.uint32(y.shape[1]):
+        i, j = np.uint32(h - top), np.uint32(w - left)  # what would be negative is large
+        there = (i < np.uint32(x.shape[1])) & (j < np.uint32(x.shape[2]))
+        p = first_plane()
+        while p < np.uint32(y.shape[0]):
+            y[p, h, w] = x[p, i, j] if there else y.dtype.type(value)
+            p = next_plane(p)
+
+
 @kernel
 def reflection_pad2d_forward(y: Out, x: In, top: int, left: int):
     """y = x and its mirror images; x: (P, H, W), y: (P, H', W'), P planes."""
@@ -78,6 +92,18 @@ def reflection_pad2d_forward(y: Out, x: In, top: int, left: int):
             to[at + w] = origin[source + mirrored(w - left, width)]
 
 
+@reflection_pad2d_forward.on_cuda(grid=over_planes)
+def reflection_pad2d_forward(y: Out, x: In, top: int, left: int):
+    """A thread has a place of y."""
+    h, w = split(place_in_plane(), y.shape[2])
+    if h < np.uint32(y.shape[1]):
+        i, j = np.uint32(mirrored(h - top, x.shape[1])), np.uint32(mirrored(w - left, x.shape[2]))
+        p = first_plane()
+        while p < np.uint32(y.shape[0]):
+            y[p, h, w] = x[p, i, j]
+            p = next_plane(p)
+
+
 @kernel
 def reflection_pad2d_backward(dx: Out, dy: In, top: int, left: int):
     """dx = sum of dy over the mirror images; dx: (P, H, W), dy: (P, H', W'). Every row of dx is summed by one task."""
@@ -88,6 +114,22 @@ def reflection_pad2d_backward(dx: Out, dy: In, top: int, left: int):
         for h in mirror_images(r % height, top, height):
             if h >= 0 and h < dy.shape[1]:
                 add_mirrored(flat, r * width, width, gradient, (r // height * dy.shape[1] + h) * dy.shape[2], dy.shape[2], left)
+
+
+@reflection_pad2d_backward.on_cuda(grid=over_planes)
+def reflection_pad2d_backward(dx: Out, dy: In, top: int, left: int):
+    """A thread has a place of dx, and up to nine mirror images of it."""
+    i, j = split(place_in_plane(), dx.shape[2])
+    if i < np.uint32(dx.shape[1]):
+        p = first_plane()
+        while p < np.uint32(dx.shape[0]):
+            total = dx.dtype.type(0)
+            for h in mirror_images(np.int64(i), top, dx.shape[1]):
+                for w in mirror_images(np.int64(j), left, dx.shape[2]):
+                    if h >= 0 and h < dy.shape[1] and w >= 0 and w < dy.shape[2]:
+                        total += dy[p, h, w]
+            dx[p, i, j] = total
+            p = next_plane(p)
 
 
 @inner

@@ -18,10 +18,14 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.cuda_planes import first_plane, next_plane, place_in_plane, plane_grid, split
+from numba_nn.core.cuda_reduce import WARP
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.layer import Layer
+from numba_nn.core.ptx import cuda
 from numba_nn.core.simd import transpose_lanes, vector_lanes
+from numba_nn.core.twin import MAX_BLOCKS, THREADS, cuda_helper
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.shape import check_dim, copy_part, dimension, unpacked
 
@@ -58,6 +62,30 @@ def copy_rows(y: Out, x: In, outer: tuple[int, ...], size: tuple[int, int, int],
             copy_part(y, to + r * strides[0] + column, x, origin + r * strides[1] + column, run)
 
 
+@copy_rows.on_cuda(grid=lambda y, x, outer, size, strides: plane_grid(size[0], size[1] * size[2]))
+def copy_rows(y: Out, x: In, outer: tuple[int, ...], size: tuple[int, int, int], strides: tuple[int, int]):
+    """A thread has a place of the matrices."""
+    r, c = split(place_in_plane(), size[2])
+    if r < np.uint32(size[1]):
+        t = first_plane()
+        while t < np.uint32(size[0]):
+            to, origin = matrix_start_on_cuda(t, outer)
+            y[to + r * np.uint32(strides[0]) + c] = x[origin + r * np.uint32(strides[1]) + c]
+            t = next_plane(t)
+
+
+@cuda_helper
+def matrix_start_on_cuda(t, outer):
+    """`matrix_start` in 32 bits."""
+    to, origin = np.uint32(0), np.uint32(0)
+    for d in range(OUTER):
+        if outer[3 * d] > 1:
+            t, index = split(t, outer[3 * d])
+            to = np.uint32(to + index * np.uint32(outer[3 * d + 1]))
+            origin = np.uint32(origin + index * np.uint32(outer[3 * d + 2]))
+    return to, origin
+
+
 @kernel
 def transpose_matrices(y: Out, x: In, outer: tuple[int, ...], size: tuple[int, int, int], strides: tuple[int, int]):
     """y[r y_stride + c] = x[r + c x_stride] in every matrix.
@@ -73,6 +101,41 @@ def transpose_matrices(y: Out, x: In, outer: tuple[int, ...], size: tuple[int, i
             y, to + row * strides[0] + column, strides[0], x, origin + row + column * strides[1], strides[1],
             min(TILE, rows - row), min(TILE, columns - column),
         )  # fmt: skip
+
+
+def square_grid(y: Any, x: Any, outer: Any, size: tuple[int, int, int], strides: Any) -> tuple[int, int]:
+    """A block for every square of every matrix, or as many as are resident."""
+    matrices, rows, columns = size
+    return min(MAX_BLOCKS, matrices * -(-rows // WARP) * -(-columns // WARP)), THREADS
+
+
+@transpose_matrices.on_cuda(grid=square_grid)
+def transpose_matrices(y: Out, x: In, outer: tuple[int, ...], size: tuple[int, int, int], strides: tuple[int, int]):
+    """Squares go by way of shared memory: neighbouring threads read neighbours and write neighbours."""
+    square = cuda.shared.array((WARP, WARP + 1), x.dtype)  # the added column spreads its columns over all banks
+    lane, line = np.uint32(cuda.threadIdx.x & 31), np.uint32(cuda.threadIdx.x >> 5)
+    rows, columns = np.uint32(size[1]), np.uint32(size[2])
+    across = np.uint32((columns + 31) >> 5)
+    down, t = np.uint32((rows + 31) >> 5), np.uint32(cuda.blockIdx.x)
+    while t < np.uint32(size[0]) * down * across:
+        matrix, rest = split(t, down * across)
+        top, left = split(rest, across)
+        to, origin = matrix_start_on_cuda(matrix, outer)
+        r = np.uint32(32 * top + lane)
+        for step in range(4):
+            k = np.uint32(8 * step + line)
+            c = np.uint32(32 * left + k)
+            if r < rows and c < columns:
+                square[k, lane] = x[origin + r + c * np.uint32(strides[1])]
+        cuda.syncthreads()
+        c = np.uint32(32 * left + lane)
+        for step in range(4):
+            k = np.uint32(8 * step + line)
+            r = np.uint32(32 * top + k)
+            if r < rows and c < columns:
+                y[to + r * np.uint32(strides[0]) + c] = square[lane, k]
+        cuda.syncthreads()
+        t = np.uint32(t + np.uint32(cuda.gridDim.x))
 
 
 @inner

@@ -14,9 +14,11 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_images, pair
+from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_in_plane, split
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, kernel
 from numba_nn.core.layer import Layer
+from numba_nn.core.twin import cuda_helper
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.image import planes
 
@@ -32,6 +34,18 @@ def upsample_nearest2d_forward(y: Out, x: In, rows: In, columns: In):
                 y[p, h, w] = x[p, rows[h], columns[w]]
 
 
+@upsample_nearest2d_forward.on_cuda(grid=over_planes)
+def upsample_nearest2d_forward(y: Out, x: In, rows: In, columns: In):
+    """A thread has a place of y."""
+    h, w = split(place_in_plane(), y.shape[2])
+    if h < np.uint32(y.shape[1]):
+        i, j = np.uint32(rows[h]), np.uint32(columns[w])
+        p = first_plane()
+        while p < np.uint32(y.shape[0]):
+            y[p, h, w] = x[p, i, j]
+            p = next_plane(p)
+
+
 @kernel
 def upsample_nearest2d_backward(dx: Out, dy: In, rows: In, columns: In):
     """dx[p, i, j] = sum of dy[p, h, w] over rows[h] = i, columns[w] = j."""
@@ -43,6 +57,36 @@ def upsample_nearest2d_backward(dx: Out, dy: In, rows: In, columns: In):
         for h in range(dy.shape[1]):
             for w in range(dy.shape[2]):
                 dx[p, rows[h], columns[w]] += dy[p, h, w]
+
+
+@upsample_nearest2d_backward.on_cuda(grid=over_planes)
+def upsample_nearest2d_backward(dx: Out, dy: In, rows: In, columns: In):
+    """A thread has a place of dx: the rows and columns that show it are neighbours."""
+    i, j = split(place_in_plane(), dx.shape[2])
+    if i < np.uint32(dx.shape[1]):
+        top, bottom = first_from(rows, i), first_from(rows, i + 1)
+        left, right = first_from(columns, j), first_from(columns, j + 1)
+        p = first_plane()
+        while p < np.uint32(dx.shape[0]):
+            total = dx.dtype.type(0)
+            for h in range(top, bottom):
+                for w in range(left, right):
+                    total += dy[p, np.uint32(h), np.uint32(w)]
+            dx[p, i, j] = total
+            p = next_plane(p)
+
+
+@cuda_helper
+def first_from(table, value):
+    """Where the first element is that is not less than a value; the table rises."""
+    low, high = np.int32(0), np.int32(table.size)
+    while low < high:
+        middle = np.int32((low + high) >> 1)
+        if table[np.uint32(middle)] < value:
+            low = np.int32(middle + 1)
+        else:
+            high = middle
+    return low
 
 
 def _factors(value: Any) -> tuple[float, float]:
@@ -100,7 +144,7 @@ class Upsample(Layer):
     def _tables(self, x_shape: Shape, dtype: Any) -> tuple[Array, Array]:
         """The source row of every output row, and the source column of every output column."""
         sizes = zip(x_shape[2:], self.output_shape(x_shape)[2:], strict=True)
-        rows, columns = (self._source(axis, *lengths) for axis, lengths in enumerate(sizes))
+        rows, columns = (self.device.from_host(self._source(axis, *lengths)) for axis, lengths in enumerate(sizes))
         return rows, columns
 
     def _source(self, axis: int, length: int, target: int) -> Array:

@@ -19,7 +19,7 @@ SIZES = [0, 1, 257]
 GRIDS = [(2, 32), (3, 100), (4, 256)]
 
 
-def both(k: Kernel, n: int, dtype: Any, grid: tuple[int, int], backwards: bool, change: Any = None) -> tuple[list, list]:
+def both(k: Kernel, n: int, dtype: Any, grid: tuple[int, int], order: str, change: Any = None) -> tuple[list, list]:
     """Arrays after the CPU kernel and after the simulated twin, on equal arguments."""
     host, device = example(k, n, dtype), example(k, n, dtype)
     for arguments in (host, device):
@@ -27,7 +27,7 @@ def both(k: Kernel, n: int, dtype: Any, grid: tuple[int, int], backwards: bool, 
             if change and isinstance(role, Role) and role.name == "in":
                 change(argument)
     k.serial(*host)
-    launch(k.cuda, *grid, device, backwards=backwards)
+    launch(k.cuda, *grid, device, order=order)
     arrays = [i for i, role in enumerate(k.roles.values()) if isinstance(role, Role) and role.name != "scratch"]
     return [host[i] for i in arrays], [device[i] for i in arrays]
 
@@ -45,8 +45,8 @@ def assert_same(host: list, device: list) -> None:
 @pytest.mark.parametrize("k", KERNELS, ids=lambda k: k.__name__)
 def test_the_twin_equals_the_kernel(k, n, dtype):
     for grid in GRIDS:
-        for backwards in (False, True):
-            host, device = both(k, n, dtype, grid, backwards)
+        for order in ("depth-first", "reversed"):
+            host, device = both(k, n, dtype, grid, order)
             assert all(np.isfinite(array).all() for array in host), "a poisoned element was not written: see twins.EXAMPLES"
             assert_same(host, device)
 
@@ -59,7 +59,7 @@ def test_special_values_come_out_alike(k):
         array.flags.writeable = False
 
     with np.errstate(all="ignore"):
-        assert_same(*both(k, 20, np.float32, (2, 4), False, sprinkle))
+        assert_same(*both(k, 20, np.float32, (2, 4), "depth-first", sprinkle))
 
 
 def test_relus_twin_passes_nan_through():
@@ -89,18 +89,14 @@ def reads_its_neighbour(y: Out, x: In):
         y[i] = x[i] if i == 0 else y[i - 1]
 
 
-def with_barrier(y: Out, x: In):
-    cuda.syncthreads()
-
-
 def writes_its_input(y: Out, x: In):
     x[cuda.grid(1)] = 0
 
 
-def run(function, grid, backwards=False):
+def run(function, grid, order="depth-first"):
     x, y = values(100, np.float32, 1), np.full(100, np.nan, np.float32)
     x.flags.writeable = False
-    launch(CudaKernel(function), *grid, [y, x], backwards=backwards)
+    launch(CudaKernel(function), *grid, [y, x], order=order)
     return y
 
 
@@ -109,9 +105,7 @@ def test_planted_bugs_are_noticed():
         run(without_stride, (4, 32))
     assert np.isnan(run(without_stride, (1, 32))).sum() == 68
     assert np.isnan(run(first_element_forgotten, (1, 32))).sum() == 1
-    assert not np.array_equal(run(reads_its_neighbour, (4, 32)), run(reads_its_neighbour, (4, 32), True), equal_nan=True)
-    with pytest.raises(NotImplementedError, match=r"cuda\.syncthreads"):
-        run(with_barrier, (1, 1))
+    assert not np.array_equal(run(reads_its_neighbour, (4, 32)), run(reads_its_neighbour, (4, 32), "reversed"), equal_nan=True)
     with pytest.raises(ValueError, match="read-only"):
         run(writes_its_input, (1, 1))
 

@@ -21,6 +21,8 @@ import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_count, check_dtype, check_number
+from numba_nn.core.device import CPU
+from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import Kernel
 from numba_nn.core.layer import Layer
@@ -85,12 +87,17 @@ class _BatchNorm(Layer):
         ones, zeros = np.ones(num_features, self.dtype), np.zeros(num_features, self.dtype)
         self.weight = Parameter(ones, "weight") if affine else None
         self.bias = Parameter(zeros, "bias") if affine else None
-        self._weight_value = self.weight.value if self.weight else ones
-        self._bias_value = self.bias.value if self.bias else zeros
         self.running_mean = zeros.copy() if track_running_stats else None
         self.running_var = ones.copy() if track_running_stats else None
         self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
-        self._folded = np.empty((2, num_features), self.dtype)
+        self._derive()
+
+    def _derive(self) -> None:
+        ones, zeros = neutral_terms(self.num_features, np.dtype(self.dtype), self.device)
+        self._weight_value = self.weight.value if self.weight else ones
+        self._bias_value = self.bias.value if self.bias else zeros
+        self._folded = self.device.empty(ones.shape, self.dtype), self.device.empty(ones.shape, self.dtype)
+        self._nothing, self._no_tiles = (self.device.empty(s, self.dtype) for s in ((0,), (2, 0, self.num_features)))
 
     def measures(self) -> bool:
         """Whether a forward takes the batch's own statistics now."""
@@ -119,17 +126,16 @@ class _BatchNorm(Layer):
         return x_shape
 
     def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """Statistics that x was normalised with, and the share of one value in them."""
+        """Statistics that x was normalised with; forward notes beside them the share of one value in them."""
         channels = (self.num_features,)
-        return {"mean": (channels, dtype), "inv_std": (channels, dtype), "share": ((1,), np.dtype(np.float64))}
+        return {"mean": (channels, dtype), "inv_std": (channels, dtype)}
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """Sums of every tile, and of every channel."""
-        channels = self.num_features
+        """Sums of every tile, and of every channel; a GPU is slow at float64."""
+        channels, wide = self.num_features, np.dtype(np.float64) if self.device is CPU else dtype
         return {
             "tiles": ((4, Geometry.of(x_shape).tiles, channels), dtype),
-            "variance": ((channels,), np.dtype(np.float64)),
-            "sums": ((2, channels), dtype),
+            "variance": ((channels,), wide),
             "coefficients": ((3, channels), dtype),
         }
 
@@ -144,10 +150,10 @@ class _BatchNorm(Layer):
         x = x.reshape(shape)
         if self.measures():
             self._measure(call, x, mean, inv_std)
-            saved["share"][0] = mean.size / x.size
+            saved["share"] = mean.size / x.size
         else:
             recall_running(mean, inv_std, self.running_mean, self.running_var, self.eps)
-            saved["share"][0] = 0.0
+            saved["share"] = 0.0
         layout.normalize.for_work(x.size, self.device)(y.reshape(shape), mean, inv_std, x, self._weight_value, self._bias_value)
 
     def _measure(self, call: Call, x: Array, mean: Array, inv_std: Array) -> None:
@@ -159,9 +165,9 @@ class _BatchNorm(Layer):
         call.geometry.layout.moments.for_work(2 * x.size, self.device)(tiles, x)
         batch_statistics.for_work(tiles.size, self.device)(mean, inv_std, variance, tiles, self.eps)
         if self.training and self.running_mean is not None and self.num_batches_tracked is not None:
-            factor = 1 / (int(self.num_batches_tracked) + 1) if self.momentum is None else self.momentum
+            momentum = -1.0 if self.momentum is None else self.momentum
             tracked = self.num_batches_tracked.reshape(1)
-            update_running(self.running_mean, self.running_var, tracked, variance, mean, factor, count / (count - 1))
+            update_running(self.running_mean, self.running_var, tracked, variance, mean, momentum, count / (count - 1))
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if x.size == 0:
@@ -169,16 +175,15 @@ class _BatchNorm(Layer):
         layout, shape, _ = call.geometry
         mean, inv_std = saved["mean"], saved["inv_std"]
         x, dy = x.reshape(shape), dy.reshape(shape)
-        sums, coefficients, share = call.scratch["sums"], call.scratch["coefficients"], float(saved["share"][0])
+        coefficients, share = call.scratch["coefficients"], saved["share"]
         if share > 0 or any(p and p.requires_grad for p in (self.weight, self.bias)):
             tiles = call.scratch["tiles"][:2]
             layout.gradient_sums.for_work(x.size, self.device)(mean, tiles, x, dy)
         else:
-            tiles = call.scratch["tiles"][:2, :0]  # dx = scale dy needs no sums
-        gradient_coefficients.for_work(tiles.size, self.device)(inv_std, sums, coefficients, tiles, self._weight_value, share)
-        for parameter, total in zip((self.bias, self.weight), sums, strict=True):
-            if parameter and parameter.requires_grad:
-                np.add(parameter.grad, total, out=parameter.grad)
+            tiles = self._no_tiles  # dx = scale dy needs no sums
+        dweight, dbias = (p.grad if p and p.requires_grad else self._nothing for p in (self.weight, self.bias))
+        run = gradient_coefficients.for_work(tiles.size, self.device)
+        run(dweight, dbias, inv_std, coefficients, tiles, self._weight_value, share)
         if dx is not None:
             layout.backward_input.for_work(x.size, self.device)(dx.reshape(shape), mean, coefficients, x, dy)
 

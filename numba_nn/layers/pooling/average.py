@@ -18,11 +18,16 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import is_whole
+from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_in_plane
+from numba_nn.core.cuda_reduce import WARPS, block_per_row, block_sum
+from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
+from numba_nn.core.ptx import cuda
 from numba_nn.core.reduce import float_sum
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import flat_planes, planes
+from numba_nn.layers.pooling.cuda import gather_means, pool_means
 from numba_nn.layers.pooling.windows import WORK, Adaptive, Global, Pooling, Sliding, collect, deal, scratch_rows
 
 
@@ -136,6 +141,19 @@ def plane_mean_forward(y: Out, x: In):
         y[p] = float_sum(x[p]) / x.shape[1]
 
 
+@plane_mean_forward.on_cuda(grid=lambda y, x: block_per_row(x))
+def plane_mean_forward(y: Out, x: In):
+    """A block has a plane."""
+    room = cuda.shared.array(WARPS, x.dtype)
+    p, i, total = np.uint32(cuda.blockIdx.x), np.uint32(cuda.threadIdx.x), x.dtype.type(0)
+    while i < np.uint32(x.shape[1]):
+        total += x[p, i]
+        i = np.uint32(i + np.uint32(cuda.blockDim.x))
+    total = block_sum(total, room)
+    if cuda.threadIdx.x == 0:
+        y[p] = total / x.dtype.type(x.shape[1])
+
+
 @kernel
 def plane_mean_backward(dx: Out, dy: In):
     """dx = dy / size of the plane."""
@@ -143,6 +161,17 @@ def plane_mean_backward(dx: Out, dy: In):
         share = dx.dtype.type(dy[p] / dx.shape[1])
         for i in range(dx.shape[1]):
             dx[p, i] = share
+
+
+@plane_mean_backward.on_cuda(grid=over_planes)
+def plane_mean_backward(dx: Out, dy: In):
+    """A thread has a place."""
+    i, share = place_in_plane(), dx.dtype.type(1) / dx.dtype.type(dx.shape[1])
+    if i < np.uint32(dx.shape[1]):
+        p = first_plane()
+        while p < np.uint32(dx.shape[0]):
+            dx[p, i] = dy[p] * share
+            p = next_plane(p)
 
 
 class _Average(Pooling):
@@ -155,16 +184,24 @@ class _Average(Pooling):
     def _tables(self, x_shape: Shape, dtype: Any) -> tuple[Array, ...]:
         """The windows and taps, and 1 / divisor along the height and along the width."""
         shares = [1 / self._divisors(axis, length) for axis, length in enumerate(x_shape[2:])]
-        return *super()._tables(x_shape, dtype), *(shares if len(shares) == 2 else (np.ones(1), *shares))
+        shares = shares if len(shares) == 2 else [np.ones(1), *shares]
+        if self.device is not CPU:
+            shares = [self.device.from_host(share.astype(dtype)) for share in shares]
+        return *super()._tables(x_shape, dtype), *shares
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """The columns' sums and gradients, in order and dealt into parts, and the windows' totals."""
+        """The columns' sums and gradients, in order and dealt into parts, and the windows' totals; a GPU needs none."""
+        if self.device is not CPU:
+            return {}
         axis, width, double = len(x_shape) - 3, x_shape[-1], np.dtype(np.float64)
         rows = scratch_rows(width, self._stride(axis, width))
         totals = scratch_rows(self._count(axis, width), 0)
         return {"sums": (rows, double), "spread": (rows, dtype), "totals": (totals[::2], double)}
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        if self.device is not CPU:
+            pool_means(planes(y), planes(x), *call.tables[:2], *call.tables[-2:])
+            return
         if call.geometry:
             avg_pool2x2_forward.for_work(x.size, self.device)(planes(y), planes(x), *call.tables[-2:])
             return
@@ -172,7 +209,9 @@ class _Average(Pooling):
         run(planes(y), call.scratch["sums"], call.scratch["totals"], planes(x), *call.tables, stride)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        if dx is not None and call.geometry:
+        if dx is not None and self.device is not CPU:
+            gather_means(planes(dx), planes(dy), *call.tables[2:])
+        elif dx is not None and call.geometry:
             avg_pool2x2_backward(planes(dx), planes(dy), *call.tables[-2:])
         elif dx is not None:
             run, stride = avg_pool2d_backward.for_work(WORK * dx.size, self.device), self._stride(dx.ndim - 3, dx.shape[-1])

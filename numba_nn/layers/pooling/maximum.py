@@ -18,12 +18,16 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import activate_all
 from numba_nn.core.errors import ShapeError
-from numba_nn.core.kernel import In, Out, Saved, Scratch, inlined, inner, kernel
+from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import flat_planes, planes
+from numba_nn.layers.pooling.cuda import gather_maxima, plane_maxima, pool_maxima
+from numba_nn.layers.pooling.order import comes_first, exceeds
 from numba_nn.layers.pooling.windows import WORK, Adaptive, Global, Pooling, Sliding, deal, scratch_rows
+from numba_nn.layers.shape import copy_forward
 
 MOST_PIXELS = 2**31 - 1  # of a plane, whose positions are int32
 
@@ -41,23 +45,6 @@ def column_maxima(best, position, plane, first, count, step):
             larger = exceeds(row[j], best[j])
             best[j] = row[j] if larger else best[j]
             position[j] = np.int32(i * width + j) if larger else position[j]
-
-
-@inlined
-def exceeds(value, best):
-    """Whether a value is to be taken rather than the best of those before it: larger, or NaN."""
-    return (value > best) | (value != value)
-
-
-@inlined
-def comes_first(value, at, best, position):
-    """Whether a value is to be taken rather than the best so far: larger, or equal and earlier, or the last NaN.
-
-    Before a first value, the best is minus infinity at -1, which as an unsigned number lies behind everything.
-    """
-    equal = (value == best) & (np.uint32(at) < np.uint32(position))
-    nan = (value != value) & ((best == best) | (at > position))
-    return (value > best) | equal | nan
 
 
 @inner
@@ -153,7 +140,6 @@ class _Max(Pooling):
     """What the max poolings share."""
 
     epilogue_role: str | None = "maximum"
-    dilation: tuple[int, ...]
     return_indices: bool
 
     def output_shape(self, x_shape: Shape) -> Shape:
@@ -174,7 +160,9 @@ class _Max(Pooling):
         return {"indices": (self.output_shape(x_shape), np.dtype(np.int32))}
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """The columns' maxima and their positions, in order and dealt into parts."""
+        """The columns' maxima and their positions, in order and dealt into parts; a GPU needs none."""
+        if self.device is not CPU:
+            return {}
         rows = scratch_rows(x_shape[-1], self._stride(len(x_shape) - 3, x_shape[-1]))
         return {"best": (rows, dtype), "position": (rows, np.dtype(np.int32))}
 
@@ -197,10 +185,14 @@ class _Max(Pooling):
         if not self.return_indices:
             return y
         arrays = self._kept[-1].arrays if self.training else self._call(x.shape, x.dtype).inference
-        return y, arrays["indices"].astype(np.int64)
+        positions = self.device.empty(y.shape, np.int64)
+        copy_forward(positions.reshape(-1), arrays["indices"].reshape(-1))
+        return y, positions
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        if call.geometry:
+        if self.device is not CPU:
+            self._forward_on_cuda(call, y, x, saved["indices"])
+        elif call.geometry:
             max_pool2x2_forward.for_work(x.size, self.device)(planes(y), planes(saved["indices"]), planes(x))
         else:
             run, scratch = max_pool2d_forward.for_work(WORK * x.size, self.device), call.scratch
@@ -211,8 +203,14 @@ class _Max(Pooling):
         if call.epilogue.activation is not None:
             activate_all(y.reshape(-1), call.epilogue.activation.epilogue_code, call.epilogue.activation.slope)
 
+    def _forward_on_cuda(self, call: Call, y: Array, x: Array, indices: Array) -> None:
+        step, (rows, columns, *_) = self.dilation, call.tables
+        pool_maxima(planes(y), planes(indices), flat_planes(x), rows, columns, x.shape[-1], step[0], step[-1])
+
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        if dx is not None:
+        if dx is not None and self.device is not CPU:
+            gather_maxima(planes(dx), planes(saved["indices"]), planes(dy), *call.tables[2:])
+        elif dx is not None:
             max_pool2d_backward(flat_planes(dx), planes(saved["indices"]), planes(dy))
 
 
@@ -238,11 +236,15 @@ class _SlidingMax(_Max, Sliding):
 class _AdaptiveMax(_Max, Adaptive):
     """What the adaptive max poolings share."""
 
-    dilation = (1, 1)
-
     def __init__(self, output_size: Any, return_indices: bool = False) -> None:
         super().__init__(output_size)
         self.return_indices = return_indices
+
+    def _forward_on_cuda(self, call: Call, y: Array, x: Array, indices: Array) -> None:
+        if math.prod(call.y_shape[2:]) == 1:
+            plane_maxima(y.reshape(-1), indices.reshape(-1), flat_planes(x))
+        else:
+            super()._forward_on_cuda(call, y, x, indices)
 
     def _arguments(self) -> str:
         return f"{super()._arguments()}, return_indices={self.return_indices}"

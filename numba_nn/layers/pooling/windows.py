@@ -21,6 +21,7 @@ import numpy as np
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_batch, is_whole, per_axis
+from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import inner
 from numba_nn.core.layer import Layer
@@ -74,10 +75,22 @@ def scratch_rows(width: int, stride: int) -> tuple[int, int, int]:
     return numba.config.NUMBA_NUM_THREADS, 2, -(-(width + min(stride, width)) // CACHE_LINE) * CACHE_LINE
 
 
+def holders(windows: Array, step: int, length: int) -> Array:
+    """For every position of an axis, the first window that holds it, and how many there are from that to the last such."""
+    first, last = np.full(length, len(windows)), np.full(length, -1)
+    for tap in range(windows[:, 1].max()):
+        reaching = np.flatnonzero(windows[:, 1] > tap)
+        position = windows[reaching, 0] + tap * step
+        np.minimum.at(first, position, reaching)
+        np.maximum.at(last, position, reaching)
+    return np.stack([first, np.maximum(last - first + 1, 0)], 1)
+
+
 class Pooling(Layer):
     """A layer whose output has an element for every window of every plane of its input."""
 
     letters: ClassVar[str] = "N, C, H, W"
+    dilation: tuple[int, ...] = (1,)
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output: N, C, and the number of windows along every other axis.
@@ -94,10 +107,17 @@ class Pooling(Layer):
         return (*x_shape[:2], *counts)
 
     def _tables(self, x_shape: Shape, dtype: Any) -> tuple[Array, ...]:
-        """The windows along the height and along the width, and the taps along the width: none where windows go one by one."""
+        """The windows along the height and along the width, and the taps along the width: none where windows go one by one.
+
+        On a GPU in place of the taps the windows that hold a row and those that hold a column.
+        """
+        lengths = (1,) * (4 - len(x_shape)) + x_shape[2:]
         tables = [self._windows(axis, length) for axis, length in enumerate(x_shape[2:])]
-        rows, columns = tables if len(tables) == 2 else (ONE_ROW, *tables)
-        return rows, columns, self._taps(len(tables) - 1, x_shape[-1])
+        tables = tables if len(tables) == 2 else [ONE_ROW, *tables]
+        if self.device is CPU:
+            return *tables, self._taps(len(x_shape) - 3, x_shape[-1])
+        tables += [holders(*axis) for axis in zip(tables, (self.dilation[0], self.dilation[-1]), lengths, strict=True)]
+        return tuple(self.device.from_host(table.astype(np.int32)) for table in tables)
 
     def _taps(self, axis: int, length: int) -> Array:
         """First window of every tap, the one after its last, and where its run begins in the dealt row."""

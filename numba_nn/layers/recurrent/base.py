@@ -15,7 +15,7 @@ from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import MaskStream, uniform
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.dropout import WORK, drop_elements
+from numba_nn.layers.dropout import WORK, drop_elements, least_word, scale_of
 from numba_nn.layers.recurrent.direction import Direction, Walk
 from numba_nn.layers.recurrent.gates import packed_room
 from numba_nn.layers.recurrent.lstm_steps import GATES
@@ -167,14 +167,15 @@ class Recurrent(Layer):
         """Where in a row of a layer's output the hidden state of a direction lies, and the row's length."""
         return number * self.hidden_size, self._directions * self.hidden_size
 
-    def _drop(self, y: Array, x: Array, draw: Array) -> None:
+    def _drop(self, y: Array, x: Array, saved: Arrays, index: int) -> None:
         """The dropout between layers, forward and backward."""
-        seed, stream = int(draw[0]), int(draw[1])
+        p = self.dropout if saved["drops"] else 0.0
         run = drop_elements.for_work(WORK * x.size, self.device)
-        run(y.reshape(-1), x.reshape(-1), seed, stream, self.dropout if stream else 0.0)
+        run(y.reshape(-1), saved["draws"][index], x.reshape(-1), least_word(p), scale_of(p))
 
     def _forward(self, call: Call, y: Any, x: Any, saved: Arrays) -> None:
         packed, between = (call.scratch["left"], call.scratch["right"]), call.scratch["between"]
+        saved["drops"] = self.training
         states = zip(*self._states(call, *y[1:], *x[1:]), strict=True)
         source = x[0]
         for index, layer in enumerate(self._stack, start=1):
@@ -185,8 +186,9 @@ class Recurrent(Layer):
             source = target
             if target is between:
                 source = saved[f"x{index}"]
-                saved["draws"][index] = self._masks.draw() if self.training else (0, 0)
-                self._drop(source, between, saved["draws"][index])
+                if self.training:
+                    self._masks.draw(saved["draws"][index])
+                self._drop(source, between, saved, index)
 
     def _backward(self, call: Call, dx: Any, dy: Any, x: Any, saved: Arrays) -> None:
         packed, between = (call.scratch["left"], call.scratch["right"]), call.scratch["between"]
@@ -206,5 +208,5 @@ class Recurrent(Layer):
                 direction.backward_input(target, saved, packed, call.geometry, keep=number > 0)
             given = target
             if index and self.dropout:
-                self._drop(source, between, saved["draws"][index])  # the layer's input has been read for the last time
+                self._drop(source, between, saved, index)  # the layer's input has been read for the last time
                 given = source
