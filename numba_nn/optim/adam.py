@@ -89,7 +89,7 @@ def adam_update(coefficients: In, table: In, chunks: In):
     constants = adam_constants(coefficients, p)
     while i < stop:
         adam_element(i, value, gradient, first, second, largest, constants)
-        i += np.uint32(THREADS)
+        i = np.uint32(i + np.uint32(THREADS))
 
 
 class Adam(Optimizer):

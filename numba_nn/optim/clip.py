@@ -73,7 +73,7 @@ def gradient_power_sums(partial: Out, like: In, table: In, chunks: In, power: fl
             total = larger(size, total)
         else:
             total += size * size if power == 2 else size if power == 1 else size**power
-        i += np.uint32(THREADS)
+        i = np.uint32(i + np.uint32(THREADS))
     total = block_maximum(total, room) if power == math.inf else block_sum(total, room)
     if cuda.threadIdx.x == 0:
         partial[cuda.blockIdx.x] = total
@@ -83,9 +83,9 @@ def gradient_power_sums(partial: Out, like: In, table: In, chunks: In, power: fl
 def norm_and_factor(norm: Out, factor: Out, partial: In, power: float, max_norm: float):
     """norm = (sum partial)^(1 / power), or the largest for an infinite power; factor: what brings it down to max_norm."""
     room, total, i = cuda.shared.array(WARPS, np.float64), np.float64(0), np.uint32(cuda.threadIdx.x)
-    while i < partial.size:
+    while i < np.uint32(partial.size):
         total = larger(partial[i], total) if power == math.inf else total + partial[i]
-        i += np.uint32(THREADS)
+        i = np.uint32(i + np.uint32(THREADS))
     total = block_maximum(total, room) if power == math.inf else block_sum(total, room)
     if cuda.threadIdx.x == 0:
         norm[0] = math.sqrt(total) if power == 2 else total if power == math.inf else total ** (1 / power)
@@ -111,7 +111,7 @@ def gradient_scale(factor: In, like: In, table: In, chunks: In):
     if not scale >= like.dtype.type(1):  # the host does not know it
         while i < stop:
             gradient[i] *= scale
-            i += np.uint32(THREADS)
+            i = np.uint32(i + np.uint32(THREADS))
 
 
 @portable

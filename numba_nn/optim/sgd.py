@@ -80,7 +80,7 @@ def sgd_update(coefficients: In, table: In, chunks: In):
     constants = sgd_constants(coefficients, p)
     while i < stop:
         sgd_element(i, value, gradient, velocity, constants)
-        i += np.uint32(THREADS)
+        i = np.uint32(i + np.uint32(THREADS))
 
 
 class SGD(Optimizer):

@@ -179,7 +179,7 @@ def gradient_clear(like: In, table: In, chunks: In):
     gradient = device_array_at(table[p, GRADIENT], stop, like)
     while i < stop:
         gradient[i] = 0
-        i += np.uint32(THREADS)
+        i = np.uint32(i + np.uint32(THREADS))
 
 
 def as_parameters(where: str, given: Any) -> list[Parameter]:

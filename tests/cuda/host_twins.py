@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from ctypes import c_char
 from typing import Any
 
 import numpy as np
 from scipy import special
 
-from numba_nn.core import vmath
+from numba_nn.core import address, vmath
 
 Number = np.floating[Any]
 
@@ -23,7 +24,14 @@ def _rounded(function: Any) -> Any:
     return twin
 
 
+def array_at(address: int, size: int, like: np.ndarray) -> np.ndarray:
+    """A device array by its address: simulated ones lie in host memory."""
+    memory = (c_char * (int(size) * like.dtype.itemsize)).from_address(int(address))
+    return np.frombuffer(memory, like.dtype) if size else np.empty(0, like.dtype)
+
+
 HOST_TWINS: dict[Any, Any] = {
+    address.device_array_at: array_at,
     vmath.number: lambda x, single, double: type(x)(single if isinstance(x, np.float32) else double),
     vmath.multiply_add: lambda a, b, c: type(a)(np.float64(a) * np.float64(b) + np.float64(c)),
     vmath.polynomial: lambda x, single, double: np.polynomial.polynomial.polyval(
