@@ -73,6 +73,6 @@ def next_plane(p):  # type: ignore[no-untyped-def]
 @cuda_helper
 def split(i, n):  # type: ignore[no-untyped-def]
     """i // n and i % n, in 32 bits."""
-    divisor = np.uint32(n)
-    quotient = np.uint32(i // divisor)
-    return quotient, np.uint32(i - quotient * divisor)
+    dividend, divisor = np.uint32(i), np.uint32(n)
+    quotient = np.uint32(dividend // divisor)
+    return quotient, np.uint32(dividend - quotient * divisor)

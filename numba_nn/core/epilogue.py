@@ -16,8 +16,9 @@ from numba import prange
 from numpy.typing import NDArray
 
 from numba_nn.core.device import CPU, Device, device_of
-from numba_nn.core.kernel import Out, inlined, inner, portable
+from numba_nn.core.kernel import Out, inlined, inner, kernel
 from numba_nn.core.reduce import block_bounds, block_count
+from numba_nn.core.twin import thread, threads_in_grid
 from numba_nn.core.vmath import number, sigmoid, tanh
 
 IDENTITY, RELU, LEAKY_RELU, RELU6, SIGMOID, TANH = range(6)
@@ -99,12 +100,35 @@ def activate(y, activation, slope):
             y[i] = tanh(y[i])
 
 
-@portable
+@inlined
+def activated(x, activation, slope):
+    """activation(x), for a number."""
+    if activation == RELU:
+        return relu(x)
+    if activation == LEAKY_RELU:
+        return leaky_relu(x, slope)
+    if activation == RELU6:
+        return relu6(x)
+    if activation == SIGMOID:
+        return sigmoid(x)
+    return tanh(x) if activation == TANH else x
+
+
+@kernel
 def activate_all(y: Out, activation: int, slope: float):
     """y = activation(y), over fixed blocks."""
     for block in prange(block_count(y.size)):
         start, stop = block_bounds(block, y.size)
         activate(y[start:stop], activation, slope)
+
+
+@activate_all.on_cuda
+def activate_all(y: Out, activation: int, slope: float):
+    """A thread has an element, or several."""
+    i = thread()
+    while i < np.uint64(y.size):
+        y[i] = activated(y[i], activation, slope)
+        i += threads_in_grid()
 
 
 @inner

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from numba_nn.core.checks import is_whole
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.kernel import Out, Saved, inlined, inner, kernel, portable
+from numba_nn.core.kernel import Out, Saved, inlined, inner, kernel
 
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
@@ -76,13 +76,15 @@ def normal_fill(y: Out, seed: int, stream: int, mean: float, std: float):
             y[4 * block + i] = mean + std * radius * (math.cos(angle) if i % 2 == 0 else math.sin(angle))
 
 
-@portable
-def next_mask(draw: Saved, state: Out):
+@kernel
+def next_mask(state: Out, draw: Saved):
     """draw = seed and stream of a layer's next mask; state: seed, the layer's number, draws so far."""
-    for _ in prange(1):
-        state[2] += 1
-        draw[0] = state[0]
-        draw[1] = (state[2] << 32) + state[1]
+    state[2] += 1
+    draw[0] = state[0]
+    draw[1] = (state[2] << 32) + state[1]
+
+
+next_mask.on_cuda(next_mask.py_func, grid=lambda *_: (1, 1))
 
 
 _seed = 0
@@ -136,7 +138,7 @@ class MaskStream:
         if self._seedings != _seedings:
             self._seedings = _seedings
             self._device.assign(self._state, (_seed, next(_mask_streams), 0))
-        next_mask.for_work(1, self._device)(to, self._state)
+        next_mask.for_work(1, self._device)(self._state, to)
 
     def __reduce__(self) -> tuple[type[MaskStream], tuple[Device]]:
         return MaskStream, (self._device,)

@@ -72,7 +72,7 @@ class CudaKernel:
 
     def arguments(self, given: tuple[Any, ...]) -> list[Any]:
         """The arguments of a launch: numbers for a ``float`` take the arrays' own precision, as float64 is slow on a GPU."""
-        kind = next((a.dtype.type for a in given if getattr(a, "dtype", None) in FLOATS), np.float32)
+        kind = next((a.dtype.type for a in given if hasattr(a, "dtype") and a.dtype in FLOATS), np.float32)
         return [kind(a) if role is float else a for a, role in zip(given, self.roles.values(), strict=True)]
 
     def __call__(self, *given: Any) -> None:

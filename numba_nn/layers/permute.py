@@ -31,6 +31,7 @@ from numba_nn.layers.shape import check_dim, copy_part, dimension, unpacked
 
 TILE = 64  # rows and columns of a matrix that a task transposes: 2 x 16 KB of float32 fit into a 48 KB L1
 RUN = 4096  # elements of a row that a task copies
+PADDED = WARP + 1  # of a square in a GPU's shared memory: its columns then lie in different banks
 OUTER = 8  # dimensions around the matrices, as many as kernels are compiled for
 
 
@@ -112,7 +113,7 @@ def square_grid(y: Any, x: Any, outer: Any, size: tuple[int, int, int], strides:
 @transpose_matrices.on_cuda(grid=square_grid)
 def transpose_matrices(y: Out, x: In, outer: tuple[int, ...], size: tuple[int, int, int], strides: tuple[int, int]):
     """Squares go by way of shared memory: neighbouring threads read neighbours and write neighbours."""
-    square = cuda.shared.array((WARP, WARP + 1), x.dtype)  # the added column spreads its columns over all banks
+    square = cuda.shared.array((WARP, PADDED), x.dtype)
     lane, line = np.uint32(cuda.threadIdx.x & 31), np.uint32(cuda.threadIdx.x >> 5)
     rows, columns = np.uint32(size[1]), np.uint32(size[2])
     across = np.uint32((columns + 31) >> 5)

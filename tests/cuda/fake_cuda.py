@@ -59,7 +59,11 @@ def _check(key: Any) -> None:
 
 
 def guarded(argument: Any) -> Any:
-    """An array as a kernel gets it; anything else as it is."""
+    """An argument as a kernel gets it: whole numbers have 64 bits, also those of a tuple."""
+    if isinstance(argument, tuple):
+        return tuple(map(guarded, argument))
+    if isinstance(argument, int):
+        return np.int64(argument)
     return argument.view(Guarded) if isinstance(argument, np.ndarray) else argument
 
 

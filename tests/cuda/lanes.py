@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, NamedTuple
 
 from greenlet import getcurrent, greenlet
@@ -41,6 +42,7 @@ class Lane(greenlet):
         super().__init__(lambda _: run())
         self.number, self.thread = number, thread
         self.request: Request | None = None
+        self.gr_context = copy_context()  # what NumPy is told about division by 0
         self.answer: Any = None
         self.groups: list[list[Callable[[], None]]] = [[]]
 

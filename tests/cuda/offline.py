@@ -61,14 +61,19 @@ def missing() -> str:
     return f"not installed: {', '.join(lacks)} (make cuda-check brings them)" if lacks else ""
 
 
-def signature(k: CudaKernel, arguments: Iterable[Any]) -> tuple[types.Type, ...]:
-    """Numba's types of a launch with these arguments; arrays stand for device arrays, which are writable to Numba."""
+def types_of(arguments: Iterable[Any]) -> tuple[types.Type, ...]:
+    """Numba's types of what a kernel is launched with; arrays stand for device arrays, which are writable to Numba."""
     return tuple(
         types.Array(numpy_support.from_dtype(a.dtype), a.ndim, "C" if a.flags.c_contiguous else "A")
         if isinstance(a, np.ndarray)
         else typeof(a)
-        for a in k.arguments(tuple(arguments))
+        for a in arguments
     )
+
+
+def signature(k: CudaKernel, arguments: Iterable[Any]) -> tuple[types.Type, ...]:
+    """The types of a launch with these arguments."""
+    return types_of(k.arguments(tuple(arguments)))
 
 
 @contextmanager

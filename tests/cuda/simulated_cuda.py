@@ -8,7 +8,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from simulator import launch
@@ -98,7 +98,7 @@ class Dispatcher:
     def __getitem__(self, configuration: tuple[Any, ...]) -> Callable[..., None]:
         def run(*arguments: Any) -> None:
             hosts = [a._host if isinstance(a, DeviceArray) else a for a in arguments]
-            launch(self, *configuration[:2], hosts)
+            cuda.launch(self, *configuration[:2], hosts)
 
         return run
 
@@ -114,22 +114,31 @@ def _memset(array: DeviceArray, value: int, nbytes: int, stream: Any = 0) -> Non
     array._host.reshape(-1).view(np.uint8)[:] = value
 
 
-class SimulatedCuda(types.ModuleType):
-    """The module."""
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise AssertionError("a device array was allocated")
 
-    def __init__(self) -> None:
+
+class SimulatedCuda(types.ModuleType):
+    """The module; ``launch`` is asked for by each kernel that runs.
+
+    Parameters
+    ----------
+    launch : function
+        From kernel, grid, block and arguments.
+    allocates : bool
+        Whether it gives memory.
+    """
+
+    def __init__(self, launch: Callable[..., None], allocates: bool) -> None:
         super().__init__("simulated numba.cuda")
         self.cudadrv = types.SimpleNamespace(driver=types.SimpleNamespace(device_memset=_memset))
+        self.launch = launch
+        self.device_array = _poisoned if allocates else _refuse
+        self.to_device = _copied if allocates else _refuse
 
     is_available = staticmethod(lambda: True)
     jit = staticmethod(lambda **options: Dispatcher)
-    device_array = staticmethod(_poisoned)
     synchronize = staticmethod(lambda: None)
-
-    @staticmethod
-    def to_device(array: np.ndarray) -> DeviceArray:
-        """A copy on the device."""
-        return DeviceArray(np.array(array, order="C"))
 
     @staticmethod
     def as_cuda_array(array: Any) -> DeviceArray:
@@ -138,11 +147,15 @@ class SimulatedCuda(types.ModuleType):
         return array.owner
 
 
+def _copied(array: np.ndarray) -> DeviceArray:
+    return DeviceArray(np.array(array, order="C"))
+
+
 @contextmanager
-def simulated() -> Iterator[None]:
-    """Within, ``cuda`` is simulated."""
+def simulated(launch: Callable[..., None] = launch, allocates: bool = True) -> Iterator[None]:
+    """Within, ``cuda`` is simulated; ``launch`` runs the kernels, and nothing is allocated unless ``allocates``."""
     before = vars(cuda).get("_module")
-    vars(cuda)["_module"] = SimulatedCuda()
+    vars(cuda)["_module"] = SimulatedCuda(launch, allocates)
     try:
         yield
     finally:

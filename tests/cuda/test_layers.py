@@ -1,13 +1,16 @@
-"""Layers on the GPU, simulated, compute what they compute on the CPU: every configuration of `tests.cases`."""
+"""Layers on the GPU, simulated, compute what they compute on the CPU."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from simulated_cuda import simulated
+from trials import EXTRAS, TRIALS, normal
 
-from numba_nn.core.device import CUDA
-from tests.cases import CASES
+import numba_nn as nn
+from numba_nn.core.device import CPU, CUDA
+from numba_nn.core.epilogue import neutral_terms
+from numba_nn.core.errors import RangeError
 
 
 @pytest.fixture(autouse=True)
@@ -16,19 +19,96 @@ def gpu():
         yield
 
 
-def on_cuda(case):
-    """The same layer on the device, with an input and a gradient of its output."""
-    layer = case.build()
-    x, dy = case.x(), case.dy(layer)
-    return layer.to("cuda"), CUDA.from_host(x), CUDA.from_host(dy)
+def assert_alike(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_gpu_computes_what_the_cpu_does(case):
-    host = case.build()
-    y, dx = host(case.x()), host.backward(case.dy(host))
-    layer, x, dy = on_cuda(case)
-    np.testing.assert_allclose(layer(x).copy_to_host(), y, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(layer.backward(dy).copy_to_host(), dx, rtol=1e-5, atol=1e-5)
-    for (name, here), (_, there) in zip(host.named_parameters(), layer.named_parameters(), strict=True):
-        np.testing.assert_allclose(there.grad.copy_to_host(), here.grad, rtol=1e-4, atol=1e-4, err_msg=name)
+@pytest.mark.parametrize("trial", TRIALS, ids=str)
+def test_the_gpu_computes_what_the_cpu_does(trial):
+    assert_alike(trial.run(CUDA), trial.run(CPU))
+
+
+@pytest.mark.parametrize("trial", EXTRAS, ids=str)
+def test_in_float64_too(trial):
+    found, expected = trial.run(CUDA, np.float64), trial.run(CPU, np.float64)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+def test_the_same_masks_in_every_draw():
+    (x,) = normal((40, 5))(np.float32)
+    nn.manual_seed(11)
+    host = nn.Dropout(0.4), nn.Dropout2d(0.5)
+    expected = [layer(shape).copy() for _ in range(2) for layer, shape in zip(host, (x, x.reshape(2, 20, 5, 1)), strict=True)]
+    nn.manual_seed(11)
+    device = [layer.to("cuda") for layer in (nn.Dropout(0.4), nn.Dropout2d(0.5))]
+    for i, y in enumerate(expected):
+        np.testing.assert_array_equal(device[i % 2](CUDA.from_host(x.reshape(y.shape))).copy_to_host(), y)
+
+
+def test_running_statistics_move_on():
+    found = {}
+    for device in (CPU, CUDA):
+        for momentum in (0.1, None):
+            layer = nn.BatchNorm1d(3, momentum=momentum).to(device.name)
+            for x in normal((5, 3), (4, 3), (7, 3))(np.float32):
+                layer(device.from_host(x))
+            found.setdefault(momentum, []).append({name: device.to_host(a) for name, a in layer.named_arrays()})
+    for host, cuda in found.values():
+        assert_alike(cuda, host)
+
+
+def test_the_places_of_maxima_are_given():
+    (x,) = normal((2, 3, 6, 8))(np.float32)
+    layer = nn.MaxPool2d(2, return_indices=True)
+    y, places = layer(x)
+    found, found_places = nn.MaxPool2d(2, return_indices=True)(CUDA.from_host(x))
+    np.testing.assert_array_equal(found.copy_to_host(), y)
+    np.testing.assert_array_equal(found_places.copy_to_host(), places)
+    assert found_places.dtype == np.int64
+
+
+@pytest.mark.parametrize("layer", [nn.MaxPool2d(2, 1), nn.AdaptiveMaxPool2d(1), nn.AdaptiveMaxPool2d(2)], ids=repr)
+def test_a_pooling_takes_the_maximum_that_the_cpu_takes(layer):
+    x = np.random.default_rng(0).choice([0, 1, np.nan, np.inf, -np.inf], (3, 2, 6, 7)).astype(np.float32)
+    dy = np.ones(layer.output_shape(x.shape), np.float32)
+    expected = layer(x), layer.backward(dy)
+    found = layer.to("cuda")(CUDA.from_host(x)), layer.backward(CUDA.from_host(dy))
+    layer.to("cpu")
+    for got, wanted in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(got.copy_to_host(), wanted)
+
+
+def test_an_index_outside_of_the_table_is_refused():
+    layer = nn.Embedding(10, 4).to("cuda")
+    x = np.zeros((3, 300), np.int64)
+    x[1, 5], x[2, 7] = 10, -1
+    with pytest.raises(RangeError, match=r"0 \.\. 9, got 10 at \[1, 5\]"):
+        layer(CUDA.from_host(x))
+
+
+def test_what_an_epilogue_needs_lives_on_the_device():
+    host = nn.BatchNorm2d(3)
+    host(normal((5, 3, 4, 4))(np.float32)[0])
+    expected = host.fold(np.full(3, 0.5, np.float32))
+    found = host.to("cuda").fold(CUDA.from_host(np.full(3, 0.5, np.float32)))
+    for got, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got.copy_to_host(), wanted, rtol=1e-6)
+    scale, shift = neutral_terms(3, np.dtype(np.float32), CUDA)
+    np.testing.assert_array_equal([scale.copy_to_host(), shift.copy_to_host()], [[1] * 3, [0] * 3])
+
+
+def test_nothing_is_allocated_after_reserve():
+    model = nn.Sequential(
+        nn.ZeroPad2d(1), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.2), nn.Upsample(scale_factor=2),
+        nn.Permute(0, 2, 1, 3), nn.AvgPool2d(2), nn.Flatten(), nn.Sigmoid(), nn.LogSoftmax(1),
+    ).to("cuda")  # fmt: skip
+    model.reserve((2, 3, 4, 6))
+    x, y = CUDA.zeros((2, 3, 4, 6), np.float32), CUDA.empty(model.output_shape((2, 3, 4, 6)), np.float32)
+    dx = CUDA.empty(x.shape, np.float32)
+    with simulated(allocates=False):
+        for _ in range(2):
+            assert model.forward(x, out=y) is y
+            assert model.backward(y, out=dx) is dx

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from simulator import launch
-from twins import clip_below, example, kernels_with_twins, values
+from twins import clip_below, elementwise_kernels, example, values
 
 from numba_nn.core.kernel import In, Kernel, Out, Role
 from numba_nn.core.ptx import cuda
 from numba_nn.core.twin import MAX_BLOCKS, THREADS, CudaKernel
 
-KERNELS = kernels_with_twins()
+KERNELS = elementwise_kernels()
 SIZES = [0, 1, 257]
 # Blocks and threads: a grid smaller than the array, one that ends within it, one that is larger.
 GRIDS = [(2, 32), (3, 100), (4, 256)]

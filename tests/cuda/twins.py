@@ -12,6 +12,7 @@ import numpy as np
 import numba_nn
 from numba_nn.core.kernel import In, Kernel, Out, Role, kernel
 from numba_nn.core.ptx import cuda
+from numba_nn.core.twin import CudaKernel, covering
 
 HOMES = ("numba_nn.core", "numba_nn.layers", "numba_nn.losses", "numba_nn.optim")
 
@@ -38,10 +39,18 @@ def modules() -> Iterator[Any]:
             yield importlib.import_module(found.name)
 
 
-def kernels_with_twins() -> list[Kernel]:
-    """Every kernel of the package that has a twin, by name; and the one above."""
+def elementwise_kernels() -> list[Kernel]:
+    """Every kernel of the package whose twin has a thread for each element, by name; and the one above.
+
+    All others are run and compiled with the arguments of real launches: see `launches`.
+    """
     found = {value.__name__: value for module in modules() for value in vars(module).values() if isinstance(value, Kernel)}
-    return [clip_below, *(found[name] for name in sorted(found) if found[name].has_twin)]
+    return [clip_below, *(found[name] for name in sorted(found) if found[name].has_twin and is_elementwise(found[name].cuda))]
+
+
+def is_elementwise(twin: Any) -> bool:
+    """Whether a grid of any size does."""
+    return isinstance(twin, CudaKernel) and twin.grid is covering
 
 
 def values(n: int, dtype: Any, seed: int) -> np.ndarray:
@@ -65,8 +74,10 @@ def flat(k: Kernel, n: int, dtype: Any) -> list[Any]:
     return arguments
 
 
-# For twins that are not element-wise: kernel's name to a function like `flat`.
-EXAMPLES: dict[str, Callable[[Kernel, int, Any], list[Any]]] = {}
+# For those that take something else: kernel's name to a function like `flat`.
+EXAMPLES: dict[str, Callable[[Kernel, int, Any], list[Any]]] = {
+    "activate_all": lambda k, n, dtype: [values(n, dtype, 0), 2, 0.1],
+}
 
 
 def example(k: Kernel, n: int, dtype: Any) -> list[Any]:

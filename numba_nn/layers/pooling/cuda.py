@@ -59,7 +59,7 @@ def gather_maxima(dx: Out, indices: Saved, dy: In, above: In, beside: In):
 
 
 @cuda_helper
-def better(best, at, lane):  # type: ignore[no-untyped-def]
+def better(best, at, lane):
     """The larger of a thread's value and that of another lane, and its place."""
     value, place = cuda.shfl_xor_sync(ALL_LANES, best, lane), cuda.shfl_xor_sync(ALL_LANES, at, lane)
     taken = comes_first(value, place, best, at)
