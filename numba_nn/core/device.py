@@ -120,11 +120,19 @@ class CudaDevice(Device):
     ----------
     stream : object
         A stream of ``numba.cuda``; 0 for the default one. See `on`.
+    used : list or None
+        Where it is a list, everything that kernels and copies are given is kept in it: see `numba_nn.core.capture`.
     """
 
     name = "cuda"
     noun = "a device array (numba.cuda.to_device, or any array with __cuda_array_interface__)"
     stream: Any = 0
+    used: list[Any] | None = None
+
+    def use(self, *arrays: Any) -> None:
+        """Note what work on the device is given."""
+        if self.used is not None:
+            self.used.append(arrays)
 
     @contextmanager
     def on(self, stream: Any) -> Iterator[None]:
@@ -185,6 +193,7 @@ class CudaDevice(Device):
 
     def clear(self, array: Any) -> None:
         """Overwrite an array with zeros."""
+        self.use(array)
         if array.size:
             cuda.cudadrv.driver.device_memset(array, 0, array.nbytes, stream=self.stream)
 
@@ -203,6 +212,7 @@ class CudaDevice(Device):
 
     def copy(self, to: Any, source: Any) -> None:
         """Overwrite an array with another of the same shape."""
+        self.use(to, source)
         if self.is_plain(source):
             to.copy_to_device(source, stream=self.stream)
         else:

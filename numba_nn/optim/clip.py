@@ -191,9 +191,7 @@ class ClipNorm:
         NonFiniteError
             If the norm is NaN or infinite, and this was asked for; the gradients stay as they were.
         """
-        self._table.refresh()
-        if self._table.device is not self._device:
-            self._place()
+        self.refresh()
         self._sum_powers()
         if self._device is CPU:
             self._reduce()
@@ -209,6 +207,12 @@ class ClipNorm:
         for like, _, chunks, elements in self._table.tasks:
             gradient_scale.for_work(elements, self._device)(self._factor, like, self._table.rows.array, chunks)
         return norm
+
+    def refresh(self) -> None:
+        """Have kernels see what changed on the host: frozen parameters, parameters that moved; a call does it too."""
+        self._table.refresh()
+        if self._table.device is not self._device:
+            self._place()
 
     def _sum_powers(self) -> None:
         first = 0

@@ -8,6 +8,7 @@ from simulated_cuda import simulated
 
 import numba_nn as nn
 from numba_nn.core.device import CUDA
+from numba_nn.core.errors import DeviceError
 from tests.loss_cases import LOSS_CASES
 
 REDUCTIONS = ["mean", "sum", "none"]
@@ -83,5 +84,5 @@ def test_a_loss_goes_where_its_prediction_is():
     here = loss.forward(x, np.array([0, 1, 1]))
     there = loss.forward(*on_cuda(x, np.array([0, 1, 1])))
     assert there == pytest.approx(here)
-    with pytest.raises(nn.DeviceError, match="target must live on 'cuda'"):
+    with pytest.raises(DeviceError, match="target must live on 'cuda'"):
         loss.forward(*on_cuda(x), np.array([0, 1, 1]))
