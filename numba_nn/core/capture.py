@@ -31,7 +31,8 @@ class Capture:
 
     def __init__(self, stream: Any, work: Callable[[], None]) -> None:
         self._builder = builder = graph_builder(stream)
-        CUDA.used = self._used = []
+        self._used: list[Any] = []
+        CUDA.used = self._used
         try:
             with cuda.defer_cleanup(), CUDA.on(stream):  # to free memory is refused too
                 builder.begin_building("thread_local")

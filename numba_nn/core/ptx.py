@@ -48,6 +48,6 @@ cuda = LazyCuda()
 
 def graph_builder(stream: Any) -> Any:
     """What records the work of a stream of ``numba.cuda`` as a graph, of ``cuda.core``, on which ``numba-cuda`` stands."""
-    from cuda.core import Stream
+    from cuda.core import Stream  # type: ignore[import-not-found]
 
     return Stream.from_handle(int(stream)).create_graph_builder()

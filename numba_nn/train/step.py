@@ -168,8 +168,8 @@ class TrainStep:
         if not hasattr(self.optimizer, "refresh"):
             raise ArgumentError("the optimizer has no refresh(), which gives its settings to the GPU (see optim.Optimizer)")
         self.optimizer.refresh()
-        if hasattr(self._clip, "refresh"):
-            self._clip.refresh()
+        if (refresh := getattr(self._clip, "refresh", None)) is not None:
+            refresh()
 
     def forward(self, x: Array, target: Array) -> float:
         """The loss of one batch, without an update."""
@@ -217,7 +217,7 @@ class TrainStep:
 
 
 @portable
-def count_loss(losses: Out, loss: In):
+def count_loss(losses: Out, loss: In) -> None:
     """losses[0] += loss, and losses[1] += 1."""
     for i in prange(loss.size):
         losses[0] += loss[i]
