@@ -115,6 +115,16 @@ def _refuse(*_: Any, **__: Any) -> NoReturn:
     raise AssertionError("a device array was allocated")
 
 
+class Event:
+    """A moment on the device's clock; time stands still."""
+
+    def record(self) -> None:
+        """Note the moment."""
+
+    def synchronize(self) -> None:
+        """Wait for it."""
+
+
 class SimulatedCuda(types.ModuleType):
     """The module; ``launch`` is asked for by each kernel that runs.
 
@@ -136,6 +146,11 @@ class SimulatedCuda(types.ModuleType):
     is_available = staticmethod(lambda: True)
     jit = staticmethod(lambda **options: Dispatcher)
     synchronize = staticmethod(lambda: None)
+    event = staticmethod(Event)
+    event_elapsed_time = staticmethod(lambda start, stop: 1.0)
+    get_current_device = staticmethod(
+        lambda: types.SimpleNamespace(name="simulated", compute_capability=(0, 0), MULTIPROCESSOR_COUNT=1)
+    )
 
     @staticmethod
     def as_cuda_array(array: Any) -> DeviceArray:
