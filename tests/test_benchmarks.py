@@ -61,7 +61,7 @@ print(json.dumps([len(compilations.buffer), "numba_nn" in sys.modules, "asv" in 
 @pytest.mark.parametrize("benchmark_class", CALLS, ids=lambda c: c.__name__)
 def test_methods_run_and_nothing_is_allocated(benchmark_class: type[Benchmark]) -> None:
     benchmark = benchmark_class()
-    arguments = next(iter(benchmark.configurations)), 1
+    arguments = next(iter(benchmark.configurations)), 1, "cpu"
     benchmark.setup(*arguments)
     try:
         results = {name: getattr(benchmark, name)(*arguments) for name in dir(benchmark) if METHOD.fullmatch(name)}
@@ -87,7 +87,9 @@ def test_what_a_commit_or_a_machine_lacks_is_not_applicable() -> None:
         feature(ModuleType("numba_nn"), "Conv9d")
     benchmark = CALLS[0]()
     with pytest.raises(NotImplementedError):
-        benchmark.setup(next(iter(benchmark.configurations)), numba.config.NUMBA_NUM_THREADS + 1)
+        benchmark.setup(next(iter(benchmark.configurations)), numba.config.NUMBA_NUM_THREADS + 1, "cpu")
+    with pytest.raises(NotImplementedError, match="not on 'cuda'"):
+        benchmark.setup(next(iter(benchmark.configurations)), 1, "cuda")
 
 
 @numba.njit

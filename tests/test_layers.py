@@ -74,6 +74,29 @@ def test_bias_gradients_of_long_batches_stay_accurate():
     np.testing.assert_allclose(conv.bias.grad, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "stride", "padding"),
+    [
+        ((1, 3, 37, 4), 1, 1),
+        ((1, 1, 5, 7), 1, 0),
+        ((1, 2, 35, 19), 1, 1),
+        ((2, 2, 1, 9), 1, 1),
+        ((1, 1, 40, 37), 2, 1),
+        ((1, 1, 9, 6), 2, 0),
+    ],
+)
+def test_an_infinity_reaches_no_depthwise_tap_that_does_not_meet_it(shape, stride, padding):
+    layer = nn.Conv2d(shape[1], shape[1], 3, stride=stride, padding=padding, groups=shape[1], bias=False)
+    dy = np.ones(layer.output_shape(shape), np.float32)
+    for place in range(int(np.prod(shape))):
+        x = np.zeros(shape, np.float32)
+        x.flat[place] = 1
+        met = gradients(layer, x, dy)["weight"]
+        np.testing.assert_array_equal(
+            gradients(layer, np.where(x == 1, np.inf, x), dy)["weight"], np.where(met == 1, np.inf, 0)
+        )
+
+
 def test_flatten_keeps_the_numbers_and_owns_its_output():
     x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     y = nn.Flatten()(x)

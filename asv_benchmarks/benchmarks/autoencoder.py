@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
-import numpy as np
-
-from .common import WithFlops, feature, normal
+from .common import WithFlops, feature
 
 
 class Autoencoder(WithFlops):
     configurations = {"batch 1": (1,), "batch 32": (32,)}
 
     def prepare(self, nn: ModuleType, batch: int) -> None:
-        self.x = normal((batch, 3, 32, 32))
-        self.y = np.empty_like(self.x)
-        self.model = feature(feature(nn, "models"), "Autoencoder")()
+        self.x, self.y = self.normal((batch, 3, 32, 32)), self.empty((batch, 3, 32, 32))
+        self.model = self.device.take(feature(feature(nn, "models"), "Autoencoder")())
         optimizer = nn.optim.SGD(self.model.parameters(), lr=1e-3)
         self.step = feature(nn, "TrainStep")(self.model, nn.MSELoss(), optimizer, self.x.shape)
         self.flops = 3 * self.model.forward_flops(self.x.shape)
@@ -23,8 +21,10 @@ class Autoencoder(WithFlops):
     def call(self) -> None:
         self.step(self.x, self.x)
 
-    def time_training_step(self, configuration: str, threads: int) -> None:
+    def time_training_step(self, *_: Any) -> None:
         self.call()
+        self.device.wait()
 
-    def time_forward(self, configuration: str, threads: int) -> None:
+    def time_forward(self, *_: Any) -> None:
         self.model.forward(self.x, out=self.y)
+        self.device.wait()

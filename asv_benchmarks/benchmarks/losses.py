@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,8 @@ class LossBenchmark(Benchmark):
 
     def prepare(self, nn: ModuleType, *shape: int) -> None:
         self.loss = feature(nn, type(self).__name__)().reserve(shape)
-        self.prediction, self.target = normal(shape), self.draw_target(shape)
-        self.value, self.gradient = np.empty(1, np.float32), np.empty(shape, np.float32)
+        self.prediction, self.target = self.normal(shape), self.device.from_host(self.draw_target(shape))
+        self.value, self.gradient = self.empty((1,)), self.empty(shape)
 
     def draw_target(self, shape: tuple[int, ...]) -> np.ndarray:
         """Numbers, unless the loss is one of classes."""
@@ -25,11 +26,13 @@ class LossBenchmark(Benchmark):
         self.loss.forward(self.prediction, self.target, out=self.value)
         self.loss.backward(out=self.gradient)
 
-    def time_forward(self, configuration: str, threads: int) -> None:
+    def time_forward(self, *_: Any) -> None:
         self.loss.forward(self.prediction, self.target, out=self.value)
+        self.device.wait()
 
-    def time_forward_backward(self, configuration: str, threads: int) -> None:
+    def time_forward_backward(self, *_: Any) -> None:
         self.call()
+        self.device.wait()
 
 
 class MSELoss(LossBenchmark):

@@ -14,6 +14,7 @@ class Operation(Benchmark):
     """The operation ``name``; ``configurations`` gives the shapes of its operands and its other arguments."""
 
     name: str
+    devices = ("cpu",)
 
     def prepare(self, nn: ModuleType, shapes: tuple[tuple[int, ...], ...], options: dict[str, Any]) -> None:
         self.run, self.options = feature(feature(nn, "ops"), self.name), options
@@ -23,7 +24,7 @@ class Operation(Benchmark):
     def call(self) -> None:
         self.run(*self.operands, **self.options, out=self.out)
 
-    def time_call(self, configuration: str, threads: int) -> None:
+    def time_call(self, *_: Any) -> None:
         self.call()
 
 
@@ -56,6 +57,7 @@ class Im2col(Operation):
 
 
 class ScatterAdd(Benchmark):
+    devices = ("cpu",)
     configurations = {"[4096,64] rows of 1000": (1000, 4096, 64)}
 
     def prepare(self, nn: ModuleType, rows: int, count: int, size: int) -> None:
@@ -66,5 +68,5 @@ class ScatterAdd(Benchmark):
     def call(self) -> None:
         self.scatter_add(self.out, self.indices, self.x)
 
-    def time_call(self, configuration: str, threads: int) -> None:
+    def time_call(self, *_: Any) -> None:
         self.call()

@@ -19,6 +19,7 @@ class UpdateBenchmark(Benchmark):
         parameters = [feature(nn, "Parameter")(normal(shape)) for shape in shapes]
         for parameter in parameters:
             parameter.grad[...] = parameter.value
+            self.device.move(parameter)
         self.step = self.method(feature(nn.optim, type(self).__name__)(parameters, **arguments))
 
     def method(self, made: Any) -> Any:
@@ -28,8 +29,9 @@ class UpdateBenchmark(Benchmark):
     def call(self) -> None:
         self.step()
 
-    def time_step(self, configuration: str, threads: int) -> None:
+    def time_step(self, *_: Any) -> None:
         self.step()
+        self.device.wait()
 
 
 class SGD(UpdateBenchmark):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from .common import LayerBenchmark, WithFlops, normal
+from .common import LayerBenchmark, WithFlops
 
 
 class _WithState(LayerBenchmark, WithFlops):
@@ -17,19 +15,20 @@ class _WithState(LayerBenchmark, WithFlops):
         self, nn: ModuleType, x_shape: tuple[int, ...], state_shape: tuple[int, ...], arguments: dict[str, Any]
     ) -> None:
         super().prepare(nn, x_shape, arguments)
-        self.state, self.dstate = ((normal(state_shape), normal(state_shape)) for _ in range(2))
-        self.final, self.first = ((np.empty(state_shape, np.float32), np.empty(state_shape, np.float32)) for _ in range(2))
+        self.state, self.dstate = ((self.normal(state_shape), self.normal(state_shape)) for _ in range(2))
+        self.final, self.first = ((self.empty(state_shape), self.empty(state_shape)) for _ in range(2))
 
 
 class LSTMCell(_WithState):
     configurations = {"x [16,128], hidden 256": ((16, 128), (16, 256), {"input_size": 128, "hidden_size": 256})}
 
     def call(self) -> None:
-        self.time_forward("", 0)
+        self.time_forward()
         self.layer.backward(self.dstate, self.dx, self.first)
 
-    def time_forward(self, configuration: str, threads: int) -> None:
+    def time_forward(self, *_: Any) -> None:
         self.layer.forward(self.x, self.state, self.final)
+        self.device.wait()
 
 
 class LSTM(_WithState):
@@ -39,8 +38,9 @@ class LSTM(_WithState):
     }
 
     def call(self) -> None:
-        self.time_forward("", 0)
+        self.time_forward()
         self.layer.backward(self.dy, self.dstate, self.dx, self.first)
 
-    def time_forward(self, configuration: str, threads: int) -> None:
+    def time_forward(self, *_: Any) -> None:
         self.layer.forward(self.x, self.state, self.y, self.final)
+        self.device.wait()

@@ -238,4 +238,4 @@ def as_device(where: object, given: Any) -> Device:
 
 def device_of(array: Any) -> Device:
     """Where an array lives; the CPU for what is no array, which the checks then refuse."""
-    return CUDA if hasattr(array, "__cuda_array_interface__") else CPU
+    return CUDA if not isinstance(array, ndarray) and hasattr(array, "__cuda_array_interface__") else CPU

@@ -49,7 +49,7 @@ class DotEmitter(Emitter):
         rest = builder.sub(depth, whole)
         with builder.if_then(builder.icmp_signed(">", rest, INTP(0))):
             mask = self.first_lanes(rest)
-            add(lambda pointer: self.load_masked(pointer, whole, mask))
+            add(lambda pointer: self.load_masked(pointer, whole, mask, self.zero))
         return [builder.load(total) for total in totals]
 
     def add_lanes(self, vectors: list[Any]) -> list[Any]:

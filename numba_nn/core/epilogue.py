@@ -16,6 +16,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from numba_nn.core.device import CPU, Device, device_of
+from numba_nn.core.each import each
 from numba_nn.core.kernel import Out, inlined, inner, kernel
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.twin import thread, threads_in_grid
@@ -93,11 +94,9 @@ def activate(y, activation, slope):
         for i in range(y.size):
             y[i] = relu6(y[i])
     elif activation == SIGMOID:
-        for i in range(y.size):
-            y[i] = sigmoid(y[i])
+        each(sigmoid, y, (y,))
     elif activation == TANH:
-        for i in range(y.size):
-            y[i] = tanh(y[i])
+        each(tanh, y, (y,))
 
 
 @inlined

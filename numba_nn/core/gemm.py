@@ -18,11 +18,10 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.dot import dot_products
+from numba_nn.core.fma_tile import ROW_PANELS, fma_tile
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import (
-    ROW_PANELS,
     copy_run,
-    fma_tile,
     partial_rows,
     tile_columns,
     tile_rows,

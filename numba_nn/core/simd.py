@@ -1,7 +1,7 @@
-"""CPU vector intrinsics: the multiply-add tile under every matrix product, and its size on this CPU.
+"""CPU vector intrinsics, and the size of the multiply-add tile of matrix products on this CPU.
 
-A tile of C, ``rows x columns``, is held in vector registers while the depth of the product runs. Its size is what the
-registers allow: two vectors of columns, and as many rows as leave room for two vectors of B and one broadcast element of A.
+A tile of C, ``rows x columns``, is held in vector registers (`numba_nn.core.fma_tile`). Its size is what the registers
+allow: two vectors of columns, and as many rows as leave room for two vectors of B and one broadcast element of A.
 Lower tiles serve the rows that are left over.
 
 ==============  =======  =========  ====================  ====================
@@ -29,8 +29,6 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 VECTORS = 2  # vectors of columns in a tile
-GROUP = 3  # rows of A that share a pointer; with one each, general registers spill: 88 GFLOP/s in place of 116 (Zen 4)
-ROW_PANELS = 2  # panels of columns that a tile of one row goes over: two sums would wait for each other
 INTP = ir.IntType(64)
 INT32 = ir.IntType(32)
 
@@ -89,15 +87,19 @@ partial_rows = tile_constant(lambda rows, columns: tile_heights()[-2])
 """``partial_rows(array)`` inside a kernel: rows up to which a tile takes any number of them, a compile-time constant."""
 
 
+def float_vector(dtype: Any) -> ir.VectorType:
+    """LLVM's type of a vector of float32 or float64."""
+    return ir.VectorType(ir.FloatType() if dtype == types.float32 else ir.DoubleType(), tile_shape(dtype.name)[1] // VECTORS)
+
+
 class Emitter:
     """Emits instructions over vectors of the array's dtype; `builder` stands where they go."""
 
     def __init__(self, builder: Any, array: Any) -> None:
         self.builder = builder
-        self.rows, columns = _array_tile(array)
-        self.lanes = columns // VECTORS
-        self.element = ir.FloatType() if array.dtype == types.float32 else ir.DoubleType()
-        self.vector = ir.VectorType(self.element, self.lanes)
+        self.rows = _array_tile(array)[0]
+        self.vector = float_vector(array.dtype)
+        self.element, self.lanes = self.vector.element, self.vector.count
         self.zero = ir.Constant(self.vector, None)
         self.alignment = array.dtype.bitwidth // 8
 
@@ -141,89 +143,15 @@ class Emitter:
         numbers = ir.Constant(ir.VectorType(INTP, self.lanes), list(range(self.lanes)))
         return self.builder.icmp_signed("<", numbers, self.everywhere(count))
 
-    def load_masked(self, base: Any, offset: Any, mask: Any) -> Any:
-        """The vector at base[offset] where the mask is set, and only there; zero elsewhere."""
+    def load_masked(self, base: Any, offset: Any, mask: Any, other: Any) -> Any:
+        """The vector at base[offset] where the mask is set, and only there; ``other`` elsewhere."""
         pointer = self.vector_pointer(base, offset)
-        return self.call("masked.load", self.vector, [pointer, INT32(self.alignment), mask, self.zero], ".p0")
+        return self.call("masked.load", self.vector, [pointer, INT32(self.alignment), mask, other], ".p0")
 
-    def accumulate(self, a: list[Any], a_step: Any, b: list[Any], b_step: Any, depth: Any) -> list[list[Any]]:
-        """The loop over the depth (at least 1): sums of products of rows of A and column vectors of B.
-
-        Rows of A are (pointer, offset); those that share a pointer leave registers to the others.
-        """
-        builder = self.builder
-        a_step = self.opaque(a_step)
-        before, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k, a_k, b_k = (builder.phi(INTP) for _ in range(3))
-        sums = [[builder.phi(self.vector) for _ in b] for _ in a]
-        columns = [self.load(column, b_k) for column in b]
-        updated = []
-        for row, totals in zip(a, sums, strict=True):
-            element = self.broadcast(builder.gep(row[0], [a_k]), row[1])
-            pairs = zip(columns, totals, strict=True)
-            updated.append([self.multiply_add(element, column, total) for column, total in pairs])
-        following = builder.add(k, INTP(1))
-        for counter, step in ((k, INTP(1)), (a_k, a_step), (b_k, b_step)):
-            counter.add_incoming(INTP(0), before)
-            counter.add_incoming(following if counter is k else builder.add(counter, step), loop)
-        for old, new in zip(sums, updated, strict=True):
-            for phi, value in zip(old, new, strict=True):
-                phi.add_incoming(self.zero, before)
-                phi.add_incoming(value, loop)
-        builder.cbranch(builder.icmp_signed("<", following, depth), loop, done)
-        builder.position_at_end(done)
-        return updated
-
-    def opaque(self, number: Any) -> Any:
-        """The number, of which LLVM knows nothing.
-
-        Where it knows that depths are neighbours it gives each row a pointer: 48 GFLOP/s in place of 115 (Zen 4).
-        """
-        return self.builder.asm(ir.FunctionType(INTP, [INTP]), "", "=r,0", [number], side_effect=False)
-
-    def write_whole(self, sums: list[list[Any]], c: Any, stride: Any, keep: bool) -> None:
-        """C = sums, or C += sums, over the whole tile."""
-        for i, row in enumerate(sums):
-            c_row = self.builder.gep(c, [self.builder.mul(stride, INTP(i))])
-            for j, value in enumerate(row):
-                offset = INTP(j * self.lanes)
-                total = self.builder.fadd(self.load(c_row, offset), value) if keep else value
-                self.store(total, c_row, offset)
-
-    def write(self, sums: list[list[Any]], c: Any, stride: Any, rows: Any, columns: Any, keep: Any) -> None:
-        """C = sums, or C += sums, in the first rows and columns."""
-        builder = self.builder
-        all_rows = builder.icmp_signed("==", rows, INTP(len(sums)))
-        whole = builder.and_(all_rows, builder.icmp_signed("==", columns, INTP(len(sums[0]) * self.lanes)))
-        with builder.if_else(whole) as (full, corner):
-            with full, builder.if_else(keep) as (add, overwrite):
-                with add:
-                    self.write_whole(sums, c, stride, keep=True)
-                with overwrite:
-                    self.write_whole(sums, c, stride, keep=False)
-            with corner:
-                self.write_corner(sums, c, stride, rows, columns, keep)
-
-    def write_corner(self, sums: list[list[Any]], c: Any, stride: Any, rows: Any, columns: Any, keep: Any) -> None:
-        """C = sums, or C += sums, in the first rows and columns only, by way of the stack."""
-        builder, vectors = self.builder, len(sums[0])
-        width = vectors * self.lanes
-        spill = cgutils.alloca_once(builder, ir.ArrayType(self.element, len(sums) * width))
-        spilled = builder.bitcast(spill, self.element.as_pointer())
-        for i, row in enumerate(sums):
-            for j, value in enumerate(row):
-                self.store(value, spilled, INTP(i * width + j * self.lanes))
-        with cgutils.for_range(builder, rows) as row_loop:
-            row = builder.gep(spilled, [builder.mul(row_loop.index, INTP(width))])
-            c_row = builder.gep(c, [builder.mul(stride, row_loop.index)])
-            with builder.if_then(keep):
-                for offset in (INTP(j * self.lanes) for j in range(vectors)):
-                    mask = self.first_lanes(builder.sub(columns, offset))
-                    kept = self.load_masked(c_row, offset, mask)
-                    self.store(builder.fadd(kept, self.load(row, offset)), row, offset)
-            self.copy_exactly(c_row, row, columns)
+    def store_masked(self, value: Any, base: Any, offset: Any, mask: Any) -> None:
+        """base[offset + lane] = value[lane] where the mask is set."""
+        pointer = self.vector_pointer(base, offset)
+        self.call("masked.store", ir.VoidType(), [value, pointer, INT32(self.alignment), mask], ".p0")
 
     def copy_exactly(self, target: Any, source: Any, length: Any) -> None:
         """target[:length] = source[:length] and nothing beyond; length >= 0.
@@ -265,22 +193,6 @@ class Emitter:
             vectors = [vector for a, b in pairs for vector in self.interleave(a, b)]
         return vectors
 
-    def tile(self, height: int, c: Any, a: Any, b: Any, size: Any, strides: Any, keep: Any) -> None:
-        """A tile of this height; for rows and panels of B that are not wanted, the last one is computed again."""
-        builder, (rows, columns, depth), (stride, a_row, a_depth, b_panel, b_depth) = self.builder, size, strides
-        if height == self.rows:
-            offsets = [builder.mul(INTP(i), a_row) for i in range(GROUP)]
-            firsts = [builder.gep(a, [builder.mul(INTP(i), a_row)]) for i in range(0, height, GROUP)]
-            a_rows = [(first, offset) for first in firsts for offset in offsets]
-        else:
-            a_rows = [(row, INTP(0)) for row in self.pointers(a, a_row, height, rows)]
-        width = INTP(VECTORS * self.lanes)
-        panels = builder.sdiv(builder.add(columns, builder.sub(width, INTP(1))), width)
-        panels = self.pointers(b, b_panel, ROW_PANELS if height == 1 else 1, panels)
-        vectors = [builder.gep(panel, [INTP(j * self.lanes)]) for panel in panels for j in range(VECTORS)]
-        sums = self.accumulate(a_rows, a_depth, vectors, b_depth, depth)
-        self.write(sums, c, stride, rows, columns, keep)
-
     def pointers(self, base: Any, step: Any, count: int, wanted: Any) -> list[Any]:
         """Pointers ``step`` elements apart; those beyond the ``wanted`` ones equal the last of these."""
         builder = self.builder
@@ -294,40 +206,6 @@ class Emitter:
 def data_pointer(context: Any, builder: Any, array_type: Any, value: Any, offset: Any) -> Any:
     """Pointer to element `offset` of an array's memory."""
     return builder.gep(context.make_array(array_type)(context, builder, value).data, [offset])
-
-
-@intrinsic
-def fma_tile(typingctx, c, at, stride, rows, columns, keep, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth):
-    """C[i, j] = sum_k A[i, k] B[k, j], added to what C holds if ``keep``, for the first ``rows`` x ``columns`` of a tile.
-
-    ``fma_tile(c, at, stride, rows, columns, keep, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth)``:
-    C starts at element ``at`` of ``c``, its rows lie ``stride`` apart. A starts at ``a_at``; its rows lie ``a_row`` apart and
-    its depths ``a_depth``. B starts at ``b_at``; its depths lie ``b_depth`` apart, each with ``tile_columns`` neighbours, which
-    are read also where ``columns`` is less. Rows are tile_rows, or 1 to partial_rows; columns 1 to tile_columns, but up to
-    ROW_PANELS times that for a single row, from panels of B that lie ``b_panel`` apart; depth >= 1.
-    """
-    numbers = types.intp, types.intp, types.intp, types.intp
-    signature = types.void(c, *numbers, types.boolean, a, *numbers[:3], b, *numbers)
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        c, at, stride, rows, columns, keep, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth = arguments
-        emit = Emitter(builder, signature.args[0])
-        left, right = (data_pointer(context, builder, signature.args[n], *arguments[n : n + 2]) for n in (6, 10))
-        target = data_pointer(context, builder, signature.args[0], c, at)
-        size, strides = (rows, columns, depth), (stride, a_row, a_depth, b_panel, b_depth)
-        done = builder.append_basic_block("tile.done")
-        for height in tile_heights():
-            if height == emit.rows:
-                emit.tile(height, target, left, right, size, strides, keep)
-                continue
-            with builder.if_then(builder.icmp_signed("<=", rows, INTP(height))):
-                emit.tile(height, target, left, right, size, strides, keep)
-                builder.branch(done)
-        builder.branch(done)
-        builder.position_at_end(done)
-        return context.get_dummy_value()
-
-    return signature, codegen
 
 
 @intrinsic

@@ -14,7 +14,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic, register_model
 
 from numba_nn.core.kernel import inlined
-from numba_nn.core.simd import INT32, VECTORS, Emitter, tile_shape
+from numba_nn.core.simd import INT32, Emitter, float_vector
 
 LINE = 64  # bytes of a cache line
 
@@ -26,22 +26,14 @@ class Vector(types.Type):
         if dtype not in (types.float32, types.float64):
             raise TypingError(f"expected float32 or float64, got {dtype}")
         self.dtype = dtype
-        self.lanes = tile_shape(f"f{dtype.bitwidth // 8}")[1] // VECTORS
+        self.lanes = float_vector(dtype).count
         super().__init__(f"Vector({dtype} x {self.lanes})")
-
-
-def _of_floats(vector: Vector) -> Any:
-    return ir.VectorType(ir.FloatType() if vector.dtype == types.float32 else ir.DoubleType(), vector.lanes)
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Vector) -> None:
-        super().__init__(manager, kind, _of_floats(kind))
-
-
-def _function(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+        super().__init__(manager, kind, float_vector(kind.dtype))
 
 
 @intrinsic
@@ -59,7 +51,7 @@ def elements(typingctx, array):
 def zeros(typingctx, source):
     """``zeros(source)``: a vector of zeros, of the elements' dtype."""
     kind = Vector(source.dtype)
-    return kind(source), lambda context, builder, signature, arguments: ir.Constant(_of_floats(kind), None)
+    return kind(source), lambda context, builder, signature, arguments: ir.Constant(float_vector(kind.dtype), None)
 
 
 @intrinsic
@@ -90,30 +82,22 @@ def _bits(builder: Any, mask: Any, vector: Vector) -> Any:
     return builder.icmp_signed("==", builder.and_(Emitter(builder, vector).everywhere(number), places), places)
 
 
-def _place(builder: Any, pointer: Any, at: Any, vector: Any) -> Any:
-    return builder.bitcast(builder.gep(pointer, [at]), vector.as_pointer())
-
-
 @intrinsic
 def load(typingctx, source, at, mask, other):
     """``load(source, at, mask, other)``: source[at + lane] where the mask is set, and only there; elsewhere ``other``.
 
     A branch takes whole vectors past the mask, which AVX2 has to build from its bits; a constant mask costs no branch.
     """
-    size = other.dtype.bitwidth // 8
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vector, (pointer, at, mask, rest) = _of_floats(other), arguments
-        origin, whole = _place(builder, pointer, at, vector), ir.Constant(mask.type, 2**other.lanes - 1)
+        (pointer, at, mask, rest), emit = arguments, Emitter(builder, other)
+        whole = ir.Constant(mask.type, 2**other.lanes - 1)
         with builder.if_else(builder.icmp_signed("==", mask, whole)) as (full, partial):
             with full:
-                plain, plainly = builder.load(origin, align=size), builder.block
+                plain, plainly = emit.load(pointer, at), builder.block
             with partial:
-                bits = _bits(builder, mask, other)
-                name = f"llvm.masked.load.v{other.lanes}f{8 * size}.p0"
-                function = _function(builder, name, vector, vector.as_pointer(), INT32, bits.type, vector)
-                masked, maskedly = builder.call(function, [origin, INT32(size), bits, rest]), builder.block
-        value = builder.phi(vector)
+                masked, maskedly = emit.load_masked(pointer, at, _bits(builder, mask, other), rest), builder.block
+        value = builder.phi(emit.vector)
         value.add_incoming(plain, plainly)
         value.add_incoming(masked, maskedly)
         return value
@@ -128,20 +112,16 @@ def store(typingctx, target, at, vector, mask, end):
     Lanes without may be written as well, up to ``end``: whoever writes what lies there later spares a masked store, which takes
     an AMD CPU ten cycles and more with AVX2.
     """
-    size = vector.dtype.bitwidth // 8
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind, (pointer, at, value, mask, end) = _of_floats(vector), arguments
-        place, stop = _place(builder, pointer, at, kind), builder.add(at, ir.Constant(at.type, vector.lanes))
+        (pointer, at, value, mask, end), emit = arguments, Emitter(builder, vector)
+        stop = builder.add(at, ir.Constant(at.type, vector.lanes))
         inside = builder.icmp_signed("==", mask, ir.Constant(mask.type, 2**vector.lanes - 1))
         with builder.if_else(builder.or_(inside, builder.icmp_signed("<=", stop, end))) as (full, partial):
             with full:
-                builder.store(value, place, align=size)
+                emit.store(value, pointer, at)
             with partial:
-                bits = _bits(builder, mask, vector)
-                name = f"llvm.masked.store.v{vector.lanes}f{8 * size}.p0"
-                function = _function(builder, name, ir.VoidType(), kind, kind.as_pointer(), INT32, bits.type)
-                builder.call(function, [value, place, INT32(size), bits])
+                emit.store_masked(value, pointer, at, _bits(builder, mask, vector))
         return context.get_dummy_value()
 
     return types.void(target, types.intp, vector, types.intp, types.intp), codegen
@@ -155,7 +135,8 @@ def _prefetch(writes: int, text: str) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             pointer, first, end = arguments
             byte = ir.IntType(8).as_pointer()
-            function = _function(builder, "llvm.prefetch.p0", ir.VoidType(), byte, INT32, INT32, INT32)
+            kind = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
             step = ir.Constant(first.type, 8 * LINE // source.dtype.bitwidth)
             with cgutils.for_range_slice(builder, first, end, step, first.type) as (at, _):
                 place = builder.bitcast(builder.gep(pointer, [at]), byte)
@@ -190,6 +171,17 @@ def add(typingctx, a, b):
 def multiply(typingctx, a, b):
     """``multiply(a, b)``: a b."""
     return a(a, a), lambda context, builder, signature, arguments: builder.fmul(*arguments)
+
+
+@intrinsic
+def choose(typingctx, mask, a, b):
+    """``choose(mask, a, b)``: a where the mask is set, elsewhere b."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        mask, one, other = arguments
+        return builder.select(_bits(builder, mask, a), one, other)
+
+    return a(types.intp, a, a), codegen
 
 
 @intrinsic

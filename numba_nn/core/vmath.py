@@ -9,7 +9,7 @@ power of two, which is exact, and use a polynomial there.
 
     x = n ln2 + r, |r| <= ln2 / 2       exp(x) = 2^n (1 + p)      expm1(x) = 2^n p + (2^n - 1)      p = r + r^2 P(r)
     x = 2^k m, m in [1/sqrt2, sqrt2)    log(x) = k ln2 + log(m)   log(m) = 2 s + s^3 L(s^2)         s = (m - 1) / (m + 1)
-    sigmoid(x) = 1 / (1 + exp(-x))      tanh(x) = e / (e + 2)     e = expm1(2 x)
+    sigmoid(x) = exp(x) / (exp(x) + 1)  tanh(x) = e / (e + 2)     e = expm1(2 x)
     erf(x) = -expm1(-x Q(x))            Q(x) = -log(erfc(x)) / x, which is smooth where erf itself turns flat
 
 P, L and Q are minimax polynomials: the largest error relative to the function is as small as the degree allows. Lawson's
@@ -47,12 +47,16 @@ LN2 = math.log(2)
 LN2_HIGH = 0.693359375, 6.93147180369123816490e-01
 LN2_LOW = -2.12194440054690583e-4, 1.90821492927058770002e-10
 EXP_LEAST, EXP_MOST = (-104.0, -746.0), (89.0, 710.0)  # exp of what lies beyond is 0, or infinite
-RAISED, LOWERED = (64.0, 512.0), (2.0**-64, 2.0**-512)  # so that the exponent of e^x, x <= 0, is that of a normal number first
+# RAISED_SHIFTER: so much more, so that the exponent of e^x, x <= 0, is that of a normal number first
+RAISED, LOWERED = (2.0**64, 2.0**512), (2.0**-64, 2.0**-512)
+# Sigmoid is 1 from here on; where it is 0, so is e^x, by its exponent's bits: LLVM may turn x (e / d) into x e / d.
+SIGMOID_ONE, SIGMOID_ZERO = (40.0, 40.0), (-132.4, -1064.0)
 TANH_ONE = 10.0, 20.0  # tanh is 1 from here on
 ERF_ONE = 3.95, 5.95
 TINY = float(np.finfo(np.float32).tiny), float(np.finfo(np.float64).tiny)
-# 1.5 2^23: in a sum with a whole number, the low bits of the mantissa are that number; here with the exponent's bias
+# 1.5 2^23: a sum with it is rounded to a whole number, which is the low bits of the mantissa; here with the exponent's bias
 SHIFTER = 1.5 * 2.0**23 + 127, 1.5 * 2.0**52 + 1023
+RAISED_SHIFTER = SHIFTER[0] + 64, SHIFTER[1] + 512
 MANTISSA_BITS = {types.float32: 23, types.float64: 52}
 
 # Coefficients, the constant one first. Errors are relative to exp, log and erf.
@@ -68,9 +72,9 @@ LOG_DOUBLE = (  # 1e-18
     0.6666666666666734, 0.39999999999414193, 0.2857142874249866, 0.22222198561357479, 0.18183564965638732,
     0.15314033528154689, 0.14796126756738648,
 )  # fmt: skip
-ERF_SINGLE = (  # 4e-9
-    1.1283791716107567, 0.6366193820032062, 0.10277783010267869, -0.01915306221669883, -0.00016039946462726533,
-    0.0016670311122744504, -0.0006328389839448371, 0.00011764190406297183, -9.256339948902037e-06,
+ERF_SINGLE = (  # 4e-8
+    1.1283792074242311, 0.6366164715714232, 0.10281465014547066, -0.01932247700459959, 0.00020678885257782611,
+    0.0012510004774509925, -0.0003807490847105486, 4.067502234171188e-05,
 )  # fmt: skip
 ERF_DOUBLE = (  # 7e-17
     1.1283791670955126, 0.6366197723676116, 0.10277260330005752, -0.019128446963019116, -0.0002091952307297006,
@@ -137,7 +141,11 @@ def nearest(typingctx, x):
 
 @intrinsic
 def polynomial(typingctx, x, single, double):
-    """``polynomial(x, single, double)``: sum_k c[k] x^k by Horner's rule, with the coefficients for the type of x."""
+    """``polynomial(x, single, double)``: sum_k c[k] x^k, with the coefficients for the type of x.
+
+    Odd and even powers by themselves, each by Horner's rule in x^2, and the constant last, for the sake of rounding: half as
+    many steps wait for one another.
+    """
     _check_float(x)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -145,12 +153,22 @@ def polynomial(typingctx, x, single, double):
         chosen = 0 if x == types.float32 else 1
         source = signature.args[1 + chosen]
         elements = [builder.extract_value(tables[chosen], k) for k in range(len(source))]
-        *lower, total = [context.cast(builder, c, t, x) for c, t in zip(elements, source, strict=True)]
-        for coefficient in reversed(lower):
-            total = _emit_multiply_add(builder, total, value, coefficient)
-        return total
+        constant, *others = [context.cast(builder, c, t, x) for c, t in zip(elements, source, strict=True)]
+        square, sums = builder.fmul(value, value), []
+        for *lower, total in (others[::2], others[1::2]):
+            for coefficient in reversed(lower):
+                total = _emit_multiply_add(builder, total, square, coefficient)
+            sums.append(total)
+        return _emit_multiply_add(builder, _emit_multiply_add(builder, sums[1], value, sums[0]), value, constant)
 
     return x(x, single, double), codegen
+
+
+@intrinsic
+def less(typingctx, a, b):
+    """``less(a, b)``: a - b, also where a is a sum with b: LLVM does not take that apart."""
+    _check_float(a)
+    return a(a, a), lambda context, builder, signature, arguments: builder.fsub(*arguments)
 
 
 @intrinsic
@@ -193,20 +211,22 @@ def two_to(n):
 
 
 @inlined
-def reduce_exp(x):
-    """p = exp(r) - 1 and n, where x = n ln2 + r."""
-    n = nearest(x * number(x, 1 / LN2, 1 / LN2))
+def reduce_exp(x, shifter):
+    """p = exp(r) - 1, and n + shifter, where x = n ln2 + r."""
+    shifted = multiply_add(x, number(x, 1 / LN2, 1 / LN2), shifter)
+    n = less(shifted, shifter)
     r = multiply_add(n, -number(x, *LN2_LOW), multiply_add(n, -number(x, *LN2_HIGH), x))
-    return multiply_add(r * r, polynomial(r, EXP_SINGLE, EXP_DOUBLE), r), n
+    return multiply_add(r * r, polynomial(r, EXP_SINGLE, EXP_DOUBLE), r), shifted
 
 
 @inlined
 def reduce_exp_anywhere(x):
     """p, h and n - h, for any x: either half of n is the exponent of a normal number where n need not be."""
-    low, high = number(x, *EXP_LEAST), number(x, *EXP_MOST)
+    low, high, shifter = number(x, *EXP_LEAST), number(x, *EXP_MOST), number(x, *SHIFTER)
     x = low if x < low else x
     x = high if x > high else x
-    p, n = reduce_exp(x)
+    p, shifted = reduce_exp(x, shifter)
+    n = less(shifted, shifter)
     h = nearest(n * number(x, 0.5, 0.5))
     return p, h, n - h
 
@@ -215,15 +235,17 @@ def reduce_exp_anywhere(x):
 def exp(x):
     """e^x."""
     p, h, rest = reduce_exp_anywhere(x)
-    return (p + number(x, 1, 1)) * two_to(h) * two_to(rest)
+    scale = two_to(h)
+    return multiply_add(scale, p, scale) * two_to(rest)
 
 
 @inlined
 def exp_below(x):
     """e^x for x <= 0, a third cheaper: the same bits."""
     low = number(x, *EXP_LEAST)
-    p, n = reduce_exp(low if x < low else x)
-    return (p + number(x, 1, 1)) * two_to(n + number(x, *RAISED)) * number(x, *LOWERED)
+    p, shifted = reduce_exp(low if x < low else x, number(x, *RAISED_SHIFTER))
+    scale = power_of_two(shifted)
+    return multiply_add(scale, p, scale) * number(x, *LOWERED)
 
 
 @inlined
@@ -237,8 +259,8 @@ def expm1(x):
 @inlined
 def expm1_within(x):
     """e^x - 1 for |x| <= 80, a third cheaper."""
-    p, n = reduce_exp(x)
-    scale = two_to(n)
+    p, shifted = reduce_exp(x, number(x, *SHIFTER))
+    scale = power_of_two(shifted)
     return multiply_add(scale, p, scale - number(x, 1, 1))
 
 
@@ -262,11 +284,13 @@ def log(x):
 
 @inlined
 def sigmoid(x):
-    """1 / (1 + e^-x). Exact in either tail: the exponential is that of a negative number."""
-    one = number(x, 1, 1)
-    e = exp_below(-abs(x))
-    y = one / (one + e)
-    return e * y if x < 0 else y
+    """e^x / (e^x + 1), exact in either tail, with 2^64 or 2^512 times as much above and below: see `exp_below`."""
+    low, high = number(x, *SIGMOID_ZERO), number(x, *SIGMOID_ONE)
+    x = low if x < low else x
+    p, shifted = reduce_exp(high if x > high else x, number(x, *RAISED_SHIFTER))
+    scale = power_of_two(shifted)
+    e = multiply_add(scale, p, scale)
+    return e / (e + number(x, *RAISED))
 
 
 @inlined

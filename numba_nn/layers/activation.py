@@ -24,14 +24,15 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_number
+from numba_nn.core.each import each
 from numba_nn.core.epilogue import LEAKY_RELU, RELU, RELU6, SIGMOID, TANH, leaky_relu, relu, relu6
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, inlined, portable
 from numba_nn.core.layer import Layer
 from numba_nn.core.reduce import block_bounds, block_count
-from numba_nn.core.vmath import erf, exp_below, number, sigmoid, tanh
+from numba_nn.core.vmath import erf, exp_below, multiply_add, number, sigmoid, tanh
 from numba_nn.core.workspace import Shape
-from numba_nn.layers.from_output import FromOutput
+from numba_nn.layers.from_output import FromOutput, keep
 
 # ---- one element ---------------------------------------------------------------------------------------------------------
 
@@ -43,23 +44,30 @@ def silu(x):
 
 
 @inlined
-def silu_slope(x):
-    """Its derivative."""
+def silu_gradient(x, dy):
+    """dy times its derivative."""
     one, s = number(x, 1, 1), sigmoid(x)
-    return s * (one + x * (one - s))
+    return dy * (s * (one + x * (one - s)))
 
 
 @inlined
 def normal_share(x):
     """How much of the standard normal distribution lies below x."""
-    return number(x, 0.5, 0.5) * (number(x, 1, 1) + erf(x * number(x, math.sqrt(0.5), math.sqrt(0.5))))
+    half = number(x, 0.5, 0.5)
+    return multiply_add(half, erf(x * number(x, math.sqrt(0.5), math.sqrt(0.5))), half)
 
 
 @inlined
-def gelu_slope(x):
-    """Derivative of x times `normal_share`: that share, and x times the density at x."""
+def gelu(x):
+    """x times `normal_share`."""
+    return x * normal_share(x)
+
+
+@inlined
+def gelu_gradient(x, dy):
+    """dy times its derivative: that share, and x times the density at x."""
     density = number(x, 1 / math.sqrt(2 * math.pi), 1 / math.sqrt(2 * math.pi)) * exp_below(number(x, -0.5, -0.5) * x * x)
-    return normal_share(x) + x * density
+    return dy * (normal_share(x) + x * density)
 
 
 CUBIC = 0.044715
@@ -67,17 +75,23 @@ SCALE = math.sqrt(2 / math.pi)
 
 
 @inlined
-def gelu_tanh(x):
+def gelu_inside(x):
     """tanh(SCALE (x + CUBIC x^3))."""
     return tanh(number(x, SCALE, SCALE) * (x + number(x, CUBIC, CUBIC) * x * x * x))
 
 
 @inlined
-def gelu_tanh_slope(x):
-    """Derivative of x (1 + `gelu_tanh`) / 2."""
-    half, one, t = number(x, 0.5, 0.5), number(x, 1, 1), gelu_tanh(x)
+def gelu_tanh(x):
+    """x (1 + `gelu_inside`) / 2."""
+    return number(x, 0.5, 0.5) * x * (number(x, 1, 1) + gelu_inside(x))
+
+
+@inlined
+def gelu_tanh_gradient(x, dy):
+    """dy times its derivative."""
+    half, one, t = number(x, 0.5, 0.5), number(x, 1, 1), gelu_inside(x)
     inside = number(x, SCALE, SCALE) * (one + number(x, 3 * CUBIC, 3 * CUBIC) * x * x)
-    return half * (one + t) + half * x * (one - t * t) * inside
+    return dy * (half * (one + t) + half * x * (one - t * t) * inside)
 
 
 # ---- kernels -------------------------------------------------------------------------------------------------------------
@@ -133,11 +147,8 @@ def sigmoid_forward(y: Out, saved_y: Saved, x: In):
     """y = 1 / (1 + exp(-x)); saved_y: a second copy, or empty."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        source, target, kept = x[start:stop], y[start:stop], saved_y[start:stop]
-        for i in range(source.size):
-            target[i] = sigmoid(source[i])
-        for i in range(kept.size):
-            kept[i] = target[i]
+        each(sigmoid, y[start:stop], (x[start:stop],))
+        keep(saved_y, y[start:stop], start)
 
 
 @portable
@@ -153,11 +164,8 @@ def tanh_forward(y: Out, saved_y: Saved, x: In):
     """y = tanh(x); saved_y: a second copy, or empty."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        source, target, kept = x[start:stop], y[start:stop], saved_y[start:stop]
-        for i in range(source.size):
-            target[i] = tanh(source[i])
-        for i in range(kept.size):
-            kept[i] = target[i]
+        each(tanh, y[start:stop], (x[start:stop],))
+        keep(saved_y, y[start:stop], start)
 
 
 @portable
@@ -173,9 +181,7 @@ def silu_forward(y: Out, x: In):
     """y = x sigmoid(x)."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        source, target = x[start:stop], y[start:stop]
-        for i in range(source.size):
-            target[i] = silu(source[i])
+        each(silu, y[start:stop], (x[start:stop],))
 
 
 @portable
@@ -183,9 +189,7 @@ def silu_backward(dx: Out, x: In, dy: In):
     """dx = dy times the derivative at x."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        source, gradient, target = x[start:stop], dy[start:stop], dx[start:stop]
-        for i in range(source.size):
-            target[i] = gradient[i] * silu_slope(source[i])
+        each(silu_gradient, dx[start:stop], (x[start:stop], dy[start:stop]))
 
 
 @portable
@@ -193,9 +197,7 @@ def gelu_forward(y: Out, x: In):
     """y = x times the share of the normal distribution below x."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        source, target = x[start:stop], y[start:stop]
-        for i in range(source.size):
-            target[i] = source[i] * normal_share(source[i])
+        each(gelu, y[start:stop], (x[start:stop],))
 
 
 @portable
@@ -203,20 +205,15 @@ def gelu_backward(dx: Out, x: In, dy: In):
     """dx = dy times the derivative at x."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        source, gradient, target = x[start:stop], dy[start:stop], dx[start:stop]
-        for i in range(source.size):
-            target[i] = gradient[i] * gelu_slope(source[i])
+        each(gelu_gradient, dx[start:stop], (x[start:stop], dy[start:stop]))
 
 
 @portable
 def gelu_tanh_forward(y: Out, x: In):
     """y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
-    half, one = x.dtype.type(0.5), x.dtype.type(1)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        source, target = x[start:stop], y[start:stop]
-        for i in range(source.size):
-            target[i] = half * source[i] * (one + gelu_tanh(source[i]))
+        each(gelu_tanh, y[start:stop], (x[start:stop],))
 
 
 @portable
@@ -224,9 +221,7 @@ def gelu_tanh_backward(dx: Out, x: In, dy: In):
     """dx = dy times the derivative at x."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        source, gradient, target = x[start:stop], dy[start:stop], dx[start:stop]
-        for i in range(source.size):
-            target[i] = gradient[i] * gelu_tanh_slope(source[i])
+        each(gelu_tanh_gradient, dx[start:stop], (x[start:stop], dy[start:stop]))
 
 
 # ---- layers --------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.kernel import inner
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape, Spec
+
+
+@inner
+def keep(saved_y, y, first):
+    """saved_y[first:] = y, unless it is empty."""
+    kept = saved_y[first : first + y.size]
+    for i in range(kept.size):
+        kept[i] = y[i]
 
 
 class FromOutput(Layer):

@@ -22,15 +22,16 @@ from numba import prange
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.cuda_planes import split
 from numba_nn.core.cuda_reduce import WARPS, block_maximum, block_per_row, block_sum, larger
+from numba_nn.core.each import each
 from numba_nn.core.errors import ArgumentError, ShapeError
-from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inner, kernel
+from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inlined, inner, kernel
 from numba_nn.core.ptx import cuda
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.simd import maximum
 from numba_nn.core.twin import THREADS, cuda_helper
 from numba_nn.core.vmath import exp_below, log
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.from_output import FromOutput
+from numba_nn.layers.from_output import FromOutput, keep
 
 LANES = 256  # neighbouring rows of a task: 1 KB of float32
 EXP_WORK = 4  # of an exponential, in simple element operations
@@ -56,6 +57,18 @@ def row(x, o):
     return x[o].reshape(x.shape[1])
 
 
+@inlined
+def exp_less(x, top):
+    """exp(x - top) where x <= top."""
+    return exp_below(x - top)
+
+
+@inlined
+def less_share(dy, y, mass):
+    """dy - exp(y) mass, for y <= 0."""
+    return dy - exp_below(y) * mass
+
+
 @inner
 def exponentials(e, largest, total, x, o, start, stop):
     """largest = max_k x, e = exp(x - largest) and total = sum_k e, over a task; a NaN in x spreads over its row.
@@ -74,8 +87,8 @@ def exponentials(e, largest, total, x, o, start, stop):
                 tops[i] = maximum(tops[i], x_line[i])
         for k in range(x.shape[1]):
             x_line, e_line = x[o, k, start:stop], e[o, k, start:stop]
+            each(exp_less, e_line, (x_line, tops))
             for i in range(tops.size):
-                e_line[i] = exp_below(x_line[i] - tops[i])
                 masses[i] += e_line[i]
 
 
@@ -88,19 +101,11 @@ def row_exponentials(e, x):
     for block in range(block_count(x.size)):
         first, last = block_bounds(block, x.size)
         part, e_part, mass = x[first:last], e[first:last], x.dtype.type(0)
-        for k in range(part.size):
-            e_part[k] = exp_below(part[k] - top)
+        each(exp_less, e_part, (part, top))
+        for k in range(e_part.size):
             mass += e_part[k]
         total += mass
     return top, total
-
-
-@inner
-def keep(saved_y, y, first):
-    """saved_y[first:] = y, unless it is empty."""
-    kept = saved_y[first : first + y.size]
-    for i in range(kept.size):
-        kept[i] = y[i]
 
 
 @kernel
@@ -186,8 +191,7 @@ def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
             dx_row, y_row, dy_row, mass = row(dx, o), row(saved_y, o), row(dy, o), zero
             for k in range(dx_row.size):
                 mass += dy_row[k]
-            for k in range(dx_row.size):
-                dx_row[k] = dy_row[k] - exp_below(y_row[k]) * mass
+            each(less_share, dx_row, (dy_row, y_row, mass))
         else:
             masses = total[o, start:stop]
             for i in range(masses.size):
@@ -198,8 +202,7 @@ def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
                     masses[i] += dy_line[i]
             for k in range(dx.shape[1]):
                 dx_line, y_line, dy_line = dx[o, k, start:stop], saved_y[o, k, start:stop], dy[o, k, start:stop]
-                for i in range(masses.size):
-                    dx_line[i] = dy_line[i] - exp_below(y_line[i]) * masses[i]
+                each(less_share, dx_line, (dy_line, y_line, masses))
 
 
 # ---- on a GPU: a block has a row where I is 1, so that its threads share out k; otherwise a thread has a row --------------

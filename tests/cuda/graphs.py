@@ -14,7 +14,7 @@ class Stream:
 
 
 class Event:
-    """All work is done when it is recorded."""
+    """A moment in a stream, and on the device's clock; all work is done by then, and time stands still."""
 
     def record(self, stream: Any = 0) -> None:
         """Note where the stream is."""

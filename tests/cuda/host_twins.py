@@ -10,6 +10,7 @@ import numpy as np
 from scipy import special
 
 from numba_nn.core import address, vmath
+from numba_nn.core.each import each
 
 Number = np.floating[Any]
 
@@ -30,8 +31,14 @@ def array_at(address: int, size: int, like: np.ndarray) -> np.ndarray:
     return np.frombuffer(memory, like.dtype) if size else np.empty(0, like.dtype)
 
 
+def _each(function: Any, target: Any, sources: Any) -> None:
+    for i in range(target.size):
+        target[i] = function(*(source[i] if isinstance(source, np.ndarray) else source for source in sources))
+
+
 HOST_TWINS: dict[Any, Any] = {
     address.device_array_at: array_at,
+    each: _each,
     vmath.number: lambda x, single, double: type(x)(single if isinstance(x, np.float32) else double),
     vmath.multiply_add: lambda a, b, c: type(a)(np.float64(a) * np.float64(b) + np.float64(c)),
     vmath.polynomial: lambda x, single, double: np.polynomial.polynomial.polyval(

@@ -149,8 +149,12 @@ class SimulatedCuda(types.ModuleType):
     stream = staticmethod(lambda: Stream())
     default_stream = staticmethod(lambda: 0)
     pinned_array = staticmethod(np.empty)
-    event = staticmethod(lambda timing=True: Event())
     defer_cleanup = staticmethod(nullcontext)
+    event = staticmethod(lambda timing=True: Event())
+    event_elapsed_time = staticmethod(lambda start, stop: 1.0)
+    get_current_device = staticmethod(
+        lambda: types.SimpleNamespace(name="simulated", compute_capability=(0, 0), MULTIPROCESSOR_COUNT=1)
+    )
 
     @staticmethod
     def as_cuda_array(array: Any) -> DeviceArray:

@@ -2,7 +2,7 @@
 
 * Input gradient of stride 2: rows and columns of dx are even or odd, each kind with taps of its own, `depthwise_spread`.
 * Weight gradient: nine sums of dy times the vectors of x under the taps, `depthwise_backward_weight`.
-  It multiplies x by zeros beyond dy's rows and columns, so an infinity in x makes NaN also of taps that do not see it.
+  No x is multiplied by a zero in place of a dy that is not there: an infinity in x would make NaN of taps that do not see it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from numba import prange
 from numba_nn.core.kernel import In, Out, inlined, inner, kernel
 from numba_nn.core.simd import vector_lanes
 from numba_nn.core.vector import (
+    choose,
     elements,
     half_totals,
     lanes_between,
@@ -91,62 +92,131 @@ def weigh_row(sums, row, dy):
 
 
 @inlined
-def gradient_row(dy, at, y_plane, lanes, masks, pair):
-    """A row of a strip of dy, zero where the strip is not inside."""
+def gradient_row(dy, at, other, masks, pair):
+    """A row of a strip of dy, zero where the strip is not inside; the second plane is ``other`` elements behind."""
     gradient = load(dy, at, masks[0], zeros(dy))
-    return load(dy, at + y_plane - lanes // 2, masks[1], gradient) if pair[1] else gradient
+    return load(dy, at + other, masks[1], gradient) if pair[1] else gradient
+
+
+@inlined
+def choose_row(inside, sums, before):
+    """Three sums in the lanes inside, what they were before in the others."""
+    return choose(inside, sums[0], before[0]), choose(inside, sums[1], before[1]), choose(inside, sums[2], before[2])
+
+
+@inlined
+def sums_near(sums, dy, dy_step, dy_at, x, x_size, rows, t, row, corner, strip, inside, pair):
+    """The nine sums of a strip of ``rows`` rows of dy, of stride 1: each row of x is loaded once, for three rows of dy."""
+    top, middle, bottom = sums
+    first = second = gradient_row(dy, dy_at, dy_step[1], inside, pair)
+    top = weigh_row(top, next_columns(x, x_size, t, row, corner, 1, strip, pair, False), first)
+    columns = next_columns(x, x_size, t, row + 1, corner, 1, strip, pair, False)
+    middle = weigh_row(middle, columns, first)
+    if rows > 1:
+        second = gradient_row(dy, dy_at + dy_step[0], dy_step[1], inside, pair)
+        top = weigh_row(top, columns, second)
+    for i in range(2, rows):
+        third = gradient_row(dy, dy_at + i * dy_step[0], dy_step[1], inside, pair)
+        columns = next_columns(x, x_size, t, row + i, corner, 1, strip, pair, False)
+        top = weigh_row(top, columns, third)
+        middle, bottom = weigh_row(middle, columns, second), weigh_row(bottom, columns, first)
+        first, second = second, third
+    if rows > 1:
+        columns = next_columns(x, x_size, t, row + rows, corner, 1, strip, pair, False)
+        middle, bottom = weigh_row(middle, columns, second), weigh_row(bottom, columns, first)
+    return top, middle, weigh_row(bottom, next_columns(x, x_size, t, row + rows + 1, corner, 1, strip, pair, False), second)
+
+
+@inlined
+def sums_far(sums, dy, dy_step, dy_at, x, x_size, rows, t, row, corner, strip, inside, pair):
+    """`sums_near` of stride 2."""
+    top, middle, bottom = sums
+    columns = next_columns(x, x_size, t, row, corner, 2, strip, pair, False)
+    for i in range(rows):
+        gradient = gradient_row(dy, dy_at + i * dy_step[0], dy_step[1], inside, pair)
+        top = weigh_row(top, columns, gradient)
+        columns = next_columns(x, x_size, t, row + 2 * i + 1, corner, 2, strip, pair, False)
+        middle = weigh_row(middle, columns, gradient)
+        columns = next_columns(x, x_size, t, row + 2 * i + 2, corner, 2, strip, pair, False)
+        bottom = weigh_row(bottom, columns, gradient)
+    return top, middle, bottom
+
+
+@inlined
+def strip_sums(sums, dy, dy_step, dy_at, x, x_size, rows, t, row, corner, stride, strip, inside, pair):
+    """The nine sums with those of a strip added: ``rows`` rows of dy, and x from ``row`` and column ``corner`` on."""
+    if stride == 1:
+        return sums_near(sums, dy, dy_step, dy_at, x, x_size, rows, t, row, corner, strip, inside, pair)
+    return sums_far(sums, dy, dy_step, dy_at, x, x_size, rows, t, row, corner, strip, inside, pair)
+
+
+@inlined
+def choose_lanes(inside, sums, before):
+    """The nine sums in the lanes inside, what they were before in the others."""
+    return (
+        choose_row(inside, sums[0], before[0]), choose_row(inside, sums[1], before[1]), choose_row(inside, sums[2], before[2]),
+    )  # fmt: skip
 
 
 @inner
-def tap_sums(dy, dy_size, x, x_size, lanes, channel, images, channels, geometry, pair):
-    """The nine sums of dy times x, as vectors, of one channel or a pair of them."""
-    stride, up, left = geometry
-    y_plane, half, zero = dy_size[0] * dy_size[1], lanes // 2, zeros(x)
-    sums = (zero, zero, zero), (zero, zero, zero), (zero, zero, zero)
-    upper = lanes_between(half, half + dy_size[1] if pair[1] else 0)
+def sums_wide(sums, dy, dy_size, x, x_size, lanes, channel, images, channels, geometry):
+    """The nine sums of dy times x, as vectors, of one channel: the last strip overlaps the one before, and counts in part."""
+    (stride, up, left), width, single, full = geometry, dy_size[1], (False, False), (1 << lanes) - 1
+    every = full, full, full, full, full, full
     for t in range(channel, channel + images * channels, channels):
         for band in range(0, dy_size[0], BAND):
-            last = min(band + BAND, dy_size[0]) - 1
-            for column in range(0, dy_size[1], lanes):
-                corner, ahead = column * stride - left, column * BAND
-                at = t * y_plane + band * dy_size[1] + column
-                prefetch_read(
-                    dy, at - column + BAND * dy_size[1] + ahead, at - column + BAND * dy_size[1] + ahead + BAND * lanes
-                )
-                ahead = (t * x_size[0] + (band + BAND) * stride + 2 - up) * x_size[1] + ahead * stride * stride
-                prefetch_read(x, ahead, ahead + BAND * lanes * stride * stride)
-                strip = strip_masks(lanes, corner, x_size[1], stride, pair), strip_ends(lanes, corner, x_size[1], stride, pair)
-                inside = columns_inside(column, dy_size[1], 0, half if pair[0] else lanes), upper
-                top, middle, bottom = sums
-                second = third = zero  # rows of dy whose middle or last row of x is next
-                for row in range(band * stride - up, last * stride - up + 3):
-                    columns = next_columns(x, x_size, t, row, corner, stride, strip, pair, False)
-                    if stride == 2 and (row + up) % 2:
-                        middle = weigh_row(middle, columns, second)
-                        continue
-                    first = zero
-                    if row <= last * stride - up:
-                        first = gradient_row(dy, at, y_plane, lanes, inside, pair)
-                        at += dy_size[1]
-                    top = weigh_row(top, columns, first)
-                    if stride == 1:
-                        middle, bottom = weigh_row(middle, columns, second), weigh_row(bottom, columns, third)
-                    else:
-                        bottom = weigh_row(bottom, columns, second)
-                    second, third = first, second
-                sums = top, middle, bottom
+            rows, row = min(BAND, dy_size[0] - band), band * stride - up
+            for first in range(0, width, lanes):
+                next_at = (t * dy_size[0] + band + BAND) * width + first * BAND
+                prefetch_read(dy, next_at, next_at + BAND * lanes)
+                next_at = (t * x_size[0] + row + BAND * stride + 2) * x_size[1] + first * BAND * stride * stride
+                prefetch_read(x, next_at, next_at + BAND * lanes * stride * stride)
+                column = min(first, width - lanes)
+                corner, at = column * stride - left, (t * dy_size[0] + band) * width + column
+                strip = every, strip_ends(lanes, corner, x_size[1], stride, single)
+                added = strip_sums(sums, dy, (width, 0), at, x, x_size, rows, t, row, corner, stride, strip, (full, 0), single)
+                sums = added if column == first else choose_lanes(lanes_between(first - column, lanes), added, sums)
+    return sums
+
+
+@inner
+def sums_narrow(sums, dy, dy_size, x, x_size, lanes, channel, images, channels, geometry, pair):
+    """`sums_wide` of one channel or a pair of them, by strips with masks."""
+    (stride, up, left), half = geometry, lanes // 2
+    plane, width = dy_size[0] * dy_size[1], dy_size[1]
+    for column in range(0, width, lanes):
+        corner, added = column * stride - left, sums
+        strip = strip_masks(lanes, corner, x_size[1], stride, pair), strip_ends(lanes, corner, x_size[1], stride, pair)
+        inside = (
+            columns_inside(column, width, 0, half if pair[0] else lanes),
+            lanes_between(half, half + width if pair[1] else 0),
+        )  # fmt: skip
+        for t in range(channel, channel + images * channels, channels):
+            added = strip_sums(
+                added, dy, (width, plane - half), t * plane + column, x, x_size, dy_size[0], t, -up, corner, stride, strip,
+                inside, pair,
+            )  # fmt: skip
+        sums = choose_lanes(inside[0] | inside[1], added, sums)
     return sums
 
 
 @kernel
 def depthwise_backward_weight(dweight: Out, x: In, dy: In, geometry: tuple[int, int, int]):
     """dweight += sum of dy times x under each tap; dweight: (C, 1, 3, 3)."""
-    lanes, channels = vector_lanes(x), x.shape[1]
-    together = planes_together(dy.shape[3], lanes)
+    (stride, _, left), width = geometry, dy.shape[3]
+    lanes, channels, images, zero = vector_lanes(x), x.shape[1], x.shape[0], zeros(x)
+    together = planes_together(width, lanes)
+    fits = width >= lanes and left <= 1 and width * stride - left < x.shape[3]
     for task in prange(-(-channels // together)):
         c = task * together
         pair = together == 2, c + together <= channels and together == 2
-        sums = tap_sums(elements(dy), dy.shape[2:], elements(x), x.shape[2:], lanes, c, x.shape[0], channels, geometry, pair)
+        sums = (zero, zero, zero), (zero, zero, zero), (zero, zero, zero)
+        if fits:
+            sums = sums_wide(sums, elements(dy), dy.shape[2:], elements(x), x.shape[2:], lanes, c, images, channels, geometry)
+        else:
+            sums = sums_narrow(
+                sums, elements(dy), dy.shape[2:], elements(x), x.shape[2:], lanes, c, images, channels, geometry, pair
+            )
         for i in range(3):
             for j in range(3):
                 low, high = half_totals(sums[i][j])

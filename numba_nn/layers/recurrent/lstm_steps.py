@@ -26,9 +26,10 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from numba_nn.core.fma_tile import ROW_PANELS
 from numba_nn.core.gemm import TASKS, block_span, columns_in_place, pack_matrices
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.simd import ROW_PANELS, tile_columns, tile_rows
+from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.core.vmath import sigmoid, tanh
 from numba_nn.layers.recurrent.gates import add_recurrent, multiply_recurrent, recurrent_by_dots
 

@@ -1,0 +1,115 @@
+"""Layers, losses and optimisers on the GPU, against the CPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import numba_nn as nn
+from numba_nn.core.device import CUDA
+
+EXACT, TENSOR_CORES = 2e-4, 5e-3  # of the largest number; tensor cores round float32 to ten bits of mantissa
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """A layer and the shape of its input; whole numbers below ``indices`` go in where that is not 0."""
+
+    name: str
+    make: Callable[[], nn.Layer]
+    x_shape: tuple[int, ...]
+    tolerance: float = EXACT
+    indices: int = 0
+
+    def compare(self) -> dict[str, Any]:
+        """Output and all gradients, on both devices."""
+        rng = np.random.default_rng(0)
+        host = self.make()
+        device = copy.deepcopy(host).to("cuda")
+        x: Any = rng.standard_normal(self.x_shape, dtype=np.float32)
+        if self.indices:
+            x = rng.integers(0, self.indices, self.x_shape)
+        y = host(x)
+        dy = rng.standard_normal(y.shape, dtype=np.float32)
+        pairs: dict[str, tuple[Any, Any]] = {"y": (y, device(CUDA.from_host(x)))}
+        dx = host.backward(dy), device.backward(CUDA.from_host(dy))
+        if not self.indices:
+            pairs["dx"] = dx
+        for (name, p), (_, q) in zip(host.named_parameters(), device.named_parameters(), strict=True):
+            pairs[name] = p.grad, q.grad
+        return judged({name: difference(a, CUDA.to_host(b)) for name, (a, b) in pairs.items()}, self.tolerance)
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """Some steps of training; parameters and losses are compared."""
+
+    name: str
+    optimizer: Callable[[Any], Any]
+    steps: int = 5
+
+    def compare(self) -> dict[str, Any]:
+        """Losses of all steps, and parameters after them, on both devices."""
+        rng = np.random.default_rng(0)
+        host = nn.Sequential(nn.Linear(20, 33), nn.Tanh(), nn.Linear(33, 5))
+        device = copy.deepcopy(host).to("cuda")
+        steps = [
+            nn.TrainStep(model, nn.CrossEntropyLoss(), self.optimizer(model.parameters()), (16, 20)) for model in (host, device)
+        ]
+        losses = []
+        for _ in range(self.steps):
+            x, target = rng.standard_normal((16, 20), dtype=np.float32), rng.integers(0, 5, 16)
+            losses.append((steps[0](x, target), steps[1](CUDA.from_host(x), CUDA.from_host(target))))
+        here, there = np.array(losses).T
+        found = {"loss": difference(here, there)}
+        for (name, p), (_, q) in zip(host.named_parameters(), device.named_parameters(), strict=True):
+            found[name] = difference(p.value, CUDA.to_host(q.value))
+        return judged(found, TENSOR_CORES)
+
+
+def difference(expected: Any, got: Any) -> float:
+    """The largest difference, relative to the largest number; infinite if shapes differ or a NaN came."""
+    if expected.shape != got.shape or not np.isfinite(got).all():
+        return float("inf")
+    if expected.size == 0:
+        return 0.0
+    return float(np.max(np.abs(got.astype(np.float64) - expected)) / max(1.0, float(np.max(np.abs(expected)))))
+
+
+def judged(differences: dict[str, float], tolerance: float) -> dict[str, Any]:
+    """The differences, and what fails."""
+    wrong = [name for name, d in differences.items() if not d <= tolerance]
+    rounded = {name: f"{d:.1e}" for name, d in differences.items()}
+    return {"differences": rounded, **({"failed": f"{', '.join(wrong)}: more than {tolerance:.0e}"} if wrong else {})}
+
+
+CASES: tuple[LayerCase | TrainingCase, ...] = (
+    *(LayerCase(f"{make.__name__} {n}", make, (n,))
+      for make in (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.GELU) for n in (1, 1001)),
+    *(LayerCase(f"Linear {b}x{i} -> {o}", partial(nn.Linear, i, o), (b, i), TENSOR_CORES)
+      for b, i, o in ((1, 4, 4), (33, 65, 31), (128, 256, 512))),
+    LayerCase("Conv2d 3x3", lambda: nn.Conv2d(16, 24, 3, padding=1), (2, 16, 13, 11), TENSOR_CORES),
+    LayerCase("Conv2d 1x1", lambda: nn.Conv2d(64, 32, 1), (3, 64, 7, 7), TENSOR_CORES),
+    LayerCase("Conv2d 5x5 stride 2", lambda: nn.Conv2d(3, 8, 5, stride=2, dilation=2), (2, 3, 30, 25), TENSOR_CORES),
+    LayerCase("Conv2d groups", lambda: nn.Conv2d(12, 24, 3, groups=3), (2, 12, 9, 9), TENSOR_CORES),
+    LayerCase("Conv2d depthwise", lambda: nn.Conv2d(32, 32, 3, padding=1, groups=32), (2, 32, 9, 9), TENSOR_CORES),
+    LayerCase("Conv1d", lambda: nn.Conv1d(8, 16, 3, padding=1), (2, 8, 57), TENSOR_CORES),
+    LayerCase("MaxPool2d", lambda: nn.MaxPool2d(2), (2, 5, 14, 15)),
+    LayerCase("MaxPool2d 3 stride 2", lambda: nn.MaxPool2d(3, 2, 1), (2, 5, 14, 15)),
+    LayerCase("AvgPool2d", lambda: nn.AvgPool2d(3, 2, 1), (2, 5, 14, 15)),
+    LayerCase("AdaptiveAvgPool2d", lambda: nn.AdaptiveAvgPool2d(1), (2, 5, 14, 15)),
+    LayerCase("BatchNorm2d", lambda: nn.BatchNorm2d(7), (4, 7, 9, 8)),
+    LayerCase("Softmax", lambda: nn.Softmax(1), (33, 1000)),
+    LayerCase("LogSoftmax", lambda: nn.LogSoftmax(1), (33, 1000)),
+    LayerCase("Upsample", lambda: nn.Upsample(scale_factor=2), (2, 3, 8, 9)),
+    LayerCase("Embedding", lambda: nn.Embedding(50, 12), (7, 9), indices=50),
+    LayerCase("Autoencoder", nn.models.Autoencoder, (2, 3, 16, 16), TENSOR_CORES),
+    TrainingCase("SGD", lambda p: nn.optim.SGD(p, lr=0.1, momentum=0.9)),
+    TrainingCase("Adam", lambda p: nn.optim.Adam(p)),
+    TrainingCase("AdamW", lambda p: nn.optim.AdamW(p)),
+)  # fmt: skip
