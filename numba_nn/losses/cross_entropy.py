@@ -28,17 +28,8 @@ from numba_nn.core.ptx import cuda
 from numba_nn.core.twin import cuda_helper
 from numba_nn.core.vmath import exp_below, log
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.softmax import (
-    EXP_WORK,
-    exponentials,
-    row,
-    row_grid,
-    row_maximum,
-    row_of_thread,
-    row_sum,
-    task_bounds,
-    task_count,
-)  # fmt: skip
+from numba_nn.layers.cuda_rows import row_grid, row_maximum, row_of_thread, row_sum
+from numba_nn.layers.softmax import EXP_WORK, exponentials, row, task_bounds, task_count
 from numba_nn.losses.classes import ClassLoss, class_or_none, score_cube
 
 
