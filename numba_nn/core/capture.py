@@ -12,7 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 from numba_nn.core.device import CUDA
-from numba_nn.core.ptx import cuda, graph_builder
+from numba_nn.core.ptx import cuda
+
+
+def graph_builder(stream: Any) -> Any:
+    """What records the work of a stream of ``numba.cuda`` as a graph, of ``cuda.core``, on which ``numba-cuda`` stands."""
+    from cuda.core import Stream  # type: ignore[import-not-found]
+
+    return Stream.from_handle(int(stream)).create_graph_builder()
 
 
 class Capture:

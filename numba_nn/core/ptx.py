@@ -1,4 +1,4 @@
-"""The door to ``numba.cuda``: the only module that imports it, and ``cuda.core``, and only when a twin is compiled.
+"""The door to ``numba.cuda``: the only module that imports it, and only when a twin is compiled.
 
 A CUDA twin writes ``cuda.grid(1)`` as in any Numba tutorial:
 
@@ -44,10 +44,3 @@ class LazyCuda:
 
 
 cuda = LazyCuda()
-
-
-def graph_builder(stream: Any) -> Any:
-    """What records the work of a stream of ``numba.cuda`` as a graph, of ``cuda.core``, on which ``numba-cuda`` stands."""
-    from cuda.core import Stream  # type: ignore[import-not-found]
-
-    return Stream.from_handle(int(stream)).create_graph_builder()
