@@ -11,7 +11,7 @@ import pytest
 
 import numba_nn as nn
 from numba_nn.core.random import MaskStream
-from numba_nn.layers.dropout import drop_elements, least_word, scale_of
+from numba_nn.layers.dropout import drop_elements, mask_terms
 from tests import reference
 from tests.cases import assert_close
 
@@ -40,7 +40,7 @@ def test_an_element_is_kept_by_its_own_random_word(size, p, dtype):
     expected = x * reference.dropout_factors((size,), p, seed, stream)
     for variant in (drop_elements.serial, drop_elements.parallel):
         y = np.empty_like(x)
-        variant(y, np.array([seed, stream]), x, least_word(p), scale_of(p))
+        variant(y, np.array([seed, stream]), x, *mask_terms(p))
         assert_close(y, expected)
         np.testing.assert_array_equal(y == 0, expected == 0)
 

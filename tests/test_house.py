@@ -57,7 +57,7 @@ def last_name(node: ast.AST) -> str:
 
 
 def kernels(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return [f for f in functions(tree) if any(last_name(d) == "kernel" for d in f.decorator_list)]
+    return [f for f in functions(tree) if any(last_name(d) in ("kernel", "portable") for d in f.decorator_list)]
 
 
 # Imports

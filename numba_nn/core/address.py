@@ -1,16 +1,19 @@
 """Arrays by address: how one kernel updates all parameters of a model.
 
 An optimiser's table holds, for each parameter, the addresses of its value, gradient and state. `Parameter` promises that
-these arrays stay where they are for its life.
+these arrays stay where they are for its life, or until it moves to another device.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
+
+GLOBAL = 1  # the address space of what cudaMalloc gives: without its name a load asks first which memory is meant
 
 
 @intrinsic
@@ -33,3 +36,16 @@ def part_at(typingctx: Any, address: Any, start: Any, stop: Any, like: Any) -> A
         return array._getvalue()
 
     return part(types.intp, types.intp, types.intp, like), codegen
+
+
+@intrinsic
+def device_array_at(typingctx: Any, address: Any, size: Any, like: Any) -> Any:
+    """``device_array_at(address, size, like)``: elements on the GPU; the size is for the simulator."""
+    pointer = types.CPointer(like.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(pointer)
+        there = builder.inttoptr(arguments[0], ir.PointerType(kind.pointee, GLOBAL))
+        return builder.addrspacecast(there, kind)
+
+    return pointer(types.intp, size, like), codegen

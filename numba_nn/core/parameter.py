@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ class Parameter:
     """
 
     __slots__ = ("_grad", "_locked", "_packs", "_value", "device", "memory", "name", "requires_grad")
+
+    moves: ClassVar[int] = 0
+    """How often any parameter moved: who keeps addresses sees by it that some may be stale."""
 
     def __init__(self, value: NDArray[Any], name: str = "") -> None:
         value = np.array(value, order="C")
@@ -128,6 +131,7 @@ class Parameter:
             value, self._grad = (device.from_host(self.device.to_host(a)) for a in (self._value, self._grad))
             self.device = device
             self._take(value, self.locked)
+            Parameter.moves += 1
 
     def __repr__(self) -> str:
         return f"Parameter({self.name or 'unnamed'}, shape={self._value.shape}, dtype={self._value.dtype})"

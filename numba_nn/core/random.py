@@ -22,6 +22,7 @@ from numba_nn.core.checks import is_whole
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import Out, Saved, inlined, inner, kernel
+from numba_nn.core.twin import cuda_kernel
 
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
@@ -76,15 +77,12 @@ def normal_fill(y: Out, seed: int, stream: int, mean: float, std: float):
             y[4 * block + i] = mean + std * radius * (math.cos(angle) if i % 2 == 0 else math.sin(angle))
 
 
-@kernel
+@cuda_kernel(grid=lambda *_: (1, 1))
 def next_mask(state: Out, draw: Saved):
     """draw = seed and stream of a layer's next mask; state: seed, the layer's number, draws so far."""
     state[2] += 1
     draw[0] = state[0]
     draw[1] = (state[2] << 32) + state[1]
-
-
-next_mask.on_cuda(next_mask.py_func, grid=lambda *_: (1, 1))
 
 
 _seed = 0
@@ -116,6 +114,11 @@ def manual_seed(seed: int) -> None:
     _streams, _mask_streams = itertools.count(), itertools.count()
 
 
+def seedings() -> int:
+    """How often `manual_seed` was called."""
+    return _seedings
+
+
 class MaskStream:
     """The random masks of one layer: one stream for every draw, numbered from the last `manual_seed` on.
 
@@ -127,18 +130,24 @@ class MaskStream:
     """
 
     def __init__(self, device: Device = CPU) -> None:
-        self._device, self._seedings = device, -1
-        self._state = device.zeros((3,), np.int64)  # seed, the layer's number, draws so far
+        self._device = device
+        self._layer, self._draws, self._seedings = -1, 0, -1
+        self._state = None if device is CPU else device.zeros((3,), np.int64)
 
     def draw(self, to: NDArray[Any]) -> None:
         """Write the next mask's seed and stream, which is never 0, to an array on the device.
 
-        On a GPU nothing comes from the host but after a new seed: a captured graph draws new masks whenever it runs.
+        A GPU counts by itself, and nothing comes from the host but after a new seed: a captured graph draws new masks.
         """
         if self._seedings != _seedings:
-            self._seedings = _seedings
-            self._device.assign(self._state, (_seed, next(_mask_streams), 0))
-        next_mask.for_work(1, self._device)(self._state, to)
+            self._layer, self._draws, self._seedings = next(_mask_streams), 0, _seedings
+            if self._device is not CPU:
+                self._device.assign(self._state, (_seed, self._layer, 0))
+        if self._device is CPU:
+            self._draws += 1
+            to[0], to[1] = _seed, (self._draws << 32) + self._layer
+        else:
+            next_mask(self._state, to)
 
     def __reduce__(self) -> tuple[type[MaskStream], tuple[Device]]:
         return MaskStream, (self._device,)

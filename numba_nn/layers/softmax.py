@@ -20,17 +20,16 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.cuda_planes import split
-from numba_nn.core.cuda_reduce import WARPS, block_maximum, block_per_row, block_sum, larger
+from numba_nn.core.cuda_reduce import WARPS
 from numba_nn.core.each import each
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inlined, inner, kernel
 from numba_nn.core.ptx import cuda
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.simd import maximum
-from numba_nn.core.twin import THREADS, cuda_helper
 from numba_nn.core.vmath import exp_below, log
 from numba_nn.core.workspace import Shape, Spec
+from numba_nn.layers.cuda_rows import put_twice, row_grid, row_mass, row_maximum, row_of_thread, row_sum
 from numba_nn.layers.from_output import FromOutput, keep
 
 LANES = 256  # neighbouring rows of a task: 1 KB of float32
@@ -204,63 +203,12 @@ def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
                 each(less_share, dx_line, (dy_line, y_line, masses))
 
 
-# ---- on a GPU: a block has a row where I is 1, so that its threads share out k; otherwise a thread has a row --------------
-
-
-def row_grid(first: Any, *_: Any) -> tuple[int, int]:
-    """Blocks and threads for rows of (O, K, I)."""
-    outer, _, inside = first.shape
-    return block_per_row(first) if inside == 1 else (-(-outer * inside // THREADS), THREADS)
-
-
-@cuda_helper
-def row_of_thread(x):
-    """This thread's row (o, i), its first k, and the step to the next; a k beyond the row for a thread that has none."""
-    if x.shape[2] == 1:
-        return np.uint32(cuda.blockIdx.x), np.uint32(0), np.uint32(cuda.threadIdx.x), np.uint32(cuda.blockDim.x)
-    o, i = split(cuda.grid(1), x.shape[2])
-    return o, i, np.uint32(0) if o < np.uint32(x.shape[0]) else np.uint32(x.shape[1]), np.uint32(1)
-
-
-@cuda_helper
-def row_sum(part, room, x):
-    """The sum of the parts of those who share a row."""
-    return block_sum(part, room) if x.shape[2] == 1 else part
-
-
-@cuda_helper
-def row_maximum(room, x):
-    """The largest of this thread's row."""
-    o, i, k, step = row_of_thread(x)
-    top = x.dtype.type(-np.inf)
-    while k < np.uint32(x.shape[1]):
-        top = larger(top, x[o, k, i])
-        k = np.uint32(k + step)
-    return block_maximum(top, room) if x.shape[2] == 1 else top
-
-
-@cuda_helper
-def row_mass(top, room, x):
-    """The sum of exp(x - top) over this thread's row."""
-    o, i, k, step = row_of_thread(x)
-    mass = x.dtype.type(0)
-    while k < np.uint32(x.shape[1]):
-        mass += exp_below(x[o, k, i] - top)
-        k = np.uint32(k + step)
-    return row_sum(mass, room, x)
-
-
-@cuda_helper
-def put_twice(y, saved_y, o, k, i, value):
-    """y[o, k, i] = value, and in the second copy unless it is empty."""
-    y[o, k, i] = value
-    if saved_y.size > 0:
-        saved_y[(o * np.uint32(y.shape[1]) + k) * np.uint32(y.shape[2]) + i] = value
+# ---- on a GPU: see `numba_nn.layers.cuda_rows` -----------------------------------------------------------------------------
 
 
 @softmax_forward.on_cuda(grid=row_grid)
 def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
-    """See `row_of_thread`."""
+    """Threads share out rows as `row_of_thread` says."""
     room = cuda.shared.array(WARPS, x.dtype)
     o, i, k, step = row_of_thread(x)
     top = row_maximum(room, x)
@@ -272,7 +220,7 @@ def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x:
 
 @softmax_backward.on_cuda(grid=row_grid)
 def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
-    """See `row_of_thread`."""
+    """Threads share out rows as `row_of_thread` says."""
     room = cuda.shared.array(WARPS, dy.dtype)
     o, i, first, step = row_of_thread(dx)
     k, mean = first, dy.dtype.type(0)
@@ -287,7 +235,7 @@ def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
 
 @log_softmax_forward.on_cuda(grid=row_grid)
 def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
-    """See `row_of_thread`."""
+    """Threads share out rows as `row_of_thread` says."""
     room = cuda.shared.array(WARPS, x.dtype)
     o, i, k, step = row_of_thread(x)
     top = row_maximum(room, x)
@@ -299,7 +247,7 @@ def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch
 
 @log_softmax_backward.on_cuda(grid=row_grid)
 def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
-    """See `row_of_thread`."""
+    """Threads share out rows as `row_of_thread` says."""
     room = cuda.shared.array(WARPS, dy.dtype)
     o, i, first, step = row_of_thread(dx)
     k, mass = first, dy.dtype.type(0)

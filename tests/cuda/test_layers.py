@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from simulated_cuda import simulated
+from simulator import launch
 from trials import EXTRAS, TRIALS, normal
 
 import numba_nn as nn
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.errors import RangeError
+
+SPEAKING = ("BatchNorm", "Softmax", "LogSoftmax", "Transpose", "GlobalAvg")
+ROWS = [trial for trial in TRIALS if trial.name.startswith(SPEAKING)][::3]
+"""Some of those whose threads speak to each other."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +37,11 @@ def test_the_gpu_computes_what_the_cpu_does(trial):
     assert_alike(trial.run(CUDA), trial.run(CPU))
 
 
-@pytest.mark.parametrize("trial", EXTRAS, ids=str)
-def test_in_float64_too(trial):
-    found, expected = trial.run(CUDA, np.float64), trial.run(CPU, np.float64)
+@pytest.mark.parametrize("order", ["reversed", "interleaved"])
+@pytest.mark.parametrize("trial", [*EXTRAS, *ROWS], ids=str)
+def test_in_float64_and_in_whatever_order_threads_run(trial, order):
+    with simulated(functools.partial(launch, order=order)):
+        found, expected = trial.run(CUDA, np.float64), trial.run(CPU, np.float64)
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-12, atol=1e-12, err_msg=name)
 

@@ -11,6 +11,7 @@ import pytest
 from launches import Launch, launches
 from numba.core import types
 from offline import compile_twin, faults, signature
+from training import CONVERTS, FLOAT64
 from twins import elementwise_kernels, example
 
 from numba_nn.core.kernel import In, Out
@@ -36,21 +37,22 @@ def compiled(dtype: Any) -> list[Launch]:
     return found + [Launch(CudaKernel(k.py_func), signature(k, example(names[k], 64, dtype))) for k in others]
 
 
-# float64 for one GPU only: what it could show there alone are stack and registers.
-TRIED = [(np.float32, target) for target in sorted(offline.TARGETS)] + [(np.float64, "sm_90a")]
+# Few in float64, and for one GPU: what it could show there alone are stack and registers.
+TRIED = [(np.float32, "sm_80", 1), (np.float32, "sm_90a", 1), (np.float64, "sm_90a", 4)]
 
 
 @pytest.mark.parametrize(
     ("launch", "dtype", "target"),
     [
         pytest.param(launch, dtype, target, id=f"{launch}-{np.dtype(dtype)}-{target}")
-        for dtype, target in TRIED
-        for launch in compiled(dtype)
+        for dtype, target, step in TRIED
+        for launch in compiled(dtype)[::step]
     ],
 )
 def test_machine_code(launch, dtype, target):
     code = compile_twin(launch.kernel, launch.argument_types, target)
-    assert faults(code, float64_allowed=dtype is np.float64) == []
+    name, wide = launch.kernel.__name__, dtype is np.float64
+    assert faults(code, float64_allowed=wide or name in FLOAT64, conversions_allowed=name in CONVERTS) == []
     assert 0 < code.registers <= REGISTERS
     assert f".target {target}" in code.ptx
 

@@ -78,11 +78,11 @@ def scratch_rows(width: int, stride: int) -> tuple[int, int, int]:
 def holders(windows: Array, step: int, length: int) -> Array:
     """For every position of an axis, the first window that holds it, and how many there are from that to the last such."""
     first, last = np.full(length, len(windows)), np.full(length, -1)
-    for tap in range(windows[:, 1].max()):
-        reaching = np.flatnonzero(windows[:, 1] > tap)
-        position = windows[reaching, 0] + tap * step
-        np.minimum.at(first, position, reaching)
-        np.maximum.at(last, position, reaching)
+    start, count = windows.T
+    window = np.repeat(np.arange(len(windows)), count)
+    tap = np.arange(window.size) - (np.cumsum(count) - count)[window]
+    np.minimum.at(first, start[window] + tap * step, window)
+    np.maximum.at(last, start[window] + tap * step, window)
     return np.stack([first, np.maximum(last - first + 1, 0)], 1)
 
 

@@ -15,7 +15,7 @@ from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import MaskStream, uniform
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.dropout import WORK, drop_elements, least_word, scale_of
+from numba_nn.layers.dropout import WORK, drop_elements, mask_terms
 from numba_nn.layers.recurrent.direction import Direction, Walk
 from numba_nn.layers.recurrent.gates import packed_room
 from numba_nn.layers.recurrent.lstm_steps import GATES
@@ -168,7 +168,7 @@ class Recurrent(Layer):
         """The dropout between layers, forward and backward."""
         p = self.dropout if saved["drops"] else 0.0
         run = drop_elements.for_work(WORK * x.size, self.device)
-        run(y.reshape(-1), saved["draws"][index], x.reshape(-1), least_word(p), scale_of(p))
+        run(y.reshape(-1), saved["draws"][index], x.reshape(-1), *mask_terms(p))
 
     def _forward(self, call: Call, y: Any, x: Any, saved: Arrays) -> None:
         packed, between = (call.scratch["left"], call.scratch["right"]), call.scratch["between"]
