@@ -14,6 +14,7 @@ from numba_nn.core import ptx
 
 VECTOR_BYTES = 16
 LANE = np.arange(32)
+INFINITY = 0x7F800000  # bits that are set in an infinity or NaN
 GROUP, MEMBER = LANE >> 2, LANE & 3  # of a lane in a fragment: its row (or column), and which of the elements in it
 
 
@@ -135,10 +136,10 @@ def _of_warp(answers: Callable[[dict[int, Any]], dict[int, Any]]) -> Callable[..
     return speaks(lambda *brought: meet(answers, brought, FULL))
 
 
-def round_tf32(x: Any) -> np.uint32:
+def round_tf32(x: np.float32) -> int:
     """See `ptx.round_tf32`."""
-    bits = np.float32(x).view(np.uint32)
-    return bits if not np.isfinite(x) else np.uint32((int(bits) + 0x1000) & 0xFFFFE000)
+    bits = int(x.view(np.uint32))
+    return (bits + 0x1000) & 0xFFFFE000 if bits & INFINITY != INFINITY else bits
 
 
 def _bits(dtype: Any) -> tuple[Callable[[Any], np.uint16], Callable[[Any], np.float32]]:

@@ -10,9 +10,23 @@ import offline
 import pytest
 from launches import Launch, launches
 from numba.core import types
+from numba.np.numpy_support import from_dtype
 from offline import compile_twin, faults, signature
 from twins import elementwise_kernels, example
 
+from numba_nn.core.cuda_gemm import LARGE, SMALL
+from numba_nn.core.cuda_product import (
+    ADD,
+    OVERWRITE,
+    elements_along_depth,
+    elements_along_rows,
+    in_rows,
+    tiled_product,
+    vectors_along_depth,
+    vectors_along_rows,
+)
+from numba_nn.core.cuda_tiles import BFLOAT16, DOUBLE, FLOAT16, SINGLE, TF32, Kind
+from numba_nn.core.epilogue import RELU, TANH
 from numba_nn.core.kernel import In, Out
 from numba_nn.core.ptx import cuda
 from numba_nn.core.twin import CudaKernel
@@ -53,6 +67,35 @@ def test_machine_code(launch, dtype, target):
     assert faults(code, float64_allowed=dtype is np.float64) == []
     assert 0 < code.registers <= REGISTERS
     assert f".target {target}" in code.ptx
+
+
+# Matrix products: the large tiles, and what is not aligned
+
+
+def product_types(kind: Kind) -> tuple[types.Type, ...]:
+    """Of a launch of `tiled_product`."""
+    elements, sums, index = (types.Array(from_dtype(np.dtype(t)), 1, "C") for t in (kind.dtype, kind.sum_dtype, np.int64))
+    counts = (types.UniTuple(types.int64, n) for n in (6, 4, 4, 2))
+    return (elements, elements, elements, index, index, sums, sums, *counts, sums.dtype)
+
+
+PRODUCTS = [
+    (TF32, LARGE, (vectors_along_depth, vectors_along_rows), RELU, ["HMMA.1688.F32.TF32", "LDGSTS.E.BYPASS.128.ZFILL"]),
+    (TF32, SMALL, (elements_along_depth, elements_along_rows), ADD, ["HMMA.1688.F32.TF32", "LDGSTS.E"]),
+    (SINGLE, LARGE, (vectors_along_rows, elements_along_depth), TANH, ["FFMA", "LDS.128", "LDGSTS.E.BYPASS.128.ZFILL"]),
+    (DOUBLE, SMALL, (vectors_along_rows, elements_along_depth), ADD, ["DFMA", "LDS.128", "LDGSTS.E.64"]),
+    (BFLOAT16, LARGE, (vectors_along_depth, vectors_along_rows), RELU, ["HMMA.16816.F32.BF16", "LDSM.16.MT88.4"]),
+    (FLOAT16, LARGE, (elements_along_depth, elements_along_rows), OVERWRITE, ["HMMA.16816.F32", "LDSM.16.M88.4"]),
+]
+
+
+@pytest.mark.parametrize("target", sorted(offline.TARGETS))
+@pytest.mark.parametrize(("kind", "tile", "loaders", "finish", "expected"), PRODUCTS, ids=lambda v: getattr(v, "name", ""))
+def test_machine_code_of_products(kind, tile, loaders, finish, expected, target):
+    code = compile_twin(tiled_product(kind, tile, loaders, in_rows, finish, True), product_types(kind), target)
+    assert faults(code, float64_allowed=kind is DOUBLE) == []
+    assert code.registers <= (168 if kind is DOUBLE else 128)  # two blocks are resident with 128
+    assert [name for name in expected if not code.operations[name]] == []
 
 
 # Planted bugs
