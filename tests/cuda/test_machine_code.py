@@ -30,6 +30,14 @@ from numba_nn.core.epilogue import RELU, TANH
 from numba_nn.core.kernel import In, Out
 from numba_nn.core.ptx import cuda
 from numba_nn.core.twin import CudaKernel
+from numba_nn.layers.conv.cuda import (
+    in_planes,
+    inputs_at_outputs,
+    inputs_by_taps,
+    outputs_at_inputs,
+    planes,
+    weights_of_inputs,
+)
 
 REQUIRED = "NUMBA_NN_CUDA_TOOLS" in os.environ  # `make cuda-check` sets it: there, a missing tool is a failure
 pytestmark = pytest.mark.skipif(bool(offline.missing()) and not REQUIRED, reason=offline.missing())
@@ -72,10 +80,10 @@ def test_machine_code(launch, dtype, target):
 # Matrix products: the large tiles, and what is not aligned
 
 
-def product_types(kind: Kind) -> tuple[types.Type, ...]:
-    """Of a launch of `tiled_product`."""
+def product_types(kind: Kind, views: tuple[int, int, int] = (4, 4, 2)) -> tuple[types.Type, ...]:
+    """Of a launch of `tiled_product` with views of so many numbers."""
     elements, sums, index = (types.Array(from_dtype(np.dtype(t)), 1, "C") for t in (kind.dtype, kind.sum_dtype, np.int64))
-    counts = (types.UniTuple(types.int64, n) for n in (6, 4, 4, 2))
+    counts = (types.UniTuple(types.int64, n) for n in (6, *views))
     return (elements, elements, elements, index, index, sums, sums, *counts, sums.dtype)
 
 
@@ -89,13 +97,36 @@ PRODUCTS = [
 ]
 
 
-@pytest.mark.parametrize("target", sorted(offline.TARGETS))
-@pytest.mark.parametrize(("kind", "tile", "loaders", "finish", "expected"), PRODUCTS, ids=lambda v: getattr(v, "name", ""))
-def test_machine_code_of_products(kind, tile, loaders, finish, expected, target):
+@pytest.mark.parametrize(
+    ("target", "kind", "tile", "loaders", "finish", "expected"),
+    [*(("sm_90a", *case) for case in PRODUCTS), *(("sm_80", *case) for case in PRODUCTS[::3])],
+    ids=lambda v: getattr(v, "name", v if isinstance(v, str) else ""),
+)
+def test_machine_code_of_products(target, kind, tile, loaders, finish, expected):
     code = compile_twin(tiled_product(kind, tile, loaders, in_rows, finish, True), product_types(kind), target)
     assert faults(code, float64_allowed=kind is DOUBLE) == []
     assert code.registers <= (168 if kind is DOUBLE else 128)  # two blocks are resident with 128
     assert [name for name in expected if not code.operations[name]] == []
+
+
+CONVOLUTIONS = [
+    (TF32, LARGE, (vectors_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
+    (TF32, SMALL, (weights_of_inputs, outputs_at_inputs), in_planes, OVERWRITE, (29, 29, 5)),
+    (TF32, SMALL, (planes, inputs_by_taps), in_rows, OVERWRITE, (29, 29, 2)),
+    (SINGLE, LARGE, (elements_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
+    (BFLOAT16, LARGE, (vectors_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
+]
+FASTEST = {TF32: "HMMA.1688.F32.TF32", SINGLE: "FFMA", BFLOAT16: "HMMA.16816.F32.BF16"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tile", "loaders", "place", "finish", "views"), CONVOLUTIONS, ids=lambda v: getattr(v, "name", "")
+)
+def test_machine_code_of_convolutions(kind, tile, loaders, place, finish, views):
+    code = compile_twin(tiled_product(kind, tile, loaders, place, finish, True), product_types(kind, views))
+    assert faults(code) == []
+    assert code.registers <= 128
+    assert code.operations[FASTEST[kind]] > 0
 
 
 # Planted bugs
