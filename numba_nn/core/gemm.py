@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from numba_nn.core.cuda_gemm import multiply_matrices
+from numba_nn.core.cuda_product import ADD, OVERWRITE
 from numba_nn.core.dot import dot_products
 from numba_nn.core.fma_tile import ROW_PANELS, fma_tile
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
@@ -144,6 +146,15 @@ def gemm(
         multiply_stack(c, packed_b, packed_a, b, a, b_of, a_of, (n, m, depth), b_strides[::-1], a_strides[::-1], keep)
     else:
         multiply_stack(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides, keep)
+
+
+@gemm.on_cuda(steps=True)
+def gemm(
+    c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], keep: int,
+):  # fmt: skip
+    """On tensor cores, or by multiply-adds; nothing is packed."""
+    multiply_matrices(c, a, b, a_of, b_of, shape, a_strides, b_strides, ADD if keep else OVERWRITE)
 
 
 @inner
