@@ -74,9 +74,20 @@ def flat(k: Kernel, n: int, dtype: Any) -> list[Any]:
     return arguments
 
 
+def positive(k: Kernel, n: int, dtype: Any) -> list[Any]:
+    """`flat`, but that no number is negative, as a variance is none."""
+    arguments = [np.abs(a) for a in flat(k, n, dtype)]
+    for argument, role in zip(arguments, k.roles.values(), strict=True):
+        if isinstance(role, Role):
+            argument.flags.writeable = role.writes
+    return arguments
+
+
 # For those that take something else: kernel's name to a function like `flat`.
 EXAMPLES: dict[str, Callable[[Kernel, int, Any], list[Any]]] = {
     "activate_all": lambda k, n, dtype: [values(n, dtype, 0), 2, 0.1],
+    "recall_running": positive,
+    "fold_running": positive,
 }
 
 
