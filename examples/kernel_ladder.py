@@ -19,8 +19,9 @@ import numpy as np
 from numba import jit
 
 import numba_nn as nn
-from numba_nn.core.gemm import DEPTH, multiply, multiply_panels, pack_panels
+from numba_nn.core.gemm import DEPTH, multiply, multiply_panels
 from numba_nn.core.kernel import FLAGS
+from numba_nn.core.packing import pack_panels
 from numba_nn.core.peak import measure_peak
 from numba_nn.core.simd import tile_columns, tile_rows, tile_shape
 from numba_nn.core.tap_tile import fma_taps

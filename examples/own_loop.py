@@ -8,22 +8,22 @@ import numpy as np
 from numba import njit
 
 from numba_nn.core.epilogue import IDENTITY
-from numba_nn.core.gemm import SINGLE, packed_sizes
+from numba_nn.core.gemm import packed_sizes
 from numba_nn.core.reduce import block_count
 from numba_nn.layers.linear import linear_backward_bias, linear_backward_weight, linear_forward
 from numba_nn.losses.elementwise import squared_error_backward, squared_error_forward
 
 
 @njit
-def train(steps, lr, x, target, weight, ones, bias, y, dy, dweight, dbias, left, right, loss, partial, single):
+def train(steps, lr, x, target, weight, ones, bias, y, dy, dweight, dbias, left, right, loss, partial):
     """Plain gradient descent; every array is the caller's, nothing is allocated."""
     for _ in range(steps):
-        linear_forward(y, left, right, x, weight, ones, bias, single, IDENTITY, 0.0)
-        squared_error_forward(loss, partial, y[0], target, 1 / target.size)
-        squared_error_backward(dy[0], y[0], target, 1 / target.size)
+        linear_forward(y, left, right, x, weight, ones, bias, IDENTITY, 0.0)
+        squared_error_forward(loss, partial, y.reshape(y.size), target, 1 / target.size)
+        squared_error_backward(dy.reshape(y.size), y.reshape(y.size), target, 1 / target.size)
         dweight[:] = 0
         dbias[:] = 0
-        linear_backward_weight(dweight, left, right, x, dy, single, bias.size)
+        linear_backward_weight(dweight, left, right, x, dy)
         linear_backward_bias(dbias, left, dy)
         weight -= lr * dweight
         bias -= lr * dbias
@@ -32,16 +32,16 @@ def train(steps, lr, x, target, weight, ones, bias, y, dy, dweight, dbias, left,
 def main() -> None:
     """Fit the line and print it."""
     points = 128
-    x = np.linspace(-1, 1, points, dtype=np.float32).reshape(1, points)
-    target = 2 * x[0] + 1
+    x = np.linspace(-1, 1, points, dtype=np.float32).reshape(points, 1)
+    target = 2 * x[:, 0] + 1
     weight, bias = np.zeros((1, 1), np.float32), np.zeros(1, np.float32)
-    y, dy = np.empty((1, points), np.float32), np.empty((1, points), np.float32)
+    y, dy = np.empty((points, 1), np.float32), np.empty((points, 1), np.float32)
     sizes = [packed_sizes(points, 1, 1, np.float32), packed_sizes(1, 1, points, np.float32)]
     left, right = (np.empty(max(pair), np.float32) for pair in zip(*sizes, strict=True))
     loss, partial = np.empty(1, np.float32), np.empty(block_count(points))
     train(
         300, np.float32(0.1), x, target, weight, np.ones_like(bias), bias, y, dy, np.empty_like(weight), np.empty_like(bias),
-        left, right, loss, partial, SINGLE,
+        left, right, loss, partial,
     )  # fmt: skip
     print(f"y = {weight[0, 0]:.4f} x + {bias[0]:.4f}, loss {loss[0]:.2e}")
 

@@ -12,7 +12,7 @@ from numba_nn.core.workspace import Shape, Spec, spec_nbytes
 from numba_nn.sequential import Sequential
 from numba_nn.tables import markdown_table
 
-HEADERS = ["layer", "output", "parameters", "MFLOP", "saved KB", "scratch KB", "in training", "in eval mode"]
+HEADERS = ["layer", "output", "parameters", "MFLOP", "saved KB", "scratch KB", "packed KB", "in training", "in eval mode"]
 
 
 def summary(model: Sequential, x_shape: Shape, dtype: Any = None) -> str:
@@ -31,9 +31,9 @@ def summary(model: Sequential, x_shape: Shape, dtype: Any = None) -> str:
     -------
     str
         A row for each layer: output shape, parameters, floating-point operations of the forward's matrix products, bytes kept
-        from forward to backward (outputs between layers are the model's) and bytes of scratch, which layers share, and the
-        layer that does its forward, where it is not itself. The last row holds the sums, and for memory what the model has
-        allocated so far.
+        from forward to backward (outputs between layers are the model's), bytes of scratch, which layers share, bytes of
+        weights that are packed now, in eval mode, and the layer that does its forward, where it is not itself. The last row
+        holds the sums, and for memory what the model has allocated so far.
 
     Raises
     ------
@@ -49,12 +49,12 @@ def summary(model: Sequential, x_shape: Shape, dtype: Any = None) -> str:
         rows.append(
             [
                 f"{i} {layer!r}", _times(shapes[i + 1]), f"{_learned(layer):,}", f"{layer.forward_flops(shapes[i]) / 1e6:,.1f}",
-                _kilobytes(kept), _kilobytes(layer.scratch_spec(shapes[i], wanted).values()),
+                _kilobytes(kept), _kilobytes(layer.scratch_spec(shapes[i], wanted).values()), _thousands(layer.packed_nbytes),
                 training.get(i, ""), inference.get(i, ""),
             ]
         )  # fmt: skip
     flops = model.forward_flops(x_shape) / 1e6
-    held = [f"{nbytes / 1024:,.0f}" for nbytes in (model.saved_nbytes, model.scratch_nbytes)]
+    held = [_thousands(nbytes) for nbytes in (model.saved_nbytes, model.scratch_nbytes, model.packed_nbytes)]
     rows.append(["whole model", _times(shapes[-1]), f"{_learned(model):,}", f"{flops:,.1f}", *held, "", ""])
     return markdown_table(HEADERS, rows)
 
@@ -69,7 +69,11 @@ def _learned(layer: Layer) -> int:
 
 
 def _kilobytes(specs: Iterable[Spec]) -> str:
-    return f"{sum(map(spec_nbytes, specs)) / 1024:,.0f}"
+    return _thousands(sum(map(spec_nbytes, specs)))
+
+
+def _thousands(nbytes: int) -> str:
+    return f"{nbytes / 1024:,.0f}"
 
 
 def _times(shape: Shape) -> str:

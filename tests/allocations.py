@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import pytest
 from numba.core.runtime import _nrt_python, rtsys
-
-from numba_nn.core.kernel import Variant
 
 TRANSIENT = 16_384  # bytes of Python objects that a call may make and drop; arrays of larger cases exceed it
 
@@ -33,23 +30,13 @@ def no_array_data() -> Iterator[None]:
 
 
 @contextmanager
-def one_box_per_array_argument(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fails if Numba's runtime allocates more than a box for every array that is passed to a kernel."""
-    boxes = 0
-    original = Variant.__call__
-
-    def counting(self, *arguments):
-        nonlocal boxes
-        boxes += sum(isinstance(a, np.ndarray) for a in arguments)
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Variant, "__call__", counting)
-        _nrt_python.memsys_enable_stats()
+def no_runtime_memory() -> Iterator[None]:
+    """Fails if Numba's runtime allocates anything, even the box that it makes elsewhere of every array that it is passed."""
+    _nrt_python.memsys_enable_stats()
+    try:
         before = rtsys.get_allocation_stats()
         yield
         after = rtsys.get_allocation_stats()
+    finally:
         _nrt_python.memsys_disable_stats()
-    assert 0 < after.mi_alloc - before.mi_alloc <= boxes
-    assert after.alloc - before.alloc <= boxes
-    assert after.free - before.free == after.alloc - before.alloc
+    assert after == before

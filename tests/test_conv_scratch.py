@@ -62,11 +62,13 @@ def test_scratch_is_neither_too_small_nor_read_before_it_is_written(seed, make, 
     args, kwargs, x_shape = make(rng)
     layer = nn.Conv2d(*args, **kwargs, dtype=dtype)
     call = layer._call(x_shape, np.dtype(dtype))
-    specs = {one_pass: algorithm.scratch_spec(one_pass, 1) for one_pass, algorithm in call.geometry.items()}
+    passes = call.geometry["default"]
+    specs = {one_pass: algorithm.scratch_spec(one_pass, 1) for one_pass, algorithm in passes.items()}
     scratch = {p: {name: Guarded(*spec) for name, spec in arrays.items()} for p, arrays in specs.items()}
     guarded = {f"{p} {name}": array for p, arrays in scratch.items() for name, array in arrays.items()}
     guarded |= {"y": Guarded(call.y_shape, dtype), "dx": Guarded(x_shape, dtype)}
-    call.scratch = {p: {name: guarded.array for name, guarded in arrays.items()} for p, arrays in scratch.items()}
+    plain = {p: {name: guarded.array for name, guarded in arrays.items()} for p, arrays in scratch.items()}
+    call.scratch = {"default": {p: (algorithm, plain[p]) for p, algorithm in passes.items()}}
     x, dy = (rng.standard_normal(shape).astype(dtype) for shape in (x_shape, call.y_shape))
     parameters = {name: p.value.astype(np.float64) for name, p in layer.named_parameters()}
 

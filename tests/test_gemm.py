@@ -13,7 +13,7 @@ import numba_nn as nn
 from numba_nn.core.gemm import gemm, packed_sizes
 from numba_nn.core.simd import tile_rows
 from tests import reference
-from tests.allocations import no_array_data, one_box_per_array_argument
+from tests.allocations import no_array_data, no_runtime_memory
 from tests.cases import assert_close
 from tests.guarded import Guarded
 
@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_refused(arguments, names, error, words):
         np.testing.assert_array_equal(array, kept)
 
 
-def test_nothing_is_allocated_on_the_second_call(monkeypatch):
+def test_nothing_is_allocated_on_the_second_call():
     a, b = operands(61, 130, 70, left=(2,), dtype=np.float32)
     out = np.empty((2, 61, 130), np.float32)
     strided = np.asfortranarray(a)
@@ -154,7 +154,7 @@ def test_nothing_is_allocated_on_the_second_call(monkeypatch):
         nn.matmul(left, b, out)
         with no_array_data():
             nn.matmul(left, b, out)
-        with one_box_per_array_argument(monkeypatch):
+        with no_runtime_memory():
             nn.matmul(left, b, out)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import numba_nn as nn
-from tests.allocations import no_array_data, one_box_per_array_argument
+from tests.allocations import no_array_data, no_runtime_memory
 from tests.cases import assert_close
 from tests.loss_cases import LOSS_CASES, ONE_OF_EACH_LOSS, REFUSED_LOSSES
 from tests.test_contract import strided, wrong_destinations
@@ -131,13 +131,13 @@ def test_strided_and_read_only_arrays_give_the_same_and_out_is_returned(case, re
 
 @every_loss
 @every_reduction
-def test_nothing_is_allocated_from_the_first_call_on(case, reduction, monkeypatch):
+def test_nothing_is_allocated_from_the_first_call_on(case, reduction):
     prediction, target = case.arrays()
     loss = case.build(reduction)
     value, dx = np.asarray(loss(prediction, target)), loss.backward()  # compiles
     out = np.empty(value.shape if reduction == "none" else 1, np.float32)
     loss = case.build(reduction).reserve(prediction.shape, np.float32)
-    for watch in (no_array_data, no_array_data, lambda: one_box_per_array_argument(monkeypatch)):
+    for watch in (no_array_data, no_array_data, no_runtime_memory):
         with watch():
             loss.forward(prediction, target, out=out)
             loss.backward(out=dx)

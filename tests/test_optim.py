@@ -215,7 +215,7 @@ def test_a_loaded_state_is_a_copy_in_the_optimisers_own_dtypes():
 
 
 def test_the_kernels_write_through_none_of_their_arguments():
-    kernels = [nn.optim.SGD._kernel, nn.optim.Adam._kernel]
+    kernels = [nn.optim.SGD._update, nn.optim.Adam._update]
     assert [(k.__name__, r) for k in kernels for r, role in k.roles.items() if role.writes] == []
 
 

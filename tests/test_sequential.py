@@ -9,7 +9,7 @@ import pytest
 
 import numba_nn as nn
 from numba_nn.models import Autoencoder
-from tests.allocations import no_array_data, one_box_per_array_argument
+from tests.allocations import no_array_data, no_runtime_memory
 from tests.cases import assert_same, gradients
 
 SHAPE = (3, 2, 8, 10)
@@ -130,7 +130,7 @@ def test_a_reserve_holds_for_every_smaller_batch():
             model._call((rows, int(widths[0])), np.dtype(np.float32))
 
 
-def test_nothing_is_allocated_after_reserve(monkeypatch):
+def test_nothing_is_allocated_after_reserve():
     model = nn.Sequential(*layers()).reserve((32, *SHAPE[1:]), strict=True)
     for rows in (32, 7, 32):
         x, y, dy, dx = (
@@ -147,7 +147,7 @@ def test_nothing_is_allocated_after_reserve(monkeypatch):
             model.backward(dy, out=dx)
             model.eval().forward(x, out=y)
             model.train()
-        with one_box_per_array_argument(monkeypatch):
+        with no_runtime_memory():
             model.forward(x, out=y)
             model.backward(dy, out=dx)
     np.testing.assert_array_equal(y, nn.Sequential(*layers())(x))

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import numba_nn as nn
-from tests.allocations import no_array_data, one_box_per_array_argument
+from tests.allocations import no_array_data, no_runtime_memory
 from tests.cases import assert_same
 from tests.test_training import numbers, perceptron
 
 
-def test_a_train_step_is_the_loop_by_hand(monkeypatch):
+def test_a_train_step_is_the_loop_by_hand():
     models = [perceptron(64, sizes=(30, 20)) for _ in range(2)]
     optimizers = [nn.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in models]
     step, loss = nn.TrainStep(models[0], nn.MSELoss(), optimizers[0], (50, 30)), nn.MSELoss()
@@ -28,7 +28,7 @@ def test_a_train_step_is_the_loop_by_hand(monkeypatch):
             step.forward(x, target)
     with no_array_data():
         step(x, target)
-    with one_box_per_array_argument(monkeypatch):
+    with no_runtime_memory():
         step(x, target)
 
 

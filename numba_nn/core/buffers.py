@@ -78,6 +78,9 @@ class Buffers(Module):
         """Arrays that depend on all dimensions but the first, so that smaller batches share them; found in ``call.tables``."""
         return None
 
+    def _pack_for(self, call: Call) -> None:
+        """Have what forwards of a call read of its parameters, where these are locked."""
+
     # ---- calls and slots ----------------------------------------------------------------------------------------------
 
     def _call(self, x_shape: Any, dtype: np.dtype[Any]) -> Call:
@@ -187,6 +190,11 @@ class Buffers(Module):
         self._keep(calls)
         for slot in self._free + self._kept if training else []:
             slot.saved(call, self)
+        self._pack_for(call)
+
+    def _pack(self) -> None:
+        for call in self._calls.values():
+            self._pack_for(call)
 
     def _set_strict(self, strict: bool) -> None:
         for layer in self._layers_inside():
@@ -212,6 +220,11 @@ class Buffers(Module):
     def scratch_nbytes(self) -> int:
         """Bytes of scratch, shared with the other layers of the model."""
         return self._workspace.nbytes
+
+    @property
+    def packed_nbytes(self) -> int:
+        """Bytes of what is packed once, in eval mode, of the parameters of this layer and its children."""
+        return sum(parameter.packed_nbytes for parameter in self.parameters())
 
     @property
     def saved_nbytes(self) -> int:

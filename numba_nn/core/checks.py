@@ -72,11 +72,10 @@ def check_destination(
     if device is not CPU:
         _check_device_destination(where, name, out, shape, dtype, inputs, device)
         return
-    if not isinstance(out, ndarray) or out.shape != shape or out.dtype != dtype or not (flags := out.flags).carray:
+    if not isinstance(out, ndarray) or out.shape != shape or out.dtype != dtype or not out.flags.carray:
         _refuse_destination(where, name, out, shape, dtype)
     for other in inputs:
-        # An array that owns its memory and one that is no view share none: that takes 0.03 us to see, NumPy's test 0.2 us.
-        if out is other or (not (flags.owndata and other.base is None) and np.may_share_memory(out, other)):
+        if out is other or np.may_share_memory(out, other):
             raise DestinationError(f"{where}: {name} overlaps an input; pass an array with memory of its own")
 
 
@@ -90,6 +89,14 @@ def _check_device_destination(
         raise DestinationError(f"{where}: {name} is read-only; pass a writable array")
     if any(device.overlap(out, other) for other in inputs):
         raise DestinationError(f"{where}: {name} overlaps an input; pass an array with memory of its own")
+
+
+def is_destination(out: Any, shape: Shape, dtype: np.dtype[Any], x: NDArray[Any]) -> bool:
+    """Whether `check_destination` passes, for one input, as far as can be seen in 0.2 us: an ``out`` that owns its memory."""
+    if not isinstance(out, ndarray) or out.shape != shape or out.dtype is not dtype:
+        return False
+    flags = out.flags
+    return flags.carray and flags.owndata and x.base is None and out is not x  # arrays that are no views share no memory
 
 
 def _refuse_destination(where: object, name: str, out: Any, shape: Shape, dtype: np.dtype[Any]) -> NoReturn:

@@ -26,7 +26,7 @@ class Container(Layer):
 
     def _run(self, call: Call, layer: Layer, x: Array, out: Array, epilogue: Epilogue = NOTHING) -> Array:
         """Forward of a layer inside, in `_forward`: kept if this container's is, whatever the layer's own mode."""
-        layer._apply(x, out, call.keep, epilogue)
+        layer._apply(layer._call_for(x), out, x, call.keep, epilogue)
         if call.keep:
             self._kept[-1].parts.append((layer, layer._kept[-1].number))
             if epilogue.activation is not None:

@@ -6,6 +6,8 @@ here imports ``numba.cuda`` before a device array is made or met.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,14 @@ class Device:
         """Whether a kernel may write an array."""
         return bool(array.flags.writeable)
 
+    def alias(self, array: Any) -> Any:
+        """The same array, for kernels: writable whatever becomes of the other."""
+        return array.view()
+
+    def protect(self, array: Any, locked: bool) -> None:
+        """Make an array read-only, or writable again."""
+        array.flags.writeable = not locked
+
     def overlap(self, first: Any, second: Any) -> bool:
         """Whether two arrays may share memory."""
         return np.may_share_memory(first, second)
@@ -94,6 +104,10 @@ class Device:
         copy: NDArray[Any] = array.copy()
         return copy
 
+    def number(self, array: Any) -> float:
+        """The first element of a flat array; waits until it is computed."""
+        return float(array[0])
+
     def copy(self, to: Any, source: Any) -> None:
         """Overwrite an array with another of the same shape."""
         np.copyto(to, source)
@@ -104,10 +118,38 @@ class Device:
 
 
 class CudaDevice(Device):
-    """The current CUDA device; its arrays are those of ``numba.cuda``."""
+    """The current CUDA device; its arrays are those of ``numba.cuda``.
+
+    Kernels, and what stays on the device (`clear`, `copy`), go to ``stream``. Copies from and to the host, and allocations, go
+    to CUDA's default stream, whose work waits for that of the others and they for it: so the driver refuses them while a stream
+    is captured, when they would be done once and never again.
+
+    Attributes
+    ----------
+    stream : object
+        A stream of ``numba.cuda``; 0 for the default one. See `on`.
+    used : list or None
+        Where it is a list, everything that kernels and copies are given is kept in it: see `numba_nn.core.capture`.
+    """
 
     name = "cuda"
     noun = "a device array (numba.cuda.to_device, or any array with __cuda_array_interface__)"
+    stream: Any = 0
+    used: list[Any] | None = None
+
+    def use(self, *arrays: Any) -> None:
+        """Note what work on the device is given."""
+        if self.used is not None:
+            self.used.append(arrays)
+
+    @contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        """Within, kernels go to this stream."""
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
 
     def require(self) -> None:
         """Raise `DeviceError` unless this machine has the device."""
@@ -136,6 +178,13 @@ class CudaDevice(Device):
         """Whether a kernel may write an array."""
         return not array.__cuda_array_interface__["data"][1]
 
+    def alias(self, array: Any) -> Any:
+        """The array itself: device arrays know no read-only."""
+        return array
+
+    def protect(self, array: Any, locked: bool) -> None:
+        """Nothing: device arrays know no read-only."""
+
     def overlap(self, first: Any, second: Any) -> bool:
         """Whether two arrays may share memory."""
         one, two = self.address(first), self.address(second)
@@ -159,7 +208,9 @@ class CudaDevice(Device):
 
     def clear(self, array: Any) -> None:
         """Overwrite an array with zeros."""
-        cuda.cudadrv.driver.device_memset(array, 0, array.nbytes)
+        self.use(array)
+        if array.size:
+            cuda.cudadrv.driver.device_memset(array, 0, array.nbytes, stream=self.stream)
 
     def from_host(self, array: NDArray[Any]) -> Any:
         """A copy of a NumPy array, on the device."""
@@ -170,12 +221,17 @@ class CudaDevice(Device):
         copy: NDArray[Any] = array.copy_to_host()
         return copy
 
+    def number(self, array: Any) -> float:
+        """The first element of a flat array; waits until it is computed."""
+        return float(array.copy_to_host()[0])
+
     def copy(self, to: Any, source: Any) -> None:
         """Overwrite an array with another of the same shape."""
+        self.use(to, source)
         if self.is_plain(source):
-            to.copy_to_device(source)
+            to.copy_to_device(source, stream=self.stream)
         else:
-            to[...] = source  # by a kernel of numba.cuda's own
+            to.setitem(..., source, stream=self.stream)  # by a kernel of numba.cuda's own
 
     def assign(self, to: Any, values: Any) -> None:
         """Overwrite an array with numbers from the host, broadcast and converted."""

@@ -15,9 +15,10 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from numba_nn.core.device import CPU, Device, device_of
+from numba_nn.core.device import CPU, Device
 from numba_nn.core.each import each
 from numba_nn.core.kernel import Out, inlined, inner, kernel
+from numba_nn.core.parameter import Parameter
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.twin import thread, threads_in_grid
 from numba_nn.core.vmath import number, sigmoid, tanh
@@ -26,6 +27,10 @@ IDENTITY, RELU, LEAKY_RELU, RELU6, SIGMOID, TANH = range(6)
 RUN = 2048  # elements at a time: 8 KB of float32 stay in the L1 cache between the affine pass and the activation
 
 Array = NDArray[np.floating[Any]]
+
+
+Terms = tuple[Array, Array, int, float]
+"""Scale, shift, number of the activation, and its slope."""
 
 
 class Epilogue(NamedTuple):
@@ -42,23 +47,31 @@ class Epilogue(NamedTuple):
     norm: Any = None
     activation: Any = None
 
-    def terms(self, bias: Array) -> tuple[Array, Array, int, float]:
-        """Scale, shift, activation's code and slope, for a layer with this bias."""
-        scale, shift = neutral_terms(bias.size, bias.dtype, device_of(bias))[0], bias
+    def terms(self, plain: Terms) -> Terms:
+        """The terms of a layer whose own are ``plain``: its bias is the shift, and nothing else is done."""
+        if self is NOTHING:
+            return plain
+        scale, shift, activation, slope = plain
         if self.norm is not None:
-            scale, shift = self.norm.fold(bias)
-        if self.activation is None:
-            return scale, shift, IDENTITY, 0.0
-        return scale, shift, self.activation.epilogue_code, self.activation.slope
+            scale, shift = self.norm.fold(shift)
+        if self.activation is not None:
+            activation, slope = self.activation.epilogue_code, self.activation.slope
+        return scale, shift, activation, slope
 
 
 NOTHING = Epilogue()
 
 
 @functools.cache
-def neutral_terms(channels: int, dtype: np.dtype[Any], device: Device = CPU) -> tuple[Array, Array]:
-    """A scale and a shift that change nothing."""
-    return device.from_host(np.ones(channels, dtype)), device.zeros((channels,), dtype)
+def neutral_terms(channels: int, dtype: np.dtype[Any], device: Device = CPU) -> Terms:
+    """Terms that change nothing."""
+    return device.from_host(np.ones(channels, dtype)), device.zeros((channels,), dtype), IDENTITY, 0.0
+
+
+def bias_terms(bias: Parameter | None, channels: int, dtype: np.dtype[Any], device: Device = CPU) -> Terms:
+    """Terms that add a bias, or nothing."""
+    scale, shift, activation, slope = neutral_terms(channels, dtype, device)
+    return scale, bias.memory if bias else shift, activation, slope
 
 
 @inlined

@@ -1,8 +1,7 @@
 """The packed matrix product that linear, convolution and recurrent layers share.
 
 C (M x N) is cut into blocks, and each block into tiles that fit the vector registers (`numba_nn.core.simd`). Operands are read
-where they lie, or packed into *panels* first if that pays: a panel of A holds ``tile_rows`` rows as [depth][tile_rows], a panel
-of B holds ``tile_columns`` columns as [depth][tile_columns], both zero-padded at the edge: the tile reads them in order.
+where they lie, or packed into *panels* first if that pays (`numba_nn.core.packing`).
 
 The order of loads follows the caches (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS
 2008): DEPTH elements of a B panel stay in the L1 cache while the A panels of a block stream from L2.
@@ -20,8 +19,8 @@ from numba import prange
 from numba_nn.core.dot import dot_products
 from numba_nn.core.fma_tile import ROW_PANELS, fma_tile
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
+from numba_nn.core.packing import pack_matrices, panel_sizes
 from numba_nn.core.simd import (
-    copy_run,
     partial_rows,
     tile_columns,
     tile_rows,
@@ -33,7 +32,6 @@ from numba_nn.core.simd import (
 DEPTH = 256  # B panel: 256 x 128 B = 32 KB with AVX-512, two thirds of a 48 KB L1
 BLOCK_ROWS = 240  # A block: 240 x 256 x 4 B = 246 KB, a quarter of a 1 MB L2
 BLOCK_COLUMNS = 512
-PACK_PANELS, PACK_DEPTH = 8, 128  # what a task packs: 8 panels of 32 columns read 1 KB of each of 128 rows
 DOT_ROWS, DOT_DEPTH = 64, 4  # dot products pay up to so many rows, if the depth is so many times greater
 IN_PLACE_PANELS = 4  # see `columns_in_place`
 LEFT_COLUMNS, LEFT_ELEMENTS = 128, 2**18  # see `left_is_packed`
@@ -42,48 +40,6 @@ TURN_ROWS, TURN_BLOCK = 128, 48  # see `turning_pays`; rows of C^T that are turn
 ROW_COLUMNS, ROW_DEPTH = 512, 8  # of one row times a matrix: columns of a task, at least, and rows of B that it adds at once
 THIN = 16  # products of no more depth are cut into rows of tiles: they write C in order, which is most of their work
 TASKS = 16  # blocks that a product is cut into at least, where its size allows: a multiple of most core counts
-
-
-@inner
-def pack_panels(packed, at, source, source_at, row_stride, depth_stride, rows, height, depth, first, last):
-    """Pack rows of a matrix into panels, from depth ``first`` to ``last``.
-
-    packed[at + p height depth + k height + r] = source[source_at + (p height + r) row_stride + k depth_stride],
-    zero where p height + r >= rows.
-    """
-    lanes = vector_lanes(packed)
-    if row_stride == 1:
-        for k in range(first, last):
-            for row in range(0, rows, height):
-                to, origin = at + row * depth + k * height, source_at + row + k * depth_stride
-                if k + 1 < last and depth_stride >= lanes and rows - row >= height:
-                    copy_run(packed, to, source, origin, height)  # what reaches into the next depth is written again
-                else:
-                    pack_one(packed, to, source, origin, 1, rows - row, height)
-        return
-    for row in range(0, rows, height):
-        to, origin, filled = at + row * depth, source_at + row * row_stride, min(height, rows - row)
-        k = first
-        while depth_stride == 1 and k + lanes < last:
-            # Squares may reach beyond a panel's height, into the next depth: so squares from the bottom up, the last depth
-            # by itself, and what reaches too far is written again.
-            for r in range((height - 1) // lanes * lanes, -1, -lanes):
-                transpose_lanes(packed, to + k * height + r, height, source, origin + k, row_stride, r, filled)
-            k += lanes
-        for rest in range(k, last):
-            pack_one(packed, to + rest * height, source, origin + rest * depth_stride, row_stride, filled, height)
-
-
-@inner
-def pack_one(packed, at, source, source_at, row_stride, rows, height):
-    """One depth of one panel."""
-    if row_stride == 1 and rows >= height and height % vector_lanes(packed) == 0:
-        copy_run(packed, at, source, source_at, height)
-        return
-    for r in range(min(rows, height)):  # unsigned indices: see `fill`
-        packed[np.uintp(at + r)] = source[np.uintp(source_at + r * row_stride)]
-    for r in range(rows, height):
-        packed[np.uintp(at + r)] = 0
 
 
 @inner
@@ -159,24 +115,6 @@ def fill_block(c, at, stride, rows, columns, value):
 
 
 @kernel
-def pack_matrices(packed: Out, source: In, size: tuple[int, int], strides: tuple[int, int], height: int, first: int):
-    """Pack every matrix of a stack, from its row ``first`` on, into panels of ``height`` rows: `pack_panels` in parallel.
-
-    packed: flat; source: (S, rows depth) flat matrices; size: rows, depth; strides: of rows and depth in the source.
-    """
-    rows, depth = size[0] - first, size[1]
-    panels = -(-rows // height)
-    groups, slices = -(-panels // PACK_PANELS), -(-depth // PACK_DEPTH)
-    for t in prange(source.shape[0] * groups * slices):
-        s, panel, k = t // (groups * slices), t // slices % groups * PACK_PANELS, t % slices * PACK_DEPTH
-        row = panel * height
-        pack_panels(
-            packed, (s * panels + panel) * height * depth, source[s], (first + row) * strides[0], strides[0], strides[1],
-            min(rows - row, PACK_PANELS * height), height, depth, k, min(depth, k + PACK_DEPTH),
-        )  # fmt: skip
-
-
-@kernel
 def gemm(
     c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
     shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], keep: int,
@@ -192,7 +130,7 @@ def gemm(
         multiply_row(c, a, b, a_of, b_of, n, depth, keep)
     elif n == 1 and a_strides[0] == 1:
         multiply_row(c, b, a, b_of, a_of, m, depth, keep)
-    elif b_strides[0] == 1 and c.shape[0] == b.shape[0] and turning_pays(m, n, depth, tile_columns(c)):
+    elif b_strides[0] == 1 and c.shape[0] == b.shape[0] and turning_pays(m, n, depth, fills_panels(m, tile_columns(c))):
         multiply_turned(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides[1], keep)
     elif in_order and few_rows_suffice(m, n, depth):
         dot_products(c, a, b, a_of, b_of, (m, n, depth), (n, 1), keep)
@@ -217,9 +155,12 @@ def fills_panels(columns, width):
 
 
 @inner
-def turning_pays(m, n, depth, width):
-    """Whether C^T = B^T A^T is faster, where B has its depth in order: B^T is read where it lies, and only A is packed."""
-    return 0 < m <= min(n, TURN_ROWS) and m * DOT_DEPTH <= depth and fills_panels(m, width)
+def turning_pays(m, n, depth, full):
+    """Whether C^T = B^T A^T is faster, where B has its depth in order: B^T is read where it lies, and only A is packed.
+
+    full: whether m rows fill panels of columns, by `fills_panels`.
+    """
+    return full and 0 < m <= min(n, TURN_ROWS) and m * DOT_DEPTH <= depth
 
 
 @kernel
@@ -319,14 +260,24 @@ def multiply_stack(
 ):  # fmt: skip
     """`gemm` by way of `fma_tile`: an operand is packed if it is read often enough, or cannot be read where it is."""
     m, n, depth = shape
+    in_place = columns_in_place(n, tile_columns(c), m) if b_strides[1] == 1 else 0
+    pack_matrices(packed_b, b, (n, depth), (b_strides[1], b_strides[0]), tile_columns(c), in_place)
+    multiply_packed(c, packed_a, a, b, packed_b, a_of, b_of, shape, a_strides, b_strides[0], in_place, keep)
+
+
+@kernel
+def multiply_packed(
+    c: Out, packed_a: Scratch, a: In, b: In, packed_b: In, a_of: In, b_of: In,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_stride: int, in_place: int, keep: int,
+):  # fmt: skip
+    """`gemm` where B is packed from its column ``in_place`` on, and before it has rows ``b_stride`` apart."""
+    m, n, depth = shape
     height, width = tile_rows(c), tile_columns(c)
     row_panels, column_panels = -(-m // height), -(-n // width)
     left, left_size, left_steps = a.reshape(a.size), m * depth, (height * a_strides[0], a_strides[0], a_strides[1])
     if left_is_packed(m, n, depth, a_strides[0]):
         pack_matrices(packed_a, a, (m, depth), a_strides, height, 0)
         left, left_size, left_steps = packed_a, row_panels * height * depth, (height * depth, 1, height)
-    in_place = columns_in_place(n, width, m) if b_strides[1] == 1 else 0
-    pack_matrices(packed_b, b, (n, depth), (b_strides[1], b_strides[0]), width, in_place)
     rest = (column_panels * width - in_place) * depth
     row_blocks, column_blocks = block_counts(row_panels, column_panels, height, width, c.shape[0])
     if depth <= THIN:
@@ -340,7 +291,7 @@ def multiply_stack(
         a_at = a_of[s] * left_size + i0 // height * left_steps[0]
         multiply_columns(
             c[s], i0 * n, n, rows, j0, columns, keep != 0, left, a_at, left_steps,
-            b[b_of[s]], b_strides[0], in_place, packed_b, b_of[s] * rest, depth,
+            b[b_of[s]], b_stride, in_place, packed_b, b_of[s] * rest, depth,
         )  # fmt: skip
 
 
@@ -368,10 +319,13 @@ def packed_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
     return max(left, panel_sizes(1, m, k, dtype)[1]), right  # rows of A may be packed as columns: `multiply_turned`
 
 
-def panel_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
-    """Elements that panels of the rows of A (M x K) and of the columns of B (K x N) take."""
-    height, width = tile_shape(dtype)
-    return -(-m // height) * height * k, -(-n // width) * width * k
+def packing_pays(m: int, n: int, k: int, dtype: Any) -> bool:
+    """Whether B (K x N) is read faster from panels that were packed before, where it has its depth in order.
+
+    It is not where `multiply_turned` serves. In place of dot products, 3 to 12 rows take 0.5 to 0.9 of the time, and 2 rows up
+    to 1.4 (Zen 3).
+    """
+    return m > 2 and n > 1 and not turning_pays.py_func(m, n, k, fills_panels.py_func(m, tile_shape(dtype)[1]))
 
 
 def product_work(m: int, n: int, k: int, packed: bool = True) -> float:
@@ -380,4 +334,4 @@ def product_work(m: int, n: int, k: int, packed: bool = True) -> float:
 
 
 SINGLE = np.zeros(1, np.int64)
-"""``a_of`` and ``b_of`` of a single product."""
+"""``a_of`` and ``b_of`` of a single product: to kernels a constant."""

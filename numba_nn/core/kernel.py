@@ -52,7 +52,12 @@ from numba_nn.core.twin import CudaKernel, Grid, covering, portable_body
 
 # reassoc lets reductions vectorise; nnan and ninf are left out: NaN and infinity pass through every kernel.
 FASTMATH = frozenset({"contract", "reassoc", "arcp"})
-FLAGS: dict[str, Any] = {"nopython": True, "nogil": True, "error_model": "numpy", "fastmath": set(FASTMATH)}
+FLAGS: dict[str, Any] = {
+    "nopython": True, "nogil": True, "error_model": "numpy", "fastmath": set(FASTMATH),
+    # Without Numba's runtime: nothing can be allocated, and references are not counted. A call with 7 arrays takes 0.5 us in
+    # place of 0.7, and the 4 x 4 product in it 0.3 in place of 0.4. Helpers cannot return arrays that they made.
+    "_nrt": False,
+}  # fmt: skip
 
 
 def inner(py_func: Callable[..., Any]) -> Helper:

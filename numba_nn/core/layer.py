@@ -27,7 +27,7 @@ from numpy import ndarray
 
 from numba_nn.core.buffers import Buffers
 from numba_nn.core.call import Array, Arrays, Call, Slot
-from numba_nn.core.checks import check_array, check_destination, check_fits, check_indices
+from numba_nn.core.checks import check_array, check_destination, check_fits, check_indices, is_destination
 from numba_nn.core.device import CPU, device_of
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError
@@ -111,10 +111,6 @@ class Layer(Buffers):
         ConcurrencyError
             If another thread is inside the model.
         """
-        return self._apply(x, out, self.training)
-
-    def _apply(self, x: Array, out: Array | None, keep: bool, epilogue: Epilogue = NOTHING) -> Array:
-        """`forward`; a container says itself whether it is kept, and what of the next layers it does."""
         lock = self._workspace.lock
         if not lock.acquire(False):  # as `in_use` does, which takes 0.3 us more
             self._workspace.refuse(self)
@@ -122,13 +118,10 @@ class Layer(Buffers):
             if type(x) is not ndarray:
                 x = self._accept(x)
             call = self._call_for(x)
-            call.epilogue = epilogue
-            y = self._destination(out, "out", call.y_shape, call.dtype, x)
-            if keep or self.device is not CPU or not x.flags.carray:
-                self._compute(call, y, x, keep)
-            else:
-                call.keep = False
-                self._forward(call, y, x, call.inference)
+            y: Any = out
+            if not is_destination(out, call.y_shape, call.dtype, x):
+                y = self._destination(out, "out", call.y_shape, call.dtype, x)
+            self._apply(call, y, x, self.training)
         finally:
             lock.release()
         return y if out is None else out
@@ -141,6 +134,15 @@ class Layer(Buffers):
                 raise DeviceError(f"{self!r}: x lives on '{device}', the layer on '{self.device}'; move one by to('{device}')")
             self.to(device)
         return device.accept(x)
+
+    def _apply(self, call: Call, y: Array, x: Array, keep: bool, epilogue: Epilogue = NOTHING) -> None:
+        """The forward of arrays that fit; a container, which comes here at once, says what of the next layers it does."""
+        call.epilogue = epilogue
+        if keep or self.device is not CPU or not x.flags.carray:
+            self._compute(call, y, x, keep)
+        else:
+            call.keep = False
+            self._forward(call, y, x, call.inference)
 
     def _call_for(self, x: Any) -> Call:
         """The call for an input, which is checked: at once, if it is of the shape and dtype of the newest call's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
@@ -79,13 +79,21 @@ class Module:
             parameter.zero_grad()
 
     def train(self, mode: bool = True) -> Self:
-        """Keep what backward needs, in this module and all inside it."""
+        """Keep what backward needs, in this module and all inside it; parameters can be written to."""
         for module in self.modules():
             module.training = mode
+        if not mode:
+            self._lock(self.parameters())
+        for parameter in self.parameters() if mode else []:
+            parameter.unlock()
         return self
 
     def eval(self) -> Self:
-        """Inference: keep nothing."""
+        """Inference: keep nothing.
+
+        The values of parameters become read-only until `train`, or an optimiser's step, so that what kernels read of them is
+        packed once. `load_state_dict` still loads them.
+        """
         return self.train(False)
 
     def to(self, device: str | Device) -> Self:
@@ -128,6 +136,15 @@ class Module:
     def _derive(self) -> None:
         """Make the arrays that follow from parameters, on their device; called by the constructor and after every move."""
 
+    def _lock(self, parameters: Iterable[Parameter]) -> None:
+        for parameter in parameters:
+            parameter.lock()
+        for module in self.modules():
+            module._pack()
+
+    def _pack(self) -> None:
+        """Pack what later calls read of locked parameters."""
+
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Copies of all parameters and running statistics, as NumPy arrays, under PyTorch's names and in its layouts."""
         return {name: device_of(array).to_host(array) for name, array in self.named_arrays()}
@@ -147,7 +164,13 @@ class Module:
         StateDictError
             Listing every missing, unexpected and mis-shaped name; nothing was loaded.
         """
-        load_arrays(repr(self), dict(self.named_arrays()), arrays, strict)
+        locked = [parameter for parameter in self.parameters() if parameter.locked]
+        for parameter in locked:
+            parameter.unlock()
+        try:
+            load_arrays(repr(self), dict(self.named_arrays()), arrays, strict)
+        finally:
+            self._lock(locked)
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -219,7 +242,7 @@ class Module:
         """
         if self.device is not CPU:
             raise DeviceError(f"{self!r}: share() works on the CPU only; call to('cpu') first")
-        shared = [a for p in self.parameters() for a in (p, p.value, p.grad)] + [a for _, a in self.named_arrays()]
+        shared = [*self.parameters(), *(array for _, array in self.named_arrays())]
         return copy.deepcopy(self, {id(a): a for a in shared})
 
     def __repr__(self) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numba_nn.core.device import CPU, Device
+from numba_nn.core.workspace import aligned_like
 
 
 class Parameter:
@@ -15,6 +17,9 @@ class Parameter:
 
     ``value`` and ``grad`` are the same two arrays for the life of the layer, unless it moves to another device: optimisers keep
     their addresses.
+
+    While a parameter is *locked*, in eval mode, its value is read-only, and what kernels read in its place (panels of a matrix
+    product, transformed weights) is made once. Whoever changes the value unlocks it, and so forgets what was made of it.
 
     Parameters
     ----------
@@ -31,26 +36,90 @@ class Parameter:
         Name within its layer.
     requires_grad : bool
         Whether backward computes ``grad`` and optimisers change ``value``.
+    memory : ndarray
+        The value as layers hand it to kernels: a view, always writable, as Numba looks at read-only arrays for longer.
     """
 
-    __slots__ = ("_grad", "_value", "device", "name", "requires_grad")
+    __slots__ = ("_grad", "_locked", "_packs", "_value", "device", "memory", "name", "requires_grad")
+
+    moves: ClassVar[int] = 0
+    """How often any parameter moved: who keeps addresses sees by it that some may be stale."""
 
     def __init__(self, value: NDArray[Any], name: str = "") -> None:
-        self._value = np.array(value, order="C")
-        self._grad = np.zeros_like(self._value)
+        value = np.array(value, order="C")
+        self.__setstate__((value, np.zeros_like(value), name, True, False))
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._value, self._grad, self.name, self.requires_grad, self.locked
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        value, self._grad, self.name, self.requires_grad, locked = state
         self.device: Device = CPU
-        self.name = name
-        self.requires_grad = True
+        # What pickle makes may lie in bytes, for ever read-only.
+        self._take(value if value.flags.owndata else value.copy(), locked)
+
+    def _take(self, value: Any, locked: bool) -> None:
+        self._value, self.memory, self._locked = value, self.device.alias(value), locked
+        self._packs: dict[Hashable, NDArray[Any]] = {}
+        self.device.protect(value, locked)
 
     @property
     def value(self) -> NDArray[Any]:
-        """The parameter; write into it (``p.value[...] = a``), it cannot be replaced."""
+        """The parameter; write into it (``p.value[...] = a``), it cannot be replaced. Read-only while it is locked."""
         return self._value
 
     @property
     def grad(self) -> NDArray[Any]:
         """Gradient of the loss, accumulated by every backward since it was last cleared."""
         return self._grad
+
+    @property
+    def locked(self) -> bool:
+        """Whether the value is read-only, as `Module.eval` makes it."""
+        return self._locked
+
+    @property
+    def packed_nbytes(self) -> int:
+        """Bytes of what was made of the value while it is locked."""
+        return sum(pack.nbytes for pack in self._packs.values())
+
+    def lock(self) -> None:
+        """Make the value read-only."""
+        if not self.locked:
+            self._take(self._value, locked=True)
+
+    def unlock(self) -> None:
+        """Make the value writable, and forget what was made of it."""
+        if self.locked:
+            self._take(self._value, locked=False)
+
+    def packed(self, form: Hashable, room: NDArray[Any], pack: Callable[[NDArray[Any], NDArray[Any]], None]) -> NDArray[Any]:
+        """The value in a form that a kernel reads: in memory of its own while it is locked, else made anew in ``room``.
+
+        Parameters
+        ----------
+        form : hashable
+            Name of the form, the same for all that read the same.
+        room : ndarray
+            Scratch of the shape that the form has.
+        pack : callable
+            ``pack(to, value)`` makes it.
+
+        Returns
+        -------
+        ndarray
+            ``room``, or what must not be written to.
+        """
+        packs = self._packs  # of this lock: another thread may unlock the value meanwhile
+        if not self.locked:
+            pack(room, self.memory)
+            return room
+        made = packs.get(form)
+        if made is None:
+            made = aligned_like(room)
+            pack(made, self.memory)
+            packs[form] = made
+        return made
 
     def zero_grad(self) -> None:
         """Clear the gradient."""
@@ -59,8 +128,10 @@ class Parameter:
     def move(self, device: Device) -> None:
         """Have value and gradient on this device, in new arrays unless they are there."""
         if device is not self.device:
-            self._value, self._grad = (device.from_host(self.device.to_host(a)) for a in (self._value, self._grad))
+            value, self._grad = (device.from_host(self.device.to_host(a)) for a in (self._value, self._grad))
             self.device = device
+            self._take(value, self.locked)
+            Parameter.moves += 1
 
     def __repr__(self) -> str:
         return f"Parameter({self.name or 'unnamed'}, shape={self._value.shape}, dtype={self._value.dtype})"

@@ -114,6 +114,11 @@ def manual_seed(seed: int) -> None:
     _streams, _mask_streams = itertools.count(), itertools.count()
 
 
+def seedings() -> int:
+    """How often `manual_seed` was called."""
+    return _seedings
+
+
 class MaskStream:
     """The random masks of one layer: one stream for every draw, numbered from the last `manual_seed` on.
 

@@ -79,9 +79,10 @@ class CudaKernel:
         for name, role, array in zip(self.roles, self.roles.values(), given, strict=True):
             if isinstance(role, Role):
                 self._check(name, array)
+        CUDA.use(given)
         blocks, threads = self.grid(*given)
         if np.prod(blocks):
-            self.dispatcher[blocks, threads](*self.arguments(given))
+            self.dispatcher[blocks, threads, CUDA.stream](*self.arguments(given))
 
     def _check(self, name: str, array: Any) -> None:
         if not CUDA.owns(array):

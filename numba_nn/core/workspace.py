@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_nn.core.device import ALIGNMENT, CPU, Device
+from numba_nn.core.device import ALIGNMENT, CPU, Device, device_of
 from numba_nn.core.errors import ConcurrencyError, ReserveError
 
 Shape = tuple[int, ...]
@@ -30,6 +30,12 @@ def view(buffer: NDArray[np.uint8], offset: int, spec: Spec) -> NDArray[Any]:
     """The array of this shape and dtype at a byte offset of a buffer."""
     shape, dtype = spec
     return buffer[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def aligned_like(array: NDArray[Any]) -> NDArray[Any]:
+    """Memory for an array of the same shape and dtype."""
+    spec = array.shape, array.dtype
+    return view(device_of(array).buffer(spec_nbytes(spec)), 0, spec)
 
 
 class InUse:

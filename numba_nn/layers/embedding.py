@@ -151,7 +151,8 @@ class Embedding(Layer):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         check_range(self, "x", x, self.num_embeddings)
-        take_rows.for_work(y.size, self.device)(y.reshape(x.size, self.embedding_dim), self.weight.value, x.reshape(-1))
+        run = take_rows.for_work(y.size, self.device)
+        run(y.reshape(x.size, self.embedding_dim), self.weight.memory, x.reshape(-1))
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if self.weight.requires_grad:

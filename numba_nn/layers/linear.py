@@ -10,18 +10,20 @@ B rows (all leading dimensions of x), I input features, O output features.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_count, check_dtype
-from numba_nn.core.epilogue import finish_features
+from numba_nn.core.epilogue import Terms, bias_terms, finish_features
 from numba_nn.core.errors import ShapeError
-from numba_nn.core.gemm import SINGLE, fill, gemm, packed_sizes, product_work
+from numba_nn.core.gemm import SINGLE, fill, gemm, multiply_packed, packed_sizes, packing_pays, product_work
 from numba_nn.core.kernel import In, Out, Scratch, kernel
 from numba_nn.core.layer import Layer
+from numba_nn.core.packing import pack_columns, panel_sizes
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import uniform
 from numba_nn.core.workspace import Shape, Spec
@@ -31,40 +33,59 @@ BIAS_ROWS = 64  # rows of dy that are summed in their own precision
 
 @kernel
 def linear_forward(
-    y: Out, packed_x: Scratch, packed_weight: Scratch, x: In, weight: In, scale: In, shift: In, single: In,
-    activation: int, slope: float,
+    y: Out, packed_x: Scratch, packed_weight: Scratch, x: In, weight: In, scale: In, shift: In, activation: int, slope: float
 ):  # fmt: skip
     """y = activation(scale (x weight^T) + shift): see `numba_nn.core.epilogue`.
 
-    y: (1, B O), x: (1, B I), weight: (1, O I), scale, shift: (O,), single: zeros (1,).
+    y: (B, O), x: (B, I), weight: (O, I), scale, shift: (O,).
     """
-    features, flat = shift.size, y.reshape(y.size)
-    rows, depth = y.size // features, weight.size // features
-    gemm(y, packed_x, packed_weight, x, weight, single, single, (rows, features, depth), (depth, 1), (1, depth), 0)
+    (rows, features), depth, flat = y.shape, weight.shape[1], y.reshape(y.size)
+    gemm(
+        y.reshape((1, y.size)), packed_x, packed_weight, x.reshape((1, x.size)), weight.reshape((1, weight.size)),
+        SINGLE, SINGLE, (rows, features, depth), (depth, 1), (1, depth), 0,
+    )  # fmt: skip
     for b in prange(rows):
         finish_features(flat, b * features, scale, shift, activation, slope)
 
 
 @kernel
-def linear_backward_input(dx: Out, packed_dy: Scratch, packed_weight: Scratch, dy: In, weight: In, single: In, features: int):
-    """dx = dy weight."""
-    depth = weight.size // features
-    shape = (dy.size // features, depth, features)
-    gemm(dx, packed_dy, packed_weight, dy, weight, single, single, shape, (features, 1), (depth, 1), 0)
+def linear_forward_packed(
+    y: Out, packed_x: Scratch, x: In, panels: In, scale: In, shift: In, activation: int, slope: float
+):  # fmt: skip
+    """`linear_forward` where the weights are packed before, by `pack_columns`; panels: flat."""
+    (rows, features), depth, flat = y.shape, x.shape[1], y.reshape(y.size)
+    multiply_packed(
+        y.reshape((1, y.size)), packed_x, x.reshape((1, x.size)), panels.reshape((1, panels.size)), panels, SINGLE, SINGLE,
+        (rows, features, depth), (depth, 1), 1, 0, 0,
+    )  # fmt: skip
+    for b in prange(rows):
+        finish_features(flat, b * features, scale, shift, activation, slope)
 
 
 @kernel
-def linear_backward_weight(dweight: Out, packed_dy: Scratch, packed_x: Scratch, x: In, dy: In, single: In, features: int):
-    """dweight += dy^T x."""
-    depth = dweight.size // features
-    shape = (features, depth, dy.size // features)
-    gemm(dweight, packed_dy, packed_x, dy, x, single, single, shape, (1, features), (depth, 1), 1)
+def linear_backward_input(dx: Out, packed_dy: Scratch, packed_weight: Scratch, dy: In, weight: In):
+    """dx = dy weight; dx: (B, I), dy: (B, O), weight: (O, I)."""
+    features, depth = weight.shape
+    gemm(
+        dx.reshape((1, dx.size)), packed_dy, packed_weight, dy.reshape((1, dy.size)), weight.reshape((1, weight.size)),
+        SINGLE, SINGLE, (dy.shape[0], depth, features), (features, 1), (depth, 1), 0,
+    )  # fmt: skip
+
+
+@kernel
+def linear_backward_weight(dweight: Out, packed_dy: Scratch, packed_x: Scratch, x: In, dy: In):
+    """dweight += dy^T x; dweight: (O, I), x: (B, I), dy: (B, O)."""
+    features, depth = dweight.shape
+    gemm(
+        dweight.reshape((1, dweight.size)), packed_dy, packed_x, dy.reshape((1, dy.size)), x.reshape((1, x.size)),
+        SINGLE, SINGLE, (features, depth, dy.shape[0]), (1, features), (depth, 1), 1,
+    )  # fmt: skip
 
 
 @kernel
 def linear_backward_bias(dbias: Out, partial: Scratch, dy: In):
-    """dbias += sum over rows, whose blocks' sums are added in float64; dy: (1, B O), partial: flat, O for every block."""
-    features = dbias.size
+    """dbias += sum over rows, whose blocks' sums are added in float64; dy: (B, O), partial: flat, O for every block."""
+    features, flat = dbias.size, dy.reshape(dy.size)
     rows = dy.size // features
     blocks = -(-rows // BIAS_ROWS)
     for block in prange(blocks):
@@ -74,12 +95,23 @@ def linear_backward_bias(dbias: Out, partial: Scratch, dy: In):
         for b in range(block * BIAS_ROWS, min(rows, (block + 1) * BIAS_ROWS)):
             row = np.uintp(b * features)
             for o in range(np.uintp(features)):
-                partial[first + o] += dy[0, row + o]
+                partial[first + o] += flat[row + o]
     for o in prange(features):
         total = 0.0
         for block in range(blocks):
             total += partial[block * features + o]
         dbias[o] += total
+
+
+class Geometry(NamedTuple):
+    """What follows from an input's shape: the terms of a forward that does nothing for others, and what runs each pass."""
+
+    terms: Terms
+    packed: Callable[..., None] | None
+    """The forward with weights packed before, where that is faster."""
+    forward: Callable[..., None]
+    backward_weight: Callable[..., None]
+    backward_input: Callable[..., None]
 
 
 class Linear(Layer):
@@ -118,7 +150,6 @@ class Linear(Layer):
         bound = 1 / math.sqrt(in_features)
         self.weight = Parameter(uniform((out_features, in_features), -bound, bound, self.dtype), "weight")
         self.bias = Parameter(uniform((out_features,), -bound, bound, self.dtype), "bias") if bias else None
-        self._bias_value = self.bias.value if self.bias else np.zeros(out_features, self.dtype)
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output: the input's, with ``out_features`` last.
@@ -142,28 +173,51 @@ class Linear(Layer):
         """Two for each weight and row."""
         return 2 * math.prod(x_shape[:-1]) * self.in_features * self.out_features
 
-    def _geometry(self, x_shape: Shape, dtype: Any) -> float:
-        return product_work(math.prod(x_shape[:-1]), self.out_features, self.in_features)
-
-    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        packed = call.scratch["left"], call.scratch["right"]
-        run = linear_forward.for_work(call.geometry, self.device)
-        scale, shift, *activation = call.epilogue.terms(self._bias_value)
-        run(
-            y.reshape(1, -1), *packed, x.reshape(1, -1), self.weight.value.reshape(1, -1), scale, shift, SINGLE, *activation
+    def _geometry(self, x_shape: Shape, dtype: Any) -> Geometry:
+        rows = math.prod(x_shape[:-1])
+        work = product_work(rows, self.out_features, self.in_features)
+        packs = packing_pays(rows, self.out_features, self.in_features, dtype)
+        kernels = linear_forward, linear_backward_weight, linear_backward_input
+        return Geometry(
+            bias_terms(self.bias, self.out_features, dtype, self.device),
+            linear_forward_packed.for_work(work, self.device) if packs else None,
+            *(k.for_work(work, self.device) for k in kernels),
         )  # fmt: skip
 
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        geometry, scratch = call.geometry, call.scratch
+        scale, shift, activation, slope = call.epilogue.terms(geometry.terms)
+        if y.ndim != 2:
+            y, x = as_rows(y), as_rows(x)
+        if geometry.packed is not None and self.weight.locked:
+            geometry.packed(y, scratch["left"], x, self._panels(call), scale, shift, activation, slope)
+        else:
+            geometry.forward(y, scratch["left"], scratch["right"], x, self.weight.memory, scale, shift, activation, slope)
+
+    def _panels(self, call: Call) -> Array:
+        room = panel_sizes(1, self.out_features, self.in_features, call.dtype)[1]
+        return self.weight.packed("columns", call.scratch["right"][:room], self._pack_panels)
+
+    def _pack_panels(self, panels: Array, weight: Array) -> None:
+        pack_columns(panels, weight.reshape(1, -1), self.out_features, self.in_features)
+
+    def _pack_for(self, call: Call) -> None:
+        if self.weight.locked and math.prod(call.x_shape[:-1]) > 2:  # smaller batches may want panels where this one does not
+            self._panels(call)
+
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        packed = call.scratch["left"], call.scratch["right"]
-        dy = dy.reshape(1, -1)
+        packed, dy = (call.scratch["left"], call.scratch["right"]), as_rows(dy)
         if self.weight.requires_grad:
-            run = linear_backward_weight.for_work(call.geometry, self.device)
-            run(self.weight.grad.reshape(1, -1), *packed, x.reshape(1, -1), dy, SINGLE, self.out_features)
+            call.geometry.backward_weight(self.weight.grad, *packed, as_rows(x), dy)
         if self.bias and self.bias.requires_grad:
             linear_backward_bias.for_work(dy.size, self.device)(self.bias.grad, packed[0], dy)
         if dx is not None:
-            run = linear_backward_input.for_work(call.geometry, self.device)
-            run(dx.reshape(1, -1), *packed, dy, self.weight.value.reshape(1, -1), SINGLE, self.out_features)
+            call.geometry.backward_input(as_rows(dx), *packed, dy, self.weight.memory)
 
     def _arguments(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def as_rows(array: Array) -> Array:
+    """(..., F) as (B, F)."""
+    return array.reshape(-1, array.shape[-1])

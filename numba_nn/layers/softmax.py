@@ -50,12 +50,6 @@ def task_bounds(task, x):
     return task // blocks, start, min(x.shape[2], start + LANES)
 
 
-@inner
-def row(x, o):
-    """x[o, :, 0] of (O, K, 1), as a contiguous array."""
-    return x[o].reshape(x.shape[1])
-
-
 @inlined
 def exp_less(x, top):
     """exp(x - top) where x <= top."""
@@ -75,7 +69,7 @@ def exponentials(e, largest, total, x, o, start, stop):
     Loops run over whole slices: over a part of an array, from an index that might be negative, LLVM makes no vectors.
     """
     if x.shape[2] == 1:
-        largest[o, 0], total[o, 0] = row_exponentials(row(e, o), row(x, o))
+        largest[o, 0], total[o, 0] = row_exponentials(e[o].reshape(-1), x[o].reshape(-1))
     else:
         tops, masses = largest[o, start:stop], total[o, start:stop]
         for i in range(tops.size):
@@ -113,8 +107,8 @@ def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x:
     for task in prange(task_count(x)):
         o, start, stop = task_bounds(task, x)
         if x.shape[2] == 1:
-            y_row = row(y, o)
-            share = x.dtype.type(1 / row_exponentials(y_row, row(x, o))[1])
+            y_row = y[o].reshape(-1)
+            share = x.dtype.type(1 / row_exponentials(y_row, x[o].reshape(-1))[1])
             for k in range(y_row.size):
                 y_row[k] *= share
             keep(saved_y, y_row, o * y_row.size)
@@ -137,7 +131,12 @@ def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
-            dx_row, p_row, dy_row, mean = row(dx, o), row(saved_y, o), row(dy, o), zero
+            dx_row, p_row, dy_row, mean = (
+                dx[o].reshape(-1),
+                saved_y[o].reshape(-1),
+                dy[o].reshape(-1),
+                zero,
+            )
             for k in range(dx_row.size):
                 mean += dy_row[k] * p_row[k]
             for k in range(dx_row.size):
@@ -162,7 +161,7 @@ def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch
     for task in prange(task_count(x)):
         o, start, stop = task_bounds(task, x)
         if x.shape[2] == 1:
-            y_row, x_row = row(y, o), row(x, o)
+            y_row, x_row = y[o].reshape(-1), x[o].reshape(-1)
             top, mass = row_exponentials(y_row, x_row)
             depth = log(x.dtype.type(mass))
             for k in range(y_row.size):
@@ -187,7 +186,7 @@ def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
-            dx_row, y_row, dy_row, mass = row(dx, o), row(saved_y, o), row(dy, o), zero
+            dx_row, y_row, dy_row, mass = dx[o].reshape(-1), saved_y[o].reshape(-1), dy[o].reshape(-1), zero
             for k in range(dx_row.size):
                 mass += dy_row[k]
             each(less_share, dx_row, (dy_row, y_row, mass))

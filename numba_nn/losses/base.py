@@ -3,7 +3,8 @@
 What a subclass writes:
 
 * ``loss_shape(shape)``: shape of the single losses (reduction "none"); raises `ShapeError` for a prediction it cannot take;
-* ``_check(prediction, target)``: raise for a target, or values, that do not fit;
+* ``_check(prediction, target)``: raise for a target that does not fit;
+* ``_check_values(prediction, target)``: raise `RangeError` for values out of range. Its kernels make the loss NaN for these;
 * ``_forward(loss, prediction, target, arrays)``: write ``loss``, one element unless the reduction is "none";
 * ``_backward(dx, prediction, target, arrays)``: write ``dx``;
 * ``saved_spec`` and ``scratch_spec``, where it needs arrays from forward to backward, or within a call; ``_fill``, where some
@@ -12,6 +13,7 @@ What a subclass writes:
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import numpy as np
@@ -92,6 +94,9 @@ class Loss:
     def _check(self, prediction: Array, target: Any) -> None:
         raise NotImplementedError
 
+    def _check_values(self, prediction: Array, target: Array) -> None:
+        pass
+
     def _forward(self, loss: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
         raise NotImplementedError
 
@@ -110,6 +115,9 @@ class Loss:
 
     def forward(self, prediction: Array, target: Array, out: Array | None = None) -> Any:
         """Compute the loss.
+
+        On a GPU a float waits for the loss, so values out of range (a class that is none, a probability above 1) are refused as
+        on the CPU. With ``out`` or the reduction "none" nothing is waited for: there such a value gives NaN.
 
         Parameters
         ----------
@@ -138,6 +146,8 @@ class Loss:
             each = self.loss_shape(prediction.shape)
             shape = each if self.reduction == "none" else (1,)
             self._check(prediction, target)
+            if self.device is CPU:
+                self._check_values(prediction, target)
             loss = None
             if out is not None or self.reduction == "none":
                 loss = self._destination(out, shape, prediction.dtype, prediction, target)
@@ -163,8 +173,11 @@ class Loss:
         prediction = self._workspace.contiguous("prediction", prediction)
         target = self._workspace.contiguous("target", target)
         self._forward(arrays["loss"] if out is None else out, prediction, target, arrays)
+        result = self.device.number(arrays["loss"]) if out is None else out
+        if out is None and self.device is not CPU and math.isnan(result):
+            self._check_values(prediction, target)
         self._kept = prediction, target, arrays
-        return float(self.device.to_host(arrays["loss"])[0]) if out is None else out
+        return result
 
     def backward(self, out: Array | None = None) -> Array:
         """Gradient of the last loss (with reduction "none", of its sum) with respect to the prediction.

@@ -17,25 +17,38 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import check_indices, check_shape
+from numba_nn.core.cuda_planes import split
+from numba_nn.core.cuda_reduce import one_block
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.indices import check_range
 from numba_nn.core.kernel import In, Out, Saved, Scratch, kernel
+from numba_nn.core.ptx import cuda
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
+from numba_nn.core.twin import THREADS, cuda_helper, cuda_kernel
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.softmax import row, task_bounds, task_count
+from numba_nn.layers.softmax import task_bounds, task_count
 from numba_nn.losses.base import Loss, own_weight
+from numba_nn.losses.sums import block_per_sum, elements_of_thread, put_sum, total_of
 
 
 @kernel
-def class_loss_sum(loss: Out, partial: Scratch, each: In, scale: float):
-    """loss[0] = scale sum each; partial: float64, (2, blocks)."""
+def class_loss_sum(loss: Out, scale: Saved, partial: Scratch, each: In, factor: float):
+    """loss[0] = factor sum each, and scale[0] = factor; partial: float64, (2, blocks)."""
     for block in prange(partial.shape[1]):
         start, stop = block_bounds(block, each.size)
         losses, total = each[start:stop], 0.0
         for i in range(losses.size):
             total += losses[i]
         partial[0, block] = total
-    loss[0] = ordered_sum(partial[0]) * scale
+    loss[0] = ordered_sum(partial[0]) * factor
+    scale[0] = factor
+
+
+@class_loss_sum.on_cuda(steps=True)
+def class_loss_sum(loss: Out, scale: Saved, partial: Scratch, each: In, factor: float):
+    """Sums of blocks, then their sum."""
+    pair_sums(partial, each, each)
+    sum_of_sums(loss, scale, partial, factor)
 
 
 @kernel
@@ -51,6 +64,42 @@ def class_loss_mean(loss: Out, scale: Saved, partial: Scratch, each: In, mass: I
     weight = ordered_sum(partial[1])
     loss[0] = ordered_sum(partial[0]) / weight
     scale[0] = 1 / weight
+
+
+@class_loss_mean.on_cuda(steps=True)
+def class_loss_mean(loss: Out, scale: Saved, partial: Scratch, each: In, mass: In):
+    """Sums of blocks, then their sums."""
+    pair_sums(partial, each, mass)
+    mean_of_sums(loss, scale, partial)
+
+
+@cuda_kernel(grid=block_per_sum)
+def pair_sums(partial: Out, each: In, mass: In):
+    """partial[0] = sum each and partial[1] = sum mass of every block."""
+    zero, (i, stop) = each.dtype.type(0), elements_of_thread(each)
+    total, weight = zero, zero
+    while i < stop:
+        total += each[i]
+        weight += mass[i]
+        i = np.uint32(i + np.uint32(THREADS))
+    put_sum(partial[0], total, each)
+    put_sum(partial[1], weight, each)
+
+
+@cuda_kernel(grid=one_block)
+def sum_of_sums(loss: Out, scale: Saved, partial: In, factor: float):
+    """loss[0] = factor sum partial[0], and scale[0] = factor."""
+    total = total_of(partial[0])
+    if cuda.threadIdx.x == 0:
+        loss[0], scale[0] = total * factor, factor
+
+
+@cuda_kernel(grid=one_block)
+def mean_of_sums(loss: Out, scale: Saved, partial: In):
+    """loss[0] = sum partial[0] / sum partial[1], and scale[0] = 1 / sum partial[1]."""
+    total, weight = total_of(partial[0]), total_of(partial[1])
+    if cuda.threadIdx.x == 0:
+        loss[0], scale[0] = total / weight, 1 / weight
 
 
 @kernel
@@ -73,7 +122,7 @@ def nll_backward(dx: Out, mass: Saved, scale: Saved, target: In, ignore_index: i
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
-            dx_row = row(dx, o)
+            dx_row = dx[o].reshape(-1)
             for k in range(dx_row.size):
                 dx_row[k] = zero
         else:
@@ -84,6 +133,39 @@ def nll_backward(dx: Out, mass: Saved, scale: Saved, target: In, ignore_index: i
         for i in range(start, stop):
             if target[o, i] != ignore_index:
                 dx[o, target[o, i], i] = -factor * mass[o, i]
+
+
+@cuda_helper
+def class_or_none(target, count, ignored):
+    """Whether a target counts, and whether it does though it is no class, so that its loss is NaN."""
+    counts = target != ignored
+    return counts, counts and (target < 0 or target >= count)
+
+
+@nll_forward.on_cuda
+def nll_forward(each: Out, mass: Saved, x: In, target: In, weight: In, ignore_index: int):
+    """A thread has a row; one whose target is no class is NaN."""
+    n, zero = np.uint32(cuda.grid(1)), x.dtype.type(0)
+    while n < np.uint32(each.size):
+        o, i = split(n, each.shape[1])
+        counts, wrong = class_or_none(target[o, i], x.shape[1], ignore_index)
+        mass[o, i] = each[o, i] = x.dtype.type(np.nan) if wrong else zero
+        if counts and not wrong:
+            mass[o, i] = weight[target[o, i]]
+            each[o, i] = -mass[o, i] * x[o, target[o, i], i]
+        n = np.uint32(n + np.uint32(cuda.gridsize(1)))
+
+
+@nll_backward.on_cuda
+def nll_backward(dx: Out, mass: Saved, scale: Saved, target: In, ignore_index: int):
+    """A thread has an element; in a row whose target is no class they are NaN, as its mass is."""
+    n, factor, zero = np.uint32(cuda.grid(1)), dx.dtype.type(scale[0]), dx.dtype.type(0)
+    while n < np.uint32(dx.size):
+        row, i = split(n, dx.shape[2])
+        o, k = split(row, dx.shape[1])
+        counts, wrong = class_or_none(target[o, i], dx.shape[1], ignore_index)
+        dx[o, k, i] = -factor * mass[o, i] if counts and (wrong or target[o, i] == k) else zero
+        n = np.uint32(n + np.uint32(cuda.gridsize(1)))
 
 
 def score_cube(shape: Shape) -> tuple[int, int, int]:
@@ -141,11 +223,14 @@ class ClassLoss(Loss):
         return {"each": ((outer, inside), dtype), "partial": blocks}
 
     def _fill(self, arrays: Arrays) -> None:
-        np.copyto(arrays["weight"], 1 if self.weight is None else self.weight, casting="same_kind")
+        self.device.assign(arrays["weight"], 1 if self.weight is None else self.weight)
+        self.device.assign(arrays["scale"], 1)  # which a reduction overwrites
 
     def _check(self, prediction: Array, target: Any) -> None:
         check_indices(self, "target", target, self.device)
         check_shape(self, "target", target.shape, self.loss_shape(prediction.shape))
+
+    def _check_values(self, prediction: Array, target: Array) -> None:
         flat = self._workspace.contiguous("checked", target)
         check_range(self, "target", flat, score_cube(prediction.shape)[1], ignored=self.ignore_index)
 
@@ -156,12 +241,12 @@ class ClassLoss(Loss):
     def _reduce(self, loss: Array, arrays: Arrays, counted: Array | None) -> None:
         """The mean or sum of ``each``, and the factor that backward needs; the mean divides by the sum of ``counted``."""
         each = arrays["each"].reshape(-1)
-        arrays["scale"][0] = scale = self._scale(each.size)
         if self.reduction == "mean" and counted is not None:
             run = class_loss_mean.for_work(each.size, self.device)
             run(loss, arrays["scale"], arrays["partial"], each, counted.reshape(-1))
         elif self.reduction != "none":
-            class_loss_sum.for_work(each.size, self.device)(loss, arrays["partial"], each, scale)
+            run = class_loss_sum.for_work(each.size, self.device)
+            run(loss, arrays["scale"], arrays["partial"], each, self._scale(each.size))
 
     def _arguments(self) -> str:
         weight = None if self.weight is None else f"({self.weight.size} classes)"

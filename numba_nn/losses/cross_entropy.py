@@ -16,16 +16,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import INDICES, check_array, check_number, check_shape
+from numba_nn.core.cuda_reduce import WARPS
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.vmath import log
+from numba_nn.core.ptx import cuda
+from numba_nn.core.twin import cuda_helper
+from numba_nn.core.vmath import exp_below, log
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.softmax import EXP_WORK, exponentials, row, task_bounds, task_count
-from numba_nn.losses.classes import ClassLoss, score_cube
+from numba_nn.layers.cuda_rows import row_grid, row_maximum, row_of_thread, row_sum
+from numba_nn.layers.softmax import EXP_WORK, exponentials, task_bounds, task_count
+from numba_nn.losses.classes import ClassLoss, class_or_none, score_cube
 
 
 @inner
@@ -35,7 +40,7 @@ def expected_scores(mass, score, largest, x, t, weight, share, floor, o, start, 
     for i in range(tops.size):
         masses[i] = scores[i] = 0
     if x.shape[2] == 1:
-        x_row, t_row, top = row(x, o), row(t, o), tops[0]
+        x_row, t_row, top = x[o].reshape(-1), t[o].reshape(-1), tops[0]
         whole = part = masses[0]
         for k in range(x_row.size):
             q = weight[k] * (share * t_row[k] + floor)
@@ -56,7 +61,7 @@ def score_gradients(dx, e, total, mass, scale, t, weight, share, floor, o, start
     """dx = scale (mass p - w (share t + floor)), over a task."""
     totals, masses = total[o, start:stop], mass[o, start:stop]
     if dx.shape[2] == 1:
-        dx_row, e_row, t_row = row(dx, o), row(e, o), row(t, o)
+        dx_row, e_row, t_row = dx[o].reshape(-1), e[o].reshape(-1), t[o].reshape(-1)
         factor = scale * masses[0] / totals[0]
         for k in range(dx_row.size):
             dx_row[k] = factor * e_row[k] - scale * weight[k] * (share * t_row[k] + floor)
@@ -140,6 +145,99 @@ def soft_cross_entropy_backward(
         score_gradients(dx, e, total, mass, factor, target, weight, share, floor, o, start, stop)
 
 
+# ---- on a GPU: rows are shared out as those of a softmax are -------------------------------------------------------------
+
+
+@cuda_helper
+def thread_exponentials(e, top, room, x):
+    """e = exp(x - top), and the sum of e, over this thread's row."""
+    o, i, k, step = row_of_thread(x)
+    mass = x.dtype.type(0)
+    while k < np.uint32(x.shape[1]):
+        e[o, k, i] = exp_below(x[o, k, i] - top)
+        mass += e[o, k, i]
+        k = np.uint32(k + step)
+    return row_sum(mass, room, x)
+
+
+@cross_entropy_forward.on_cuda(grid=lambda each, e, *_: row_grid(e))
+def cross_entropy_forward(
+    each: Out, e: Saved, total: Saved, mass: Saved, largest: Scratch, counted: Scratch, x: In, target: In, weight: In,
+    ignore_index: int, smoothing: float,
+):  # fmt: skip
+    """See `row_of_thread`; a row whose target is no class is NaN."""
+    room, zero, one = cuda.shared.array(WARPS, x.dtype), x.dtype.type(0), x.dtype.type(1)
+    o, i, first, step = row_of_thread(x)
+    top = row_maximum(room, x)
+    whole = thread_exponentials(e, top, room, x)
+    floor, q, score, k = smoothing / x.dtype.type(x.shape[1]), zero, zero, first
+    if smoothing > zero:
+        while k < np.uint32(x.shape[1]):
+            q += weight[k] * floor
+            score += weight[k] * floor * (x[o, k, i] - top)
+            k = np.uint32(k + step)
+        q, score = row_sum(q, room, x), row_sum(score, room, x)
+    if first == 0:  # this thread writes what belongs to the row
+        t = target[o, i]
+        counts, wrong = class_or_none(t, x.shape[1], ignore_index)
+        total[o, i] = whole
+        counted[o, i] = mass[o, i] = each[o, i] = x.dtype.type(np.nan) if wrong else zero
+        if counts and not wrong:
+            w = weight[t]
+            counted[o, i], q = w, q + (one - smoothing) * w
+            mass[o, i], each[o, i] = q, q * log(whole) - (score + (one - smoothing) * w * (x[o, t, i] - top))
+
+
+@cross_entropy_backward.on_cuda(grid=row_grid)
+def cross_entropy_backward(
+    dx: Out, e: Saved, total: Saved, mass: Saved, scale: Saved, target: In, weight: In, ignore_index: int, smoothing: float
+):  # fmt: skip
+    """See `row_of_thread`; a row whose target is no class is NaN, as its mass is."""
+    o, i, k, step = row_of_thread(dx)
+    if k < np.uint32(dx.shape[1]):
+        factor, one, t = dx.dtype.type(scale[0]), dx.dtype.type(1), target[o, i]
+        floor, spread = smoothing / dx.dtype.type(dx.shape[1]), factor * mass[o, i] / total[o, i]
+        while k < np.uint32(dx.shape[1]):
+            share = floor + (one - smoothing) if t == k else floor
+            dx[o, k, i] = dx.dtype.type(0) if t == ignore_index else spread * e[o, k, i] - factor * weight[k] * share
+            k = np.uint32(k + step)
+
+
+@soft_cross_entropy_forward.on_cuda(grid=lambda each, e, *_: row_grid(e))
+def soft_cross_entropy_forward(
+    each: Out, e: Saved, total: Saved, mass: Saved, largest: Scratch, x: In, target: In, weight: In, smoothing: float
+):  # fmt: skip
+    """See `row_of_thread`."""
+    room, zero = cuda.shared.array(WARPS, x.dtype), x.dtype.type(0)
+    o, i, first, step = row_of_thread(x)
+    top = row_maximum(room, x)
+    whole = thread_exponentials(e, top, room, x)
+    share, floor = x.dtype.type(1) - smoothing, smoothing / x.dtype.type(x.shape[1])
+    mean, score, k = zero, zero, first
+    while k < np.uint32(x.shape[1]):
+        q = weight[k] * (share * target[o, k, i] + floor)
+        mean += q
+        score += q * (x[o, k, i] - top)
+        k = np.uint32(k + step)
+    mean, score = row_sum(mean, room, x), row_sum(score, room, x)
+    if first == 0:  # this thread writes what belongs to the row
+        total[o, i], mass[o, i], each[o, i] = whole, mean, mean * log(whole) - score
+
+
+@soft_cross_entropy_backward.on_cuda(grid=row_grid)
+def soft_cross_entropy_backward(
+    dx: Out, e: Saved, total: Saved, mass: Saved, scale: Saved, target: In, weight: In, smoothing: float
+):  # fmt: skip
+    """See `row_of_thread`."""
+    o, i, k, step = row_of_thread(dx)
+    if k < np.uint32(dx.shape[1]):
+        factor, share = dx.dtype.type(scale[0]), dx.dtype.type(1) - smoothing
+        floor, spread = smoothing / dx.dtype.type(dx.shape[1]), factor * mass[o, i] / total[o, i]
+        while k < np.uint32(dx.shape[1]):
+            dx[o, k, i] = spread * e[o, k, i] - factor * weight[k] * (share * target[o, k, i] + floor)
+            k = np.uint32(k + step)
+
+
 class CrossEntropyLoss(ClassLoss):
     """Cross-entropy between logits and classes, or probabilities of classes: -sum_k q_k log softmax(x)_k.
 
@@ -185,13 +283,20 @@ class CrossEntropyLoss(ClassLoss):
         return {**super().scratch_spec(shape, dtype), "largest": rows, "counted": rows}
 
     def _check(self, prediction: Array, target: Any) -> None:
-        if not self.device.owns(target) or target.dtype.kind != "f":
+        if not self._is_soft(target):
             super()._check(prediction, target)
             return
         check_array(self, "target", target, prediction.dtype, self.device)
         check_shape(self, "target", target.shape, prediction.shape)
         if self.ignore_index >= 0:
             raise ArgumentError(f"{self!r}: ignore_index must be negative where target is probabilities; nothing is ignored")
+
+    def _check_values(self, prediction: Array, target: Array) -> None:
+        if not self._is_soft(target):
+            super()._check_values(prediction, target)
+
+    def _is_soft(self, target: Any) -> bool:
+        return self.device.owns(target) and target.dtype.kind == "f"
 
     def _forward(self, loss: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
         each, cube = self._each(loss, arrays), score_cube(prediction.shape)

@@ -66,7 +66,8 @@ class Autoencoder(Sequential):
         """
         encoder = self[: self.ENCODER_LAYERS]
         modes = [(module, module.training) for module in encoder.modules()]
-        encoder.eval()
+        for module, _ in modes:
+            module.training = False  # parameters stay as they are, packed or not
         try:
             return encoder.forward(x)
         finally:

@@ -21,7 +21,7 @@ from numba_nn.core.kernel import In, Kernel, Out, Scratch, inner, kernel
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.simd import maximum as larger
 from numba_nn.core.workspace import thread_workspace
-from numba_nn.layers.softmax import LANES, row, task_bounds, task_count
+from numba_nn.layers.softmax import LANES, task_bounds, task_count
 from numba_nn.ops.elementwise import Elementwise, absolute, square
 
 Axis = int | tuple[int, ...] | None
@@ -53,7 +53,7 @@ def sum_forward(y: Out, partial: Scratch, x: In, step: int):
     for task in prange(part_count(partial)):
         o, block, start, stop, first, last = part_of(task, partial, x, step)
         if x.shape[2] == 1:
-            elements, total = row(x, o)[start:stop], x.dtype.type(0)
+            elements, total = x[o].reshape(-1)[start:stop], x.dtype.type(0)
             for n in range(elements.size):
                 total += elements[n]
             partial[o, block, 0] = total
@@ -81,7 +81,7 @@ def extreme_forward(y: Out, partial: Scratch, x: In, step: int, sign: int):
     for task in prange(part_count(partial)):
         o, block, start, stop, first, last = part_of(task, partial, x, step)
         if x.shape[2] == 1:
-            partial[o, block, 0] = signed_maximum(row(x, o)[start:stop], s)
+            partial[o, block, 0] = signed_maximum(x[o].reshape(-1)[start:stop], s)
         else:
             tops = partial[o, block, first:last]
             for i in range(tops.size):
@@ -115,7 +115,7 @@ def position_forward(y: Out, tops: Scratch, x: In, sign: int):
     for task in prange(task_count(x)):
         o, start, stop = task_bounds(task, x)
         if x.shape[2] == 1:
-            elements, n = row(x, o), 0
+            elements, n = x[o].reshape(-1), 0
             top = signed_maximum(elements, s)
             while s * elements[n] != top and elements[n] == elements[n]:
                 n += 1

@@ -6,43 +6,90 @@ import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import numpy as np
 from numba import prange
 
+from numba_nn.core.address import device_array_at, part_at
 from numba_nn.core.checks import check_number
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.kernel import In, kernel
+from numba_nn.core.kernel import In, Out, Saved, inlined, kernel, portable
+from numba_nn.core.twin import THREADS
 from numba_nn.optim.optimizer import Optimizer
-from numba_nn.optim.table import GRADIENT, GROUP, STATE, VALUE, part_at, task_bounds
+from numba_nn.optim.table import ACTIVE, GRADIENT, GROUP, STATE, VALUE, block_per_task, block_task, task_bounds
+
+LR, SCALE, BETA1, FRESH1, BETA2, FRESH2, EPS, DECAY, KEEP, SIGN, AMSGRAD = range(11)
+"""Columns of coefficients: lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), beta1, 1 - beta1, beta2, 1 - beta2, eps, weight decay in
+the gradient, factor of the value, sign of the gradient, amsgrad."""
+
+
+@portable
+def adam_prepare(coefficients: Out, steps: Saved, members: In, table: In, rates: In):
+    """Coefficients of this step; see `Optimizer`. rates: lr, beta1, beta2, eps, decay, factor of the value, sign, amsgrad."""
+    for m in prange(members.size):
+        p = members[m]
+        rate, step = rates[table[p, GROUP]], float(steps[p] + 1)
+        coefficients[p, LR], coefficients[p, SCALE] = rate[0] / (1 - rate[1] ** step), 1 / math.sqrt(1 - rate[2] ** step)
+        coefficients[p, BETA1], coefficients[p, FRESH1] = rate[1], 1 - rate[1]
+        coefficients[p, BETA2], coefficients[p, FRESH2] = rate[2], 1 - rate[2]
+        for k in range(5):
+            coefficients[p, EPS + k] = rate[3 + k]
+        if table[p, ACTIVE] != 0:
+            steps[p] += 1
+
+
+@inlined
+def adam_constants(coefficients, p):
+    """A parameter's coefficients, in registers."""
+    c = coefficients[p]
+    means = c[LR], c[SCALE], c[BETA1], c[FRESH1], c[BETA2], c[FRESH2]
+    return means, (c[EPS], c[DECAY], c[KEEP], c[SIGN], c[AMSGRAD] != 0)
+
+
+@inlined
+def adam_element(i, value, gradient, first, second, largest, constants):
+    """The step of one element."""
+    lr, scale, beta1, fresh1, beta2, fresh2 = constants[0]
+    eps, decay, keep, sign, amsgrad = constants[1]
+    w, g = keep * value[i], sign * gradient[i]
+    if decay != 0:
+        g += decay * w
+    m = beta1 * first[i] + fresh1 * g
+    v = beta2 * second[i] + fresh2 * g * g
+    first[i], second[i] = m, v
+    if amsgrad:
+        v = largest[i] if largest[i] > v else v
+        largest[i] = v
+    value[i] = w - lr * m / (math.sqrt(v) * scale + eps)
 
 
 @kernel
-def adam_update(like: In, table: In, chunks: In, steps: In, rates: In):
-    """Update every chunk of every parameter in a table; see `Optimizer` for the arguments.
-
-    It writes values and moments through the addresses in the table, hence no argument is an Out. rates: lr, beta1, beta2,
-    eps, weight decay in the gradient, factor of the value, sign of the gradient, amsgrad.
-    """
+def adam_update(coefficients: In, table: In, chunks: In):
+    """Update every chunk of every parameter in a table; see `Optimizer` for the arguments."""
     for t in prange(chunks.shape[0]):
         p, start, stop = task_bounds(table, chunks, t)
-        value, gradient = part_at(table[p, VALUE], start, stop, like), part_at(table[p, GRADIENT], start, stop, like)
-        first, second = part_at(table[p, STATE], start, stop, like), part_at(table[p, STATE + 1], start, stop, like)
-        largest = part_at(table[p, table.shape[1] - 1], start, stop, like)  # the second moment itself, unless amsgrad
-        rate = rates[table[p, GROUP]]
-        kind, step = like.dtype.type, float(steps[p] + 1)
-        lr, scale = kind(rate[0] / (1 - rate[1] ** step)), kind(1 / math.sqrt(1 - rate[2] ** step))
-        beta1, fresh1, beta2, fresh2 = kind(rate[1]), kind(1 - rate[1]), kind(rate[2]), kind(1 - rate[2])
-        eps, decay, keep, sign, amsgrad = kind(rate[3]), kind(rate[4]), kind(rate[5]), kind(rate[6]), rate[7] != 0
+        value = part_at(table[p, VALUE], start, stop, coefficients)
+        gradient = part_at(table[p, GRADIENT], start, stop, coefficients)
+        first = part_at(table[p, STATE], start, stop, coefficients)
+        second = part_at(table[p, STATE + 1], start, stop, coefficients)
+        largest = part_at(table[p, table.shape[1] - 1], start, stop, coefficients)  # the second itself, unless amsgrad
+        constants = adam_constants(coefficients, p)
         for i in range(value.size):
-            w, g = keep * value[i], sign * gradient[i]
-            if decay != 0:
-                g += decay * w
-            m = beta1 * first[i] + fresh1 * g
-            v = beta2 * second[i] + fresh2 * g * g
-            first[i], second[i] = m, v
-            if amsgrad:
-                v = largest[i] if largest[i] > v else v
-                largest[i] = v
-            value[i] = w - lr * m / (math.sqrt(v) * scale + eps)
+            adam_element(i, value, gradient, first, second, largest, constants)
+
+
+@adam_update.on_cuda(grid=block_per_task)
+def adam_update(coefficients: In, table: In, chunks: In):
+    """`adam_update` with a block of threads for each task."""
+    p, i, stop = block_task(table, chunks)
+    value = device_array_at(table[p, VALUE], stop, coefficients)
+    gradient = device_array_at(table[p, GRADIENT], stop, coefficients)
+    first = device_array_at(table[p, STATE], stop, coefficients)
+    second = device_array_at(table[p, STATE + 1], stop, coefficients)
+    largest = device_array_at(table[p, table.shape[1] - 1], stop, coefficients)
+    constants = adam_constants(coefficients, p)
+    while i < stop:
+        adam_element(i, value, gradient, first, second, largest, constants)
+        i = np.uint32(i + np.uint32(THREADS))
 
 
 class Adam(Optimizer):
@@ -87,7 +134,7 @@ class Adam(Optimizer):
         If a setting is out of range, no parameter is given, or one is given twice.
     """
 
-    _kernel = adam_update
+    _prepare, _update, _coefficient_count = adam_prepare, adam_update, 11
     _decoupled: ClassVar[bool] = False
     """Whether weight decay shrinks the value itself, apart from the gradient."""
 

@@ -13,11 +13,23 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from numba_nn.core.address import device_array_at, part_at
 from numba_nn.core.checks import check_number
+from numba_nn.core.cuda_reduce import WARPS, block_maximum, block_sum, larger, one_block
+from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError, NonFiniteError
-from numba_nn.core.kernel import In, Out, inner, kernel
+from numba_nn.core.kernel import In, Out, inner, kernel, portable
 from numba_nn.core.parameter import Parameter
-from numba_nn.optim.table import GRADIENT, ParameterTable, as_parameters, part_at, task_bounds
+from numba_nn.core.ptx import cuda
+from numba_nn.core.twin import THREADS, cuda_kernel
+from numba_nn.optim.table import (
+    GRADIENT,
+    ParameterTable,
+    as_parameters,
+    block_per_task,
+    block_task,
+    task_bounds,
+)  # fmt: skip
 
 
 @inner
@@ -48,17 +60,60 @@ def gradient_power_sums(partial: Out, like: In, table: In, chunks: In, power: fl
         partial[t] = power_sum(part_at(table[p, GRADIENT], start, stop, like), power)
 
 
+@gradient_power_sums.on_cuda(grid=lambda partial, *_: (partial.size, THREADS))
+def gradient_power_sums(partial: Out, like: In, table: In, chunks: In, power: float):
+    """`gradient_power_sums` with a block of threads for each task."""
+    p, i, stop = block_task(table, chunks)
+    gradient = device_array_at(table[p, GRADIENT], stop, like)
+    room, total = cuda.shared.array(WARPS, np.float64), np.float64(0)
+    while i < stop:
+        size = abs(np.float64(gradient[i]))
+        if power == math.inf:
+            total = larger(size, total)
+        else:
+            total += size * size if power == 2 else size if power == 1 else size**power
+        i = np.uint32(i + np.uint32(THREADS))
+    total = block_maximum(total, room) if power == math.inf else block_sum(total, room)
+    if cuda.threadIdx.x == 0:
+        partial[cuda.blockIdx.x] = total
+
+
+@cuda_kernel(grid=one_block)
+def norm_and_factor(norm: Out, factor: Out, partial: In, power: float, max_norm: float):
+    """norm = (sum partial)^(1 / power), or the largest for an infinite power; factor: what brings it down to max_norm."""
+    room, total, i = cuda.shared.array(WARPS, np.float64), np.float64(0), np.uint32(cuda.threadIdx.x)
+    while i < np.uint32(partial.size):
+        total = larger(partial[i], total) if power == math.inf else total + partial[i]
+        i = np.uint32(i + np.uint32(THREADS))
+    total = block_maximum(total, room) if power == math.inf else block_sum(total, room)
+    if cuda.threadIdx.x == 0:
+        norm[0] = math.sqrt(total) if power == 2 else total if power == math.inf else total ** (1 / power)
+        factor[0] = max_norm / (norm[0] + 1e-6)
+
+
 @kernel
-def gradient_scale(like: In, table: In, chunks: In, factor: float):
+def gradient_scale(factor: In, like: In, table: In, chunks: In):
     """g = factor g, in every chunk; it writes through the addresses in the table, hence no argument is an Out."""
+    scale = like.dtype.type(factor[0])
     for t in prange(chunks.shape[0]):
         p, start, stop = task_bounds(table, chunks, t)
         gradient = part_at(table[p, GRADIENT], start, stop, like)
         for i in range(gradient.size):
-            gradient[i] *= like.dtype.type(factor)
+            gradient[i] *= scale
 
 
-@kernel
+@gradient_scale.on_cuda(grid=lambda factor, *others: block_per_task(*others))
+def gradient_scale(factor: In, like: In, table: In, chunks: In):
+    """`gradient_scale` with a block of threads for each task."""
+    p, i, stop = block_task(table, chunks)
+    gradient, scale = device_array_at(table[p, GRADIENT], stop, like), like.dtype.type(factor[0])
+    if not scale >= like.dtype.type(1):  # the host does not know it
+        while i < stop:
+            gradient[i] *= scale
+            i = np.uint32(i + np.uint32(THREADS))
+
+
+@portable
 def gradient_clamp(gradient: Out, limit: float):
     """g = min(max(g, -limit), limit); NaN stays. gradient: flat."""
     high = gradient.dtype.type(limit)
@@ -70,10 +125,10 @@ def gradient_clamp(gradient: Out, limit: float):
 class ClipNorm:
     """Scales gradients down so that their norm, taken over all of them together, is at most ``max_norm``.
 
-    Make it once and call it between backward and the optimiser's step: a call allocates nothing. Only parameters that
-    require a gradient count. The norm has the same bits on any number of threads. R. Pascanu, T. Mikolov and Y. Bengio,
-    "On the difficulty of training recurrent neural networks", ICML 2013; the formula is that of PyTorch's
-    ``clip_grad_norm_``.
+    Make it once and call it between backward and the optimiser's step: a call allocates nothing, and on a GPU it waits for
+    nothing. Only parameters that require a gradient count. The norm has the same bits on any number of threads. R. Pascanu,
+    T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural networks", ICML 2013; the formula is that of
+    PyTorch's ``clip_grad_norm_``.
 
     Parameters
     ----------
@@ -84,7 +139,8 @@ class ClipNorm:
     norm_type : float, optional
         Order of the norm, above 0; ``math.inf`` for the largest magnitude.
     error_if_nonfinite : bool, optional
-        Raise where the norm is NaN or infinite; otherwise the gradients become NaN or 0, as arithmetic has it.
+        Raise where the norm is NaN or infinite; otherwise the gradients become NaN or 0, as arithmetic has it. On a GPU every
+        call then waits for the norm, and a training step that does so cannot be captured.
 
     Raises
     ------
@@ -110,51 +166,75 @@ class ClipNorm:
             raise ArgumentError("ClipNorm: norm_type must be above 0, got 0")
         self.error_if_nonfinite = error_if_nonfinite
         self._table = ParameterTable((p, 0, ()) for p in self.parameters)
-        self._partial = np.empty(sum(len(chunks) for _, chunks, _ in self._table.tasks))
-        self._total = np.empty(())
+        self._place()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ClipNorm, (self.parameters, self.max_norm, self.norm_type, self.error_if_nonfinite)
 
-    def __call__(self) -> float:
+    def _place(self) -> None:
+        """Have partial sums, norm and factor where the parameters are."""
+        self._device = device = self._table.device
+        self._partial = device.zeros((sum(len(tasks.chunks) for tasks in self._table.tasks),), np.float64)
+        self._norm, self._factor = device.zeros((1,), np.float64), device.zeros((1,), np.float64)
+
+    def __call__(self) -> Any:
         """Clip the gradients.
 
         Returns
         -------
-        float
-            Their norm before.
+        float or device array
+            Their norm before. On a GPU an array of one float64, which the next call overwrites.
 
         Raises
         ------
         NonFiniteError
             If the norm is NaN or infinite, and this was asked for; the gradients stay as they were.
         """
-        self._table.see_frozen()
-        norm = self._norm()
-        if self.error_if_nonfinite and not math.isfinite(norm):
-            raise NonFiniteError(f"ClipNorm: the gradients' norm of order {self.norm_type:g} is {norm}, so nothing was clipped")
-        factor = self.max_norm / (norm + 1e-6)
-        if not factor >= 1:
-            for like, chunks, elements in self._table.tasks:
-                gradient_scale.for_work(elements)(like, self._table.rows, chunks, factor)
+        self.refresh()
+        self._sum_powers()
+        if self._device is CPU:
+            self._reduce()
+        else:
+            norm_and_factor(self._norm, self._factor, self._partial, self.norm_type, self.max_norm)
+        norm = float(self._norm[0]) if self._device is CPU else self._norm
+        if self.error_if_nonfinite and not math.isfinite(known := self._device.number(self._norm)):
+            raise NonFiniteError(
+                f"ClipNorm: the gradients' norm of order {self.norm_type:g} is {known}, so nothing was clipped"
+            )
+        if self._device is CPU and self._factor[0] >= 1:
+            return norm
+        for like, _, chunks, elements in self._table.tasks:
+            gradient_scale.for_work(elements, self._device)(self._factor, like, self._table.rows.array, chunks)
         return norm
 
-    def _norm(self) -> float:
+    def refresh(self) -> None:
+        """Have kernels see what changed on the host: frozen parameters, parameters that moved; a call does it too."""
+        self._table.refresh()
+        if self._table.device is not self._device:
+            self._place()
+
+    def _sum_powers(self) -> None:
         first = 0
-        for like, chunks, elements in self._table.tasks:
+        for like, _, chunks, elements in self._table.tasks:
             partial = self._partial[first : first + len(chunks)]
-            gradient_power_sums.for_work(elements)(partial, like, self._table.rows, chunks, self.norm_type)
+            run = gradient_power_sums.for_work(elements, self._device)
+            run(partial, like, self._table.rows.array, chunks, self.norm_type)
             first += len(chunks)
+
+    def _reduce(self) -> None:
+        """What `norm_and_factor` does, on the CPU."""
         with np.errstate(over="ignore"):
             if self.norm_type == math.inf:
-                return float(np.maximum.reduce(self._partial, out=self._total, initial=0.0))
-            np.add.reduce(self._partial, out=self._total)
-            return float(self._total[()] ** (1 / self.norm_type))
+                np.maximum.reduce(self._partial, out=self._norm.reshape(()), initial=0.0)
+            else:
+                np.add.reduce(self._partial, out=self._norm.reshape(()))
+                self._norm[0] = self._norm[0] ** (1 / self.norm_type)
+        self._factor[0] = self.max_norm / (self._norm[0] + 1e-6)
 
 
 def clip_grad_norm_(
     parameters: Parameter | Iterable[Parameter], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
-) -> float:
+) -> Any:
     """Scale gradients down so that their common norm is at most ``max_norm``.
 
     Every call makes a table of the parameters; in a loop a `ClipNorm` makes it once.
@@ -172,8 +252,8 @@ def clip_grad_norm_(
 
     Returns
     -------
-    float
-        The norm before.
+    float or device array
+        The norm before; see `ClipNorm`.
 
     Raises
     ------

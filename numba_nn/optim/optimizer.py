@@ -1,7 +1,7 @@
 """`Optimizer`: what all optimisers have in common.
 
 It holds the groups, the arrays kept beside each parameter, the table of addresses and the state dict. An optimiser adds its
-kernel, and how a group's settings are checked and given to it.
+kernels, and how a group's settings are checked and given to them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from numba_nn.core.call import Array
 from numba_nn.core.errors import ArgumentError
+from numba_nn.core.feed import Mirror
 from numba_nn.core.kernel import Kernel
 from numba_nn.core.state import load_arrays
 from numba_nn.optim.table import ParameterTable, as_parameters, check_once
@@ -21,13 +22,18 @@ from numba_nn.optim.table import ParameterTable, as_parameters, check_once
 class Optimizer:
     """What all optimisers have in common.
 
-    A subclass names its ``_kernel``, and defines ``_state_names`` and ``_rates_of``. The kernel takes
+    A subclass defines ``_state_names`` and ``_rates_of``, and names two kernels. ``_prepare`` makes numbers of each parameter's
+    step, ``_coefficient_count`` of them in the parameters' dtype, so that on a GPU no thread computes a power. It takes
 
-    * like: (0,) array of the dtype of the parameters to update;
+    * coefficients: (P, ...) written for the members;
+    * steps: (P,) steps that each parameter's state has taken; it counts this one;
+    * members: (M,) the parameters of one dtype;
     * table: (P, 5 + arrays of state), the rows of a `ParameterTable`;
-    * chunks: (T, 2) parameter and first element of every task;
-    * steps: (P,) steps that each parameter's state has taken;
     * rates: (G, ...) what ``_rates_of`` makes of each group's settings.
+
+    ``_update`` changes values and state through the addresses in the table. It takes coefficients, table, and
+
+    * chunks: (T, 2) parameter and first element of every task.
 
     A copy, or what is unpickled, has parameters of its own, unless the model is copied in the same call.
 
@@ -49,16 +55,25 @@ class Optimizer:
         If a setting is out of range, no parameter is given, or one is given twice.
     """
 
-    _kernel: ClassVar[Kernel]
+    _prepare: ClassVar[Kernel]
+    _update: ClassVar[Kernel]
+    _coefficient_count: ClassVar[int]
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         self.param_groups = parameter_groups(type(self).__name__, params, defaults)
         self._names = self._state_names()
-        self._rates = np.array([self._rates_of(group) for group in self.param_groups], np.float64)
+        rates = np.array([self._rates_of(group) for group in self.param_groups], np.float64)
         owners = [(p, g) for g, group in enumerate(self.param_groups) for p in group["params"]]
-        beside = [tuple(np.zeros_like(p.value) for _ in self._names) for p, _ in owners]
+        beside = [tuple([p.device.zeros(p.value.shape, p.value.dtype) for _ in self._names]) for p, _ in owners]
         self._table = ParameterTable([(p, g, arrays) for (p, g), arrays in zip(owners, beside, strict=True)])
-        self._steps = np.zeros(len(owners), np.int64)
+        self._place(rates, np.zeros(len(owners), np.int64))
+
+    def _place(self, rates: Array, steps: Array) -> None:
+        """Have the arrays that kernels read or write where the parameters are."""
+        self._device = self._table.device
+        self._rates, self._steps = Mirror(rates, self._device), self._device.from_host(steps)
+        shape = len(steps), self._coefficient_count
+        self._coefficients = [self._device.zeros(shape, tasks.like.dtype) for tasks in self._table.tasks]
 
     def _state_names(self) -> tuple[str, ...]:
         """Names of the arrays kept beside each parameter."""
@@ -68,34 +83,45 @@ class Optimizer:
         """A group's settings as the kernel takes them; raises `ArgumentError` where one is out of range."""
         raise NotImplementedError
 
-    def _keeps_state(self, group: dict[str, Any]) -> bool:
-        """Whether a step with these settings writes the arrays of state."""
-        return True
-
     def zero_grad(self) -> None:
         """Clear the gradients of all parameters."""
-        for parameter, _, _ in self._table.entries:
-            parameter.zero_grad()
+        self._table.clear_gradients()
+
+    def refresh(self) -> None:
+        """Have kernels see what changed on the host: settings of groups, frozen parameters, parameters that moved.
+
+        `step` does it too; before a captured step is replayed, this is all of it that the host has to do.
+        """
+        self._follow()
+        for rates, group in zip(self._rates.host, self.param_groups, strict=True):
+            rates[:] = self._rates_of(group)
+        self._rates.send()
+
+    def _follow(self) -> None:
+        self._table.refresh()
+        if self._table.device is not self._device:
+            self._place(self._rates.host, self._device.to_host(self._steps))
 
     def step(self) -> None:
-        """Change every parameter that requires a gradient; allocates nothing."""
-        for rates, group in zip(self._rates, self.param_groups, strict=True):
-            rates[:] = self._rates_of(group)
-        self._table.see_frozen()
-        for like, chunks, elements in self._table.tasks:
-            self._kernel.for_work(elements)(like, self._table.rows, chunks, self._steps, self._rates)
-        for i, (parameter, g, _) in enumerate(self._table.entries):
-            self._steps[i] += parameter.requires_grad and self._keeps_state(self.param_groups[g])
+        """Change every parameter that requires a gradient, in eval mode too; allocates nothing, waits for no GPU."""
+        self.refresh()
+        self._table.unlock()
+        rows, device = self._table.rows.array, self._device
+        for tasks, coefficients in zip(self._table.tasks, self._coefficients, strict=True):
+            prepare = self._prepare.for_work(tasks.members.size, device)
+            prepare(coefficients, self._steps, tasks.members, rows, self._rates.array)
+            self._update.for_work(tasks.elements, device)(coefficients, rows, tasks.chunks)
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of what a resumed run needs beside parameters and settings.
+        """Copies of what a resumed run needs beside parameters and settings, as NumPy arrays.
 
         Returns
         -------
         dict of str to ndarray
             ``steps``, how many each parameter's state has taken, and every array of state, numbered as the parameters are.
         """
-        return {name: array.copy() for name, array in self._arrays().items()}
+        self._follow()
+        return {name: self._device.to_host(array) for name, array in self._arrays().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state of another optimiser over parameters of the same shapes; all or nothing.
@@ -110,6 +136,7 @@ class Optimizer:
         StateDictError
             Listing every name that is missing, unexpected, or of another shape or kind of number; nothing was loaded.
         """
+        self._follow()
         load_arrays(type(self).__name__, self._arrays(), state)
 
     def _arrays(self) -> dict[str, Array]:

@@ -6,39 +6,81 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from numba import prange
 
+from numba_nn.core.address import device_array_at, part_at
 from numba_nn.core.checks import check_number
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.kernel import In, kernel
+from numba_nn.core.kernel import In, Out, Saved, inlined, kernel, portable
+from numba_nn.core.twin import THREADS
 from numba_nn.optim.optimizer import Optimizer
-from numba_nn.optim.table import GRADIENT, GROUP, STATE, VALUE, part_at, task_bounds
+from numba_nn.optim.table import ACTIVE, GRADIENT, GROUP, STATE, VALUE, block_per_task, block_task, task_bounds
+
+LR, MOMENTUM, FRESH, DECAY, AHEAD, SIGN, BEGINS = range(7)
+"""Columns of coefficients: lr, momentum, 1 - dampening, weight decay, the velocity's share in a step by Nesterov's momentum (0
+for another), sign of the gradient, whether the velocity begins."""
+
+
+@portable
+def sgd_prepare(coefficients: Out, steps: Saved, members: In, table: In, rates: In):
+    """Coefficients of this step; see `Optimizer`. rates: lr, momentum, 1 - dampening, decay, nesterov, sign."""
+    for m in prange(members.size):
+        p = members[m]
+        rate = rates[table[p, GROUP]]
+        coefficients[p, LR], coefficients[p, MOMENTUM], coefficients[p, FRESH] = rate[0], rate[1], rate[2]
+        coefficients[p, DECAY], coefficients[p, AHEAD], coefficients[p, SIGN] = rate[3], rate[1] * rate[4], rate[5]
+        coefficients[p, BEGINS] = steps[p] == 0
+        if table[p, ACTIVE] != 0 and rate[1] != 0:
+            steps[p] += 1
+
+
+@inlined
+def sgd_constants(coefficients, p):
+    """A parameter's coefficients, in registers."""
+    c = coefficients[p]
+    return c[LR], c[MOMENTUM], c[FRESH], c[DECAY], c[AHEAD], c[SIGN], c[BEGINS] != 0
+
+
+@inlined
+def sgd_element(i, value, gradient, velocity, constants):
+    """The step of one element."""
+    lr, momentum, fresh, decay, ahead, sign, begins = constants
+    g = sign * gradient[i]
+    if decay != 0:
+        g += decay * value[i]
+    step = g
+    if momentum != 0:
+        v = g if begins else momentum * velocity[i] + fresh * g
+        velocity[i] = v
+        step = g + ahead * v if ahead != 0 else v
+    value[i] -= lr * step
 
 
 @kernel
-def sgd_update(like: In, table: In, chunks: In, steps: In, rates: In):
-    """Update every chunk of every parameter in a table; see `Optimizer` for the arguments.
-
-    It writes values and velocities through the addresses in the table, hence no argument is an Out. rates: lr, momentum,
-    1 - dampening, weight decay, nesterov, sign of the gradient.
-    """
+def sgd_update(coefficients: In, table: In, chunks: In):
+    """Update every chunk of every parameter in a table; see `Optimizer` for the arguments."""
     for t in prange(chunks.shape[0]):
         p, start, stop = task_bounds(table, chunks, t)
-        value, gradient = part_at(table[p, VALUE], start, stop, like), part_at(table[p, GRADIENT], start, stop, like)
-        velocity = part_at(table[p, STATE], start, stop, like)
-        kind, rate, begins = like.dtype.type, rates[table[p, GROUP]], steps[p] == 0
-        lr, momentum, fresh, decay, sign = kind(rate[0]), kind(rate[1]), kind(rate[2]), kind(rate[3]), kind(rate[5])
-        ahead, nesterov = kind(rate[1] * rate[4]), rate[4] != 0
+        value = part_at(table[p, VALUE], start, stop, coefficients)
+        gradient = part_at(table[p, GRADIENT], start, stop, coefficients)
+        velocity = part_at(table[p, STATE], start, stop, coefficients)
+        constants = sgd_constants(coefficients, p)
         for i in range(value.size):
-            g = sign * gradient[i]
-            if decay != 0:
-                g += decay * value[i]
-            step = g
-            if momentum != 0:
-                v = g if begins else momentum * velocity[i] + fresh * g
-                velocity[i] = v
-                step = g + ahead * v if nesterov else v
-            value[i] -= lr * step
+            sgd_element(i, value, gradient, velocity, constants)
+
+
+@sgd_update.on_cuda(grid=block_per_task)
+def sgd_update(coefficients: In, table: In, chunks: In):
+    """`sgd_update` with a block of threads for each task."""
+    p, i, stop = block_task(table, chunks)
+    value = device_array_at(table[p, VALUE], stop, coefficients)
+    gradient = device_array_at(table[p, GRADIENT], stop, coefficients)
+    velocity = device_array_at(table[p, STATE], stop, coefficients)
+    constants = sgd_constants(coefficients, p)
+    while i < stop:
+        sgd_element(i, value, gradient, velocity, constants)
+        i = np.uint32(i + np.uint32(THREADS))
 
 
 class SGD(Optimizer):
@@ -80,7 +122,7 @@ class SGD(Optimizer):
         If a setting is out of range, no parameter is given, or one is given twice.
     """
 
-    _kernel = sgd_update
+    _prepare, _update, _coefficient_count = sgd_prepare, sgd_update, 7
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.0, dampening: float = 0.0,
@@ -100,6 +142,3 @@ class SGD(Optimizer):
             raise ArgumentError("SGD: nesterov needs a momentum above 0 and no dampening")
         sign = -1 if group["maximize"] else 1
         return group["lr"], group["momentum"], 1 - group["dampening"], group["weight_decay"], bool(group["nesterov"]), sign
-
-    def _keeps_state(self, group: dict[str, Any]) -> bool:
-        return bool(group["momentum"] != 0)

@@ -1,27 +1,57 @@
-"""All parameters of a model as a table of addresses, which one kernel walks in tasks of up to `CHUNK` elements."""
+"""All parameters of a model as a table of addresses, which one kernel walks in tasks of up to `CHUNK` elements.
+
+On a GPU a task is a block of threads, and shorter: `CUDA_CHUNK` elements.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import prange
 
-from numba_nn.core.address import array_at
+from numba_nn.core.address import device_array_at, part_at
 from numba_nn.core.call import Array
-from numba_nn.core.errors import ArgumentError
-from numba_nn.core.kernel import inner
+from numba_nn.core.device import CPU
+from numba_nn.core.errors import ArgumentError, DeviceError
+from numba_nn.core.feed import Mirror
+from numba_nn.core.kernel import In, inner, kernel
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.ptx import cuda
+from numba_nn.core.twin import THREADS, cuda_helper
 
 CHUNK = 16_384  # elements of a task: 64 KB of each array in float32
+CUDA_CHUNK = 8 * THREADS
 SIZE, GROUP, ACTIVE, VALUE, GRADIENT, STATE = range(6)
 """Columns of a table: size, group, whether it requires a gradient, then addresses; state is the last ones."""
+
+
+class Tasks(NamedTuple):
+    """What a kernel is launched for: the parameters of one dtype.
+
+    Attributes
+    ----------
+    like : ndarray
+        A (0,) array of their dtype.
+    members : ndarray
+        Their rows in the table.
+    chunks : ndarray
+        (T, 2): row, and first element, of every task.
+    elements : int
+        Their number of elements.
+    """
+
+    like: Array
+    members: Array
+    chunks: Array
+    elements: int
 
 
 class ParameterTable:
     """Addresses of parameters, and of the arrays that an optimiser keeps beside each.
 
-    A copy, or what is unpickled, holds the addresses of its own parameters.
+    It follows parameters that move to another device. A copy, or what is unpickled, holds the addresses of its own parameters.
 
     Parameters
     ----------
@@ -32,31 +62,79 @@ class ParameterTable:
     ----------
     entries : list of tuple
         What was given.
-    rows : ndarray
+    device : Device
+        Where all of it lives.
+    rows : Mirror
         (P, 5 + arrays beside each) int64; see the columns above.
-    tasks : list of tuple of ndarray, ndarray and int
-        For every dtype: a (0,) array of it, the tasks (T, 2) as parameter and first element, and the number of elements.
+    tasks : list of Tasks
+        One for every dtype.
+
+    Raises
+    ------
+    DeviceError
+        If the parameters live on several devices.
     """
 
     def __init__(self, entries: Iterable[tuple[Parameter, int, tuple[Array, ...]]]) -> None:
         self.entries = list(entries)
-        rows = []
-        for p, group, beside in self.entries:
-            rows.append([p.value.size, group, p.requires_grad, *(a.ctypes.data for a in (p.value, p.grad, *beside))])
-        self.rows = np.array(rows, np.int64)
-        self.tasks: list[tuple[Array, Array, int]] = []
-        for dtype in sorted({p.value.dtype for p, _, _ in self.entries}, key=str):
-            sizes = [(i, p.value.size) for i, (p, _, _) in enumerate(self.entries) if p.value.dtype == dtype]
-            chunks = [(i, start) for i, size in sizes for start in range(0, size, CHUNK)]
-            self.tasks.append((np.empty(0, dtype), np.array(chunks, np.int64).reshape(-1, 2), sum(n for _, n in sizes)))
+        self.parameters = [p for p, _, _ in self.entries]
+        self._build()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ParameterTable, (self.entries,)
 
-    def see_frozen(self) -> None:
-        """Note which parameters require a gradient now."""
-        for i, (parameter, _, _) in enumerate(self.entries):
-            self.rows[i, ACTIVE] = parameter.requires_grad
+    def _build(self) -> None:
+        devices = {p.device for p in self.parameters}
+        if len(devices) > 1:
+            raise DeviceError(f"parameters live on {sorted(map(str, devices))}; move the whole model: model.to('cuda')")
+        self.device = devices.pop() if devices else CPU
+        self._moves, self._addressed = Parameter.moves, [p.value for p in self.parameters]
+        self._active = [p.requires_grad for p in self.parameters]
+        rows = [
+            [p.value.size, g, p.requires_grad, *map(self.device.address, (p.value, p.grad, *beside))]
+            for p, g, beside in self.entries
+        ]
+        self.rows = Mirror(np.array(rows, np.int64), self.device)
+        self.tasks = [self._tasks_of(dtype) for dtype in sorted({p.value.dtype for p in self.parameters}, key=str)]
+
+    def _tasks_of(self, dtype: np.dtype[Any]) -> Tasks:
+        sizes = [(i, p.value.size) for i, p in enumerate(self.parameters) if p.value.dtype == dtype]
+        step = CHUNK if self.device is CPU else CUDA_CHUNK
+        chunks = [(i, start) for i, size in sizes for start in range(0, size, step)]
+        members = self.device.from_host(np.array([i for i, _ in sizes], np.int64))
+        places = self.device.from_host(np.array(chunks, np.int64).reshape(-1, 2))
+        return Tasks(self.device.empty((0,), dtype), members, places, sum(n for _, n in sizes))
+
+    def refresh(self) -> None:
+        """Note which parameters require a gradient now, and follow those that moved."""
+        if self._moves != Parameter.moves:
+            self._follow()
+        active = [p.requires_grad for p in self.parameters]
+        if active != self._active:
+            self._active, self.rows.host[:, ACTIVE] = active, active
+        self.rows.send()
+
+    def _follow(self) -> None:
+        self._moves = Parameter.moves
+        if all(p.value is value for p, value in zip(self.parameters, self._addressed, strict=True)):
+            return
+        before, after = self.device, self.parameters[0].device
+        if before is not after:
+            moved = [tuple([after.from_host(before.to_host(a)) for a in beside]) for _, _, beside in self.entries]
+            self.entries = [(p, g, beside) for (p, g, _), beside in zip(self.entries, moved, strict=True)]
+        self._build()
+
+    def clear_gradients(self) -> None:
+        """Overwrite all gradients with zeros, also of parameters that require none."""
+        self.refresh()
+        for tasks in self.tasks:
+            gradient_clear.for_work(tasks.elements, self.device)(tasks.like, self.rows.array, tasks.chunks)
+
+    def unlock(self) -> None:
+        """Have every value that will be written forget what was packed of it."""
+        for parameter, _, _ in self.entries:
+            if parameter.requires_grad:
+                parameter.unlock()
 
 
 @inner
@@ -67,10 +145,41 @@ def task_bounds(table, chunks, t):
     return p, start, stop
 
 
-@inner
-def part_at(address, start, stop, like):
-    """Elements ``start`` to ``stop`` of the flat array at an address; loops over it from 0 on vectorise."""
-    return array_at(address, stop, like)[start:stop]
+def block_per_task(first: Any, table: Any, chunks: Any, *_: Any) -> tuple[int, int]:
+    """A grid with a block of threads for each task."""
+    return chunks.shape[0], THREADS
+
+
+@cuda_helper
+def block_task(table, chunks):
+    """On the GPU: parameter of this block's task, this thread's first element, and the one after the task's last.
+
+    A thread has every `THREADS`-th element of the task; none, where the parameter is frozen.
+    """
+    p, start = chunks[cuda.blockIdx.x, 0], chunks[cuda.blockIdx.x, 1]
+    stop = min(table[p, SIZE], start + CUDA_CHUNK) if table[p, ACTIVE] != 0 else start
+    return p, np.uint32(start + cuda.threadIdx.x), np.uint32(stop)
+
+
+@kernel
+def gradient_clear(like: In, table: In, chunks: In):
+    """g = 0, in every chunk; it writes through the addresses in the table, hence no argument is an Out."""
+    for t in prange(chunks.shape[0]):
+        p, start = chunks[t, 0], chunks[t, 1]
+        gradient = part_at(table[p, GRADIENT], start, min(table[p, SIZE], start + CHUNK), like)
+        for i in range(gradient.size):
+            gradient[i] = 0
+
+
+@gradient_clear.on_cuda(grid=block_per_task)
+def gradient_clear(like: In, table: In, chunks: In):
+    """`gradient_clear` with a block of threads for each task."""
+    p, start = chunks[cuda.blockIdx.x, 0], chunks[cuda.blockIdx.x, 1]
+    i, stop = np.uint32(start + cuda.threadIdx.x), np.uint32(min(table[p, SIZE], start + CUDA_CHUNK))
+    gradient = device_array_at(table[p, GRADIENT], stop, like)
+    while i < stop:
+        gradient[i] = 0
+        i = np.uint32(i + np.uint32(THREADS))
 
 
 def as_parameters(where: str, given: Any) -> list[Parameter]:

@@ -117,12 +117,15 @@ def check_trainable(where: str, model: Any, loss: Any) -> None:
 def evaluating(model: Layer) -> Iterator[None]:
     """Eval mode for a while; then every layer's own mode again, so that what was frozen stays so."""
     modes = [(module, module.training) for module in model.modules()]
+    writable = [parameter for parameter in model.parameters() if not parameter.locked]
     model.eval()
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
+        for parameter in writable:
+            parameter.unlock()
 
 
 class Evaluator:

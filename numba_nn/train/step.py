@@ -1,22 +1,34 @@
-"""One training step, as one object that allocates nothing."""
+"""One training step, as one object that allocates nothing; on a GPU it is recorded, and repeated by one launch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import prange
 
+from numba_nn.core import random
 from numba_nn.core.call import Array
-from numba_nn.core.errors import ArgumentError, BackwardError, DTypeError, ReserveError, ShapeError
+from numba_nn.core.device import CPU, CUDA
+from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError, DTypeError, ReserveError, ShapeError
+from numba_nn.core.kernel import In, Out, portable
 from numba_nn.core.layer import Layer
+from numba_nn.core.parameter import Parameter
 from numba_nn.core.workspace import Shape
 from numba_nn.losses import Loss
+from numba_nn.train.device_step import DeviceStep
 from numba_nn.train.evaluation import check_trainable
 
 
 class TrainStep:
     """Forward, loss, backward and update for batches of up to a reserved shape.
+
+    On a GPU, the second step of a kind (shape of the batch, modes of layers, frozen parameters) is recorded as a CUDA graph,
+    and from then on one launch repeats it. The optimiser's settings may change between steps; what else is a number on the
+    host (``p`` of a Dropout, ``max_norm`` of a `optim.ClipNorm`) stays as it was: to change it, make a new TrainStep. A step
+    that cannot be recorded runs launch by launch, and a warning says why. This has run on a simulated GPU only.
 
     Parameters
     ----------
@@ -66,12 +78,14 @@ class TrainStep:
         self.optimizer = optimizer
         self._clip = clip
         self.x_shape = tuple(x_shape)
-        dtype = model.dtype or np.dtype(np.float32)
-        self._buffer = np.empty(model.output_shape(self.x_shape), dtype)
-        self._gradient = np.empty_like(self._buffer)
-        self._loss = np.empty(1, dtype)
+        self._device = device = model.device
+        dtype, shape = model.dtype or np.dtype(np.float32), model.output_shape(self.x_shape)
+        self._buffer, self._gradient = device.empty(shape, dtype), device.empty(shape, dtype)
+        self._loss, self._losses = device.zeros((1,), dtype), device.zeros((2,), np.float64)
         self.output = self._buffer[:0]
-        self.loss = loss.reserve(self._buffer.shape, dtype)
+        self.loss = loss.reserve(shape, dtype, device)
+        self._on_gpu = None if device is CPU else DeviceStep(self.x_shape[0])
+        self._parts = list(model.modules()), model.parameters()
 
     def __call__(self, x: Array, target: Array) -> float:
         """Train on one batch: `forward`, then `update`.
@@ -86,7 +100,7 @@ class TrainStep:
         Returns
         -------
         float
-            The loss before the update.
+            The loss before the update. A GPU is waited for; there it is NaN where a target is out of range.
 
         Raises
         ------
@@ -96,23 +110,91 @@ class TrainStep:
             If an array does not fit; the parameters stay as they were.
         BackwardError
             If the model is in eval mode.
+        DeviceError
+            If the model moved since the step was made.
         """
         self._require_training()
-        loss = self.forward(x, target)
+        if self._on_gpu is None:
+            loss = self.forward(x, target)
+            self.update()
+            return loss
+        self.run(x, target)
+        return self._device.number(self._loss)
+
+    def run(self, x: Array, target: Array) -> None:
+        """Train on one batch as ``step(x, target)`` does, and wait for nothing: `mean_loss` tells the loss later.
+
+        Parameters
+        ----------
+        x, target : ndarray
+            As above; NumPy arrays may be overwritten at once.
+        """
+        self._require_training()
+        self._check(x)
+        if self._on_gpu is None:
+            self._train(x, target)
+            return
+        with CUDA.on(self._on_gpu.stream):
+            x, target = self._on_gpu.take("x", x), self._on_gpu.take("target", target)
+            kind = (x.shape, x.dtype, target.shape, target.dtype, *self._state())
+            self._on_gpu.run(kind, lambda: self._train(x, target), self._refresh)
+            self.output = self._buffer[: len(x)]
+
+    def mean_loss(self) -> float:
+        """Mean of the losses of all batches that `run` trained on since it was last asked; a GPU is waited for.
+
+        Returns
+        -------
+        float
+            The mean; NaN if there was none, and on a GPU where a target was out of range.
+        """
+        total, count = self._device.to_host(self._losses)
+        self._device.clear(self._losses)
+        return float(total / count) if count else math.nan
+
+    def _train(self, x: Array, target: Array) -> None:
+        self._forward(x, target)
         self.update()
-        return loss
+        count_loss.for_work(1, self._device)(self._losses, self._loss)
+
+    def _state(self) -> tuple[Any, ...]:
+        """What a step's launches depend on, beside the batch."""
+        modules, parameters = self._parts
+        modes, learns = tuple([m.training for m in modules]), tuple([p.requires_grad for p in parameters])
+        return modes, learns, Parameter.moves, random.seedings()
+
+    def _refresh(self) -> None:
+        """Do what of a step the host has to do before it is repeated as it was recorded."""
+        if not hasattr(self.optimizer, "refresh"):
+            raise ArgumentError("the optimizer has no refresh(), which gives its settings to the GPU (see optim.Optimizer)")
+        self.optimizer.refresh()
+        if (refresh := getattr(self._clip, "refresh", None)) is not None:
+            refresh()
 
     def forward(self, x: Array, target: Array) -> float:
         """The loss of one batch, without an update."""
-        if not isinstance(x, np.ndarray):
+        self._check(x)
+        if self._on_gpu is None:
+            self._forward(x, target)
+        else:
+            with CUDA.on(self._on_gpu.stream):
+                self._forward(self._on_gpu.take("x", x), self._on_gpu.take("target", target))
+        return self._device.number(self._loss)
+
+    def _check(self, x: Any) -> None:
+        if self._device is not self.model.device:
+            raise DeviceError(f"TrainStep: the model moved to '{self.model.device}'; make a TrainStep for it there")
+        if not isinstance(x, np.ndarray) and (self._device is CPU or not hasattr(x, "__cuda_array_interface__")):
             raise DTypeError(f"TrainStep: x must be a NumPy array, got {type(x).__name__}")
         if x.shape[1:] != self.x_shape[1:] or x.ndim != len(self.x_shape):
             raise ShapeError(f"TrainStep: x must have shape (N, ...) as in {self.x_shape}, got {x.shape}")
         if len(x) > len(self._buffer):
             reserved = f"{len(self._buffer)} are reserved (x_shape {self.x_shape})"
             raise ReserveError(f"TrainStep: x has a batch of {len(x)}, {reserved}; make a TrainStep for the larger batch")
+
+    def _forward(self, x: Array, target: Array) -> None:
         self.output = self.model.forward(x, out=self._buffer[: len(x)])
-        return float(self.loss.forward(self.output, target, out=self._loss)[0])
+        self.loss.forward(self.output, target, out=self._loss)
 
     def update(self) -> None:
         """Backward and update for the last `forward`.
@@ -132,6 +214,14 @@ class TrainStep:
     def _require_training(self) -> None:
         if not self.model.training:
             raise BackwardError("TrainStep: the model is in eval mode and keeps nothing for backward; call model.train()")
+
+
+@portable
+def count_loss(losses: Out, loss: In) -> None:
+    """losses[0] += loss, and losses[1] += 1."""
+    for i in prange(loss.size):
+        losses[0] += loss[i]
+        losses[1] += 1
 
 
 def _check_optimizer(model: Layer, optimizer: Any) -> None:

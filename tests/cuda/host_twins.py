@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from ctypes import c_char
 from typing import Any
 
 import numpy as np
 from scipy import special
 
-from numba_nn.core import vmath
+from numba_nn.core import address, vmath
 from numba_nn.core.each import each
 
 Number = np.floating[Any]
@@ -24,12 +25,19 @@ def _rounded(function: Any) -> Any:
     return twin
 
 
+def array_at(address: int, size: int, like: np.ndarray) -> np.ndarray:
+    """A device array by its address: simulated ones lie in host memory."""
+    memory = (c_char * (int(size) * like.dtype.itemsize)).from_address(int(address))
+    return np.frombuffer(memory, like.dtype) if size else np.empty(0, like.dtype)
+
+
 def _each(function: Any, target: Any, sources: Any) -> None:
     for i in range(target.size):
         target[i] = function(*(source[i] if isinstance(source, np.ndarray) else source for source in sources))
 
 
 HOST_TWINS: dict[Any, Any] = {
+    address.device_array_at: array_at,
     each: _each,
     vmath.number: lambda x, single, double: type(x)(single if isinstance(x, np.float32) else double),
     vmath.multiply_add: lambda a, b, c: type(a)(np.float64(a) * np.float64(b) + np.float64(c)),

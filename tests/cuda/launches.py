@@ -1,4 +1,4 @@
-"""The kernels that layers launch, each with the types that it is compiled for: found by running the layers, not by a list."""
+"""The kernels that are launched, each with the types that it is compiled for: found by running layers and training steps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from numba.core import types
 from offline import types_of
 from simulated_cuda import simulated
+from training import train_for_launches
 from trials import run_for_launches
 
 from numba_nn.core.twin import CudaKernel
@@ -26,7 +27,7 @@ class Launch(NamedTuple):
 
 @functools.cache
 def launches(dtype: Any) -> list[Launch]:
-    """Every launch of the layers with arrays of a dtype, once, by name."""
+    """Every launch with arrays of a dtype, once, by name."""
     found: dict[tuple[Callable[..., Any], tuple[types.Type, ...]], Launch] = {}
 
     def note(dispatcher: Any, grid: Any, block: Any, arguments: list[Any]) -> None:
@@ -35,4 +36,5 @@ def launches(dtype: Any) -> list[Launch]:
 
     with simulated(note):
         run_for_launches(dtype)
+        train_for_launches(dtype)
     return sorted(found.values(), key=str)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
+from unittest import mock
 
 import numpy as np
+from graphs import Event, GraphBuilder, Stream, on_device, refuse_in_capture
 from simulator import launch
 
 from numba_nn.core.ptx import cuda
@@ -50,8 +52,12 @@ class DeviceArray:
             raise AssertionError("an element of a device array was read on the host")
         return DeviceArray(found)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._host[key] = value._host if isinstance(value, DeviceArray) else value
+    def setitem(self, key: Any, value: Any, stream: Any = 0) -> None:
+        """Overwrite a part."""
+        source = value._host if isinstance(value, DeviceArray) else value
+        on_device(stream, lambda: self._host.__setitem__(key, source))
+
+    __setitem__ = setitem
 
     def is_c_contiguous(self) -> bool:
         """Whether the elements lie in order, without gaps."""
@@ -75,15 +81,18 @@ class DeviceArray:
 
     def copy_to_host(self) -> np.ndarray:
         """The elements as a NumPy array."""
+        refuse_in_capture("a copy to the host")
         return self._host.copy()
 
-    def copy_to_device(self, source: Any) -> None:
+    def copy_to_device(self, source: Any, stream: Any = 0) -> None:
         """Overwrite with an array of the same shape and dtype, from here or from the host."""
+        if not isinstance(source, DeviceArray):
+            refuse_in_capture("a copy from the host")
         source = source._host if isinstance(source, DeviceArray) else source
         assert source.shape == self.shape, (source.shape, self.shape)
         assert source.dtype == self.dtype, (source.dtype, self.dtype)
         assert self._host.flags.c_contiguous
-        self._host[...] = source
+        on_device(stream, lambda: self._host.__setitem__(..., source))
 
 
 class Dispatcher:
@@ -95,34 +104,25 @@ class Dispatcher:
     def __getitem__(self, configuration: tuple[Any, ...]) -> Callable[..., None]:
         def run(*arguments: Any) -> None:
             hosts = [a._host if isinstance(a, DeviceArray) else a for a in arguments]
-            cuda.launch(self, *configuration[:2], hosts)
+            on_device(configuration[2], lambda: cuda.launch(self, *configuration[:2], hosts))
 
         return run
 
 
 def _poisoned(shape: Any, dtype: Any = np.float64) -> DeviceArray:
+    refuse_in_capture("an allocation")
     host = np.empty(shape, dtype)
     host.reshape(-1).view(np.uint8)[:] = 255  # NaN, or -1
     return DeviceArray(host)
 
 
-def _memset(array: DeviceArray, value: int, nbytes: int) -> None:
+def _memset(array: DeviceArray, value: int, nbytes: int, stream: Any = 0) -> None:
     assert nbytes == array.nbytes
-    array._host.reshape(-1).view(np.uint8)[:] = value
+    on_device(stream, lambda: array._host.reshape(-1).view(np.uint8).fill(value))
 
 
 def _refuse(*_: Any, **__: Any) -> NoReturn:
     raise AssertionError("a device array was allocated")
-
-
-class Event:
-    """A moment on the device's clock; time stands still."""
-
-    def record(self) -> None:
-        """Note the moment."""
-
-    def synchronize(self) -> None:
-        """Wait for it."""
 
 
 class SimulatedCuda(types.ModuleType):
@@ -146,7 +146,11 @@ class SimulatedCuda(types.ModuleType):
     is_available = staticmethod(lambda: True)
     jit = staticmethod(lambda **options: Dispatcher)
     synchronize = staticmethod(lambda: None)
-    event = staticmethod(Event)
+    stream = staticmethod(lambda: Stream())
+    default_stream = staticmethod(lambda: 0)
+    pinned_array = staticmethod(np.empty)
+    defer_cleanup = staticmethod(nullcontext)
+    event = staticmethod(lambda timing=True: Event())
     event_elapsed_time = staticmethod(lambda start, stop: 1.0)
     get_current_device = staticmethod(
         lambda: types.SimpleNamespace(name="simulated", compute_capability=(0, 0), MULTIPROCESSOR_COUNT=1)
@@ -160,6 +164,7 @@ class SimulatedCuda(types.ModuleType):
 
 
 def _copied(array: np.ndarray) -> DeviceArray:
+    refuse_in_capture("a copy from the host")
     return DeviceArray(np.array(array, order="C"))
 
 
@@ -169,7 +174,8 @@ def simulated(launch: Callable[..., None] = launch, allocates: bool = True) -> I
     before = vars(cuda).get("_module")
     vars(cuda)["_module"] = SimulatedCuda(launch, allocates)
     try:
-        yield
+        with mock.patch("numba_nn.core.capture.graph_builder", GraphBuilder):
+            yield
     finally:
         if before is None:
             del vars(cuda)["_module"]

@@ -136,4 +136,4 @@ def test_the_grid_covers_the_destination(n, blocks):
     k.on_cuda(clip_below.cuda.py_func)
     recorder = k.cuda.dispatcher = Recorder()
     k(DeviceArray(n), DeviceArray(n))
-    assert recorder.grids == ([] if blocks is None else [(blocks, THREADS)])
+    assert recorder.grids == ([] if blocks is None else [(blocks, THREADS, 0)])

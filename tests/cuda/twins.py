@@ -49,8 +49,8 @@ def elementwise_kernels() -> list[Kernel]:
 
 
 def is_elementwise(twin: Any) -> bool:
-    """Whether a grid of any size does."""
-    return isinstance(twin, CudaKernel) and twin.grid is covering
+    """Whether a grid of any size does, and arrays are flat and of one dtype: not for optimisers and losses of classes."""
+    return isinstance(twin, CudaKernel) and twin.grid is covering and not {"table", "ignore_index"} & twin.roles.keys()
 
 
 def values(n: int, dtype: Any, seed: int) -> np.ndarray:
@@ -74,20 +74,22 @@ def flat(k: Kernel, n: int, dtype: Any) -> list[Any]:
     return arguments
 
 
-def positive(k: Kernel, n: int, dtype: Any) -> list[Any]:
-    """`flat`, but that no number is negative, as a variance is none."""
-    arguments = [np.abs(a) for a in flat(k, n, dtype)]
+def shares(k: Kernel, n: int, dtype: Any) -> list[Any]:
+    """As `flat`, with numbers between 0 and 1."""
+    arguments = flat(k, n, dtype)
     for argument, role in zip(arguments, k.roles.values(), strict=True):
-        if isinstance(role, Role):
-            argument.flags.writeable = role.writes
+        if isinstance(role, Role) and role.name == "in":
+            argument.flags.writeable = True
+            argument[:] = 0.5 + np.arctan(argument) / 4
+            argument.flags.writeable = False
     return arguments
 
 
 # For those that take something else: kernel's name to a function like `flat`.
 EXAMPLES: dict[str, Callable[[Kernel, int, Any], list[Any]]] = {
+    "gradient_clamp": lambda k, n, dtype: [values(n, dtype, 0), 0.5],
+    **dict.fromkeys(("likelihood_error_each_forward", "likelihood_error_backward", "recall_running", "fold_running"), shares),
     "activate_all": lambda k, n, dtype: [values(n, dtype, 0), 2, 0.1],
-    "recall_running": positive,
-    "fold_running": positive,
 }
 
 

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.gemm import product_work
+from numba_nn.core.parameter import Parameter
 from numba_nn.core.workspace import Shape, Spec
+from numba_nn.layers.image import images
 
-PASSES = "forward", "input", "weight"
-"""The passes of a convolution: its output, the gradient of its input, and that of its weights."""
+PASSES = "forward", "input", "weight", "inference"
+"""The passes of a convolution: output, gradients of input and weights, and the output where weights are packed before."""
 
 Pair = tuple[int, int]
 
@@ -64,7 +66,7 @@ class Algorithm:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.ones, self.zeros = neutral_terms(problem.x_shape[1], problem.dtype)  # the epilogue of an input gradient
+        self.ones, self.zeros, *_ = neutral_terms(problem.x_shape[1], problem.dtype)  # the epilogue of an input gradient
 
     @classmethod
     def refusal(cls, problem: Problem) -> str:
@@ -75,17 +77,21 @@ class Algorithm:
         """Shape and dtype of the scratch of one of the `PASSES`, not larger for a smaller batch."""
         raise NotImplementedError
 
+    def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
+        """The weights as `forward` reads them: (O, C / groups, kh, kw) as they are, or packed."""
+        return images(parameter.memory)
+
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
     ) -> None:
         """y = activation(scale times convolution of x + shift): see `numba_nn.core.epilogue`.
 
-        y: (N, O, H', W'), x: (N, C, H, W), weight: (O, C / groups, kh, kw), scale, shift: (O,).
+        y: (N, O, H', W'), x: (N, C, H, W), weight: as `weight` gives it, scale, shift: (O,).
         """
         raise NotImplementedError
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
-        """dx = gradient of the input."""
+        """dx = gradient of the input; weight: (O, C / groups, kh, kw)."""
         raise NotImplementedError
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:

@@ -9,6 +9,7 @@ import itertools
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.errors import ArgumentError
+from numba_nn.core.precision import PRECISIONS
 from numba_nn.core.workspace import spec_nbytes, view
 from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
 from numba_nn.layers.conv.depthwise import Depthwise
@@ -16,6 +17,9 @@ from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 from numba_nn.layers.conv.winograd import Winograd
 
 ALGORITHMS = "auto", "direct", "winograd"
+Passes = dict[str, Algorithm]
+"""The algorithm of every pass."""
+
 LARGEST_ERROR = 2e-5  # of the largest output: what "auto" allows in float32
 LEAST_GAIN = 1.3  # the estimate is not off by more
 
@@ -42,11 +46,13 @@ def best(one_pass: str, problem: Problem, wanted: str, exact: bool) -> type[Algo
     return Winograd if pays else ImplicitGemm
 
 
-def choose(problem: Problem, wanted: str, exact: bool) -> dict[str, Algorithm]:
-    """The algorithm of every pass."""
-    chosen = {one_pass: best(one_pass, problem, wanted, exact) for one_pass in PASSES}
-    made = {kind: kind(problem) for kind in set(chosen.values())}
-    return {one_pass: made[kind] for one_pass, kind in chosen.items()}
+def choose(problem: Problem, wanted: str) -> dict[str, Passes]:
+    """The algorithm of every pass, for each of the `PRECISIONS`."""
+    kinds = {
+        mode: {one_pass: best(one_pass, problem, wanted, exact=mode == "exact") for one_pass in PASSES} for mode in PRECISIONS
+    }
+    made = {kind: kind(problem) for passes in kinds.values() for kind in set(passes.values())}
+    return {mode: {one_pass: made[kind] for one_pass, kind in passes.items()} for mode, passes in kinds.items()}
 
 
 def scratch_nbytes(problem: Problem, wanted: str, workers: int) -> int:
@@ -54,16 +60,17 @@ def scratch_nbytes(problem: Problem, wanted: str, workers: int) -> int:
 
     A smaller batch, or exactness, may have no use for Winograd's algorithm.
     """
-    plans = choose(problem, wanted, exact=False), choose(problem, wanted, exact=True)
+    plans = choose(problem, wanted).values()
     specs = [algorithm.scratch_spec(one_pass, workers) for plan in plans for one_pass, algorithm in plan.items()]
     return max(sum(map(spec_nbytes, spec.values())) for spec in specs)
 
 
-def scratch_views(chosen: dict[str, Algorithm], workers: int, buffer: Array) -> dict[str, Arrays]:
-    """For every pass the arrays that its algorithm asks for, in one buffer of bytes."""
-    views: dict[str, Arrays] = {}
-    for one_pass, algorithm in chosen.items():
+def scratch_views(passes: Passes, workers: int, buffer: Array) -> dict[str, tuple[Algorithm, Arrays]]:
+    """For every pass its algorithm, and the arrays that this asks for, in one buffer of bytes."""
+    views: dict[str, tuple[Algorithm, Arrays]] = {}
+    for one_pass, algorithm in passes.items():
         specs = algorithm.scratch_spec(one_pass, workers)
         ends = list(itertools.accumulate(map(spec_nbytes, specs.values()), initial=0))
-        views[one_pass] = {name: view(buffer, end, spec) for (name, spec), end in zip(specs.items(), ends, strict=False)}
+        arrays = {name: view(buffer, end, spec) for (name, spec), end in zip(specs.items(), ends, strict=False)}
+        views[one_pass] = algorithm, arrays
     return views

@@ -8,17 +8,18 @@ from typing import Any, ClassVar
 import numba
 import numpy as np
 
-from numba_nn.core.call import Array, Arrays, Call, Slot
+from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_batch, check_count, check_dtype, per_axis
+from numba_nn.core.epilogue import bias_terms
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.precision import get_precision
 from numba_nn.core.random import uniform
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.conv.algorithm import Algorithm, Pair, Problem
+from numba_nn.layers.conv.algorithm import Pair, Problem
 from numba_nn.layers.conv.bias import conv2d_backward_bias
-from numba_nn.layers.conv.choice import check_algorithm, choose, scratch_nbytes, scratch_views
+from numba_nn.layers.conv.choice import Passes, check_algorithm, choose, scratch_nbytes, scratch_views
 from numba_nn.layers.image import image_shape, images
 
 
@@ -52,8 +53,6 @@ class Convolution(Layer):
         bound = 1 / math.sqrt(math.prod(shape[1:]))
         self.weight = Parameter(uniform(shape, -bound, bound, self.dtype), "weight")
         self.bias = Parameter(uniform((out_channels,), -bound, bound, self.dtype), "bias") if bias else None
-        self._bias_value = self.bias.value if self.bias else np.zeros(out_channels, self.dtype)
-        self._precision = get_precision()
         least = [
             max(1, d * (k - 1) + 1 - sum(p)) for d, k, p in zip(self.dilation, self.kernel_size, self._borders, strict=True)
         ]
@@ -105,34 +104,17 @@ class Convolution(Layer):
 
     def _allocate(self, call: Call) -> None:
         super()._allocate(call)
-        call.scratch = scratch_views(call.geometry, self._workers, call.scratch["passes"])
+        buffer = call.scratch["passes"]
+        call.scratch = {mode: scratch_views(passes, self._workers, buffer) for mode, passes in call.geometry.items()}
 
     def forward_flops(self, x_shape: Shape) -> int:
         """Two for each weight and output position."""
         y_shape = self.output_shape(x_shape)
         return 2 * y_shape[0] * math.prod(y_shape[2:]) * self.weight.value.size
 
-    def _follow_precision(self) -> None:
-        """Forget calls whose algorithms are those of another precision."""
-        if self._precision != get_precision():
-            self._forget_calls()
-            self._precision = get_precision()
-
-    def _call(self, x_shape: Any, dtype: Any) -> Call:
-        self._follow_precision()
-        return super()._call(x_shape, dtype)
-
-    def _call_for(self, x: Any) -> Call:
-        self._follow_precision()
-        return super()._call_for(x)
-
-    def _finish(self, slot: Slot, dx: Any, dy: Any) -> None:
-        self._follow_precision()
-        super()._finish(slot, dx, dy)
-
-    def _geometry(self, x_shape: Shape, dtype: Any) -> dict[str, Algorithm]:
-        """The algorithm of every pass."""
-        return choose(self._problem(x_shape, dtype), self.algorithm, exact=get_precision() == "exact")
+    def _geometry(self, x_shape: Shape, dtype: Any) -> dict[str, Passes]:
+        """The algorithm of every pass, for each precision: it may be switched between a forward and its backward."""
+        return choose(self._problem(x_shape, dtype), self.algorithm)
 
     def _problem(self, x_shape: Shape, dtype: Any) -> Problem:
         def rows_and_columns(numbers: Any, of_one_row: int) -> Pair:
@@ -147,18 +129,26 @@ class Convolution(Layer):
         )  # fmt: skip
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        terms = call.epilogue.terms(self._bias_value)
-        call.geometry["forward"].forward(call.scratch["forward"], images(y), images(x), images(self.weight.value), *terms)
+        algorithm, scratch = call.scratch[get_precision()]["inference" if self.weight.locked else "forward"]
+        terms = call.epilogue.terms(bias_terms(self.bias, self.out_channels, call.dtype))
+        algorithm.forward(scratch, images(y), images(x), algorithm.weight(scratch, self.weight), *terms)
+
+    def _pack_for(self, call: Call) -> None:
+        for passes in call.scratch.values() if self.weight.locked else ():  # of both precisions
+            algorithm, scratch = passes["inference"]
+            algorithm.weight(scratch, self.weight)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        scratch, algorithms, dy = call.scratch, call.geometry, images(dy)
+        passes, dy = call.scratch[get_precision()], images(dy)
         if self.weight.requires_grad:
-            algorithms["weight"].backward_weight(scratch["weight"], images(self.weight.grad), images(x), dy)
+            algorithm, scratch = passes["weight"]
+            algorithm.backward_weight(scratch, images(self.weight.grad), images(x), dy)
         if self.bias and self.bias.requires_grad:
             run = conv2d_backward_bias.for_work(dy.size, self.device)
             run(self.bias.grad, dy.reshape(*dy.shape[:2], dy.shape[2] * dy.shape[3]))
         if dx is not None:
-            algorithms["input"].backward_input(scratch["input"], images(dx), dy, images(self.weight.value))
+            algorithm, scratch = passes["input"]
+            algorithm.backward_input(scratch, images(dx), dy, images(self.weight.memory))
 
     def _arguments(self) -> str:
         return (

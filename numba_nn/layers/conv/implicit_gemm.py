@@ -15,6 +15,7 @@ Work is split into tasks by shape alone. Tasks are dealt to as many workers as t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -23,8 +24,10 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel, finish_copy
-from numba_nn.core.gemm import PACK_PANELS, fill, pack_panels
+from numba_nn.core.gemm import fill
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
+from numba_nn.core.packing import PACK_PANELS, PACK_WORK, pack_panels
+from numba_nn.core.parameter import Parameter
 from numba_nn.core.simd import copy_run, tile_columns, tile_rows, vector_lanes
 from numba_nn.core.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
 from numba_nn.core.workspace import Shape, Spec
@@ -79,18 +82,15 @@ def pack_taps(packed, at, weight, source, strides, rows, height, channels, taps)
 
 @kernel
 def conv2d_correlate(
-    y: Out, packed: Scratch, planes: Scratch, sums: Scratch, x: In, weight: In, scale: In, shift: In, offsets: In, phases: In,
-    taps: In, strides: tuple[int, int, int], layout: tuple[int, ...], groups: int, activation: int, slope: float,
+    y: Out, planes: Scratch, sums: Scratch, x: In, packed: In, scale: In, shift: In, offsets: In, phases: In,
+    layout: tuple[int, ...], groups: int, activation: int, slope: float,
 ):  # fmt: skip
-    """y = activation(scale times correlation of x and weight + shift); y: (N, O, H', W'), x: (N, C, H, W).
+    """y = activation(scale times correlation of x and packed weights + shift); y: (N, O, H', W'), x: (N, C, H, W).
 
     scale, shift: (O,), see `numba_nn.core.epilogue`, or empty to leave the correlation as it is; planes, sums: (workers,
-    elements); offsets, phases, taps: tables of the `Layout`; strides: see `conv2d_pack_weight`; layout: its `Numbers`.
+    elements); packed: by `conv2d_pack_weight`; offsets, phases: tables of the `Layout`; layout: its `Numbers`.
     """
     numbers = Numbers(*layout)
-    conv2d_pack_weight(
-        packed, weight, phases, taps, y.shape[1] // groups, x.shape[1] // groups, numbers.height, strides
-    )  # fmt: skip
     parts, across = numbers.parts, -(-numbers.grid_columns // numbers.block_columns)
     blocks = -(-numbers.grid_rows // numbers.block_rows) * across
     tasks, workers = y.shape[0] * groups * parts * blocks, planes.shape[0]
@@ -235,22 +235,34 @@ class ImplicitGemm(Algorithm):
             shapes = {"weight": (layout.packed,), "planes": (workers, layout.planes), "sums": (workers, sums)}
         return {name: (shape, problem.dtype) for name, shape in shapes.items()}
 
+    def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
+        """Panels, whatever the images' size."""
+        return parameter.packed(("direct", self.problem.groups), scratch["weight"], functools.partial(self._pack, 0))
+
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
     ) -> None:
         self._correlate(0, scratch, y, x, weight, scale, shift, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
-        self._correlate(1, scratch, dx, dy, weight, self._nothing, self._nothing, IDENTITY, 0.0)
+        self._pack(1, scratch["weight"], weight)
+        self._correlate(1, scratch, dx, dy, scratch["weight"], self._nothing, self._nothing, IDENTITY, 0.0)
 
-    def _correlate(self, which: int, scratch: Arrays, y: Array, x: Array, weight: Array, *terms: Any) -> None:
+    def _pack(self, which: int, packed: Array, weight: Array) -> None:
+        problem, layout = self.problem, self._layouts[which]
+        channels = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups
+        rows, depth = channels[::-1] if which else channels
+        conv2d_pack_weight.for_work(PACK_WORK * weight.size)(
+            packed, weight.reshape(-1), layout.phases, layout.taps, rows, depth, layout.panel_rows, self._strides[which]
+        )  # fmt: skip
+
+    def _correlate(self, which: int, scratch: Arrays, y: Array, x: Array, packed: Array, *terms: Any) -> None:
         problem, layout = self.problem, self._layouts[which]
         scale, shift, activation, slope = terms
         y_shape, x_shape = (problem.x_shape, problem.y_shape) if which else (problem.y_shape, problem.x_shape)
         conv2d_correlate.for_work(problem.work)(
-            y.reshape(y_shape), scratch["weight"], scratch["planes"], scratch["sums"], x.reshape(x_shape),
-            weight.reshape(-1), scale, shift, layout.offsets, layout.phases, layout.taps, self._strides[which],
-            self._numbers[which], problem.groups, activation, slope,
+            y.reshape(y_shape), scratch["planes"], scratch["sums"], x.reshape(x_shape), packed, scale, shift, layout.offsets,
+            layout.phases, self._numbers[which], problem.groups, activation, slope,
         )  # fmt: skip
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:

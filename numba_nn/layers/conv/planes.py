@@ -165,9 +165,9 @@ class Layout:
         self._slice = max(1, min(self._channels, DEPTH // self._taps))
         self._make_tables()
         self._groups = groups
-        self._panel_rows = 1 if self._rows == 1 else FEW_ROWS if self._rows <= FEW_ROWS else tile_shape(problem.dtype)[0]
-        self.panels = -(-self._rows // self._panel_rows)
-        self.packed = groups * self.panels * self._panel_rows * self._channels * self._taps
+        self.panel_rows = 1 if self._rows == 1 else FEW_ROWS if self._rows <= FEW_ROWS else tile_shape(problem.dtype)[0]
+        self.panels = -(-self._rows // self.panel_rows)
+        self.packed = groups * self.panels * self.panel_rows * self._channels * self._taps
 
     def _plane_pitch(self) -> int:
         """From one row of a plane to the next. Blocks of whole rows share the zeros at the end of one and start of the next."""
@@ -232,7 +232,7 @@ class Layout:
             pitch=self._pitch, area=self._area, plane=self.plane, row_reach=self._reach[0], column_reach=self._reach[1],
             grid_rows=correlation.grid[0], grid_columns=correlation.grid[1], block_rows=height, block_columns=self._columns,
             row_spread=row_spread, column_spread=column_spread, row_shift=row_shift, column_shift=column_shift,
-            channels=self._slice, width=self.sums, height=self._panel_rows, panels=self.panels,
+            channels=self._slice, width=self.sums, height=self.panel_rows, panels=self.panels,
             parts=max(1, min(wanted, self.panels // 2, int(share))), row_phases=self._kept[0], column_phases=self._kept[1],
         )  # fmt: skip
 

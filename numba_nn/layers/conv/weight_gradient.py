@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from numba import prange
 
-from numba_nn.core.gemm import fill_block, multiply_panels, pack_panels
+from numba_nn.core.gemm import fill_block, multiply_panels
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
+from numba_nn.core.packing import pack_panels
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.layers.conv.blocks import BLOCK_PIXELS, channel_slice, gradient_blocks, pairs, patch_view

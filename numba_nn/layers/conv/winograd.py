@@ -17,6 +17,7 @@ of 3 x 3 outputs only.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -24,8 +25,9 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel
-from numba_nn.core.gemm import pack_panels
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
+from numba_nn.core.packing import pack_panels
+from numba_nn.core.parameter import Parameter
 from numba_nn.core.simd import tile_columns, tile_rows, vector_lanes
 from numba_nn.core.tiles import copy_exactly, gather_transform, lane_transform, strip_transform
 from numba_nn.core.workspace import Spec
@@ -37,6 +39,7 @@ from numba_nn.layers.conv.winograd_tiles import (
     GRADIENT_TILES,
     NUMBERS,
     clear,
+    correlation_arrays,
     correlation_scratch,
     gradient_scratch,
     inputs_to_lanes,
@@ -52,6 +55,7 @@ HALF_PANEL = 16  # tiles that are missing in the last panel, more or less, where
 # What a tile's transform costs for an input channel and for an output channel, in multiply-adds, and for a pair of them that of
 # the weights, which is bound by memory, or, with every chunk of a weight gradient, that of the taps (Zen 4).
 INPUT_COST, OUTPUT_COST, WEIGHT_COST, TAPS_COST = 450, 300, 800, 300
+WEIGHT_WORK = 8  # of transforming a weight, in units of `Kernel.for_work`
 
 taps_to_lanes = lane_transform(from_taps(TAPS))
 reversed_to_lanes = gather_transform(tuple(row[::-1] for row in from_taps(TAPS)))
@@ -161,26 +165,6 @@ def finish_tiles(y, strips, products, scale, shift, row, row_end, first, last, a
         write_tiles(y, o, strips, width * TILE, first, last)
 
 
-@kernel
-def winograd_forward(
-    y: Out, transformed: Scratch, taps: Scratch, inputs: Scratch, padded: Scratch, products: Scratch, strips: Scratch,
-    corners: Scratch, x: In, weight: In, scale: In, shift: In, padding: tuple[int, int], activation: int, slope: float,
-):  # fmt: skip
-    """y = activation(scale times correlation of x and weight + shift); weight: (O, C, 3, 3), scale, shift: (O,)."""
-    winograd_transform_weight(transformed, taps, weight)
-    winograd_correlate(y, inputs, padded, products, strips, corners, x, transformed, scale, shift, padding, activation, slope)
-
-
-@kernel
-def winograd_backward_input(
-    dx: Out, transformed: Scratch, taps: Scratch, inputs: Scratch, padded: Scratch, products: Scratch, strips: Scratch,
-    corners: Scratch, dy: In, weight: In, ones: In, zeros: In, padding: tuple[int, int],
-):  # fmt: skip
-    """dx = correlation of dy with the weights reversed; ones, zeros: (C,)."""
-    winograd_transform_weight_transposed(transformed, taps, corners, weight)
-    winograd_correlate(dx, inputs, padded, products, strips, corners, dy, transformed, ones, zeros, padding, IDENTITY, 0.0)
-
-
 class Winograd(Algorithm):
     """F(4x4, 3x3), for stride 1."""
 
@@ -206,7 +190,7 @@ class Winograd(Algorithm):
         if one_pass == "weight":
             per_tile = NUMBERS + TAPS_COST / min(tiles, GRADIENT_TILES)
         else:
-            per_tile = NUMBERS * (tiles + HALF_PANEL) / tiles + WEIGHT_COST / tiles
+            per_tile = NUMBERS * (tiles + HALF_PANEL) / tiles + (WEIGHT_COST / tiles if one_pass != "inference" else 0)
         direct = TAPS * TAPS * images * math.prod(sizes) / tiles
         return direct / (per_tile + INPUT_COST / outputs + OUTPUT_COST / channels)
 
@@ -224,15 +208,24 @@ class Winograd(Algorithm):
             return gradient_scratch(x_shape, y_shape, dtype, workers)
         return correlation_scratch(*((y_shape, x_shape) if one_pass == "input" else (x_shape, y_shape)), dtype, workers)
 
+    def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
+        """Transformed weights."""
+        return parameter.packed("winograd", scratch["weight"], functools.partial(self._transform, scratch["taps"]))
+
+    def _transform(self, taps: Array, transformed: Array, weight: Array) -> None:
+        winograd_transform_weight.for_work(WEIGHT_WORK * weight.size)(transformed, taps, weight)
+
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
     ) -> None:
-        run, padding = winograd_forward.for_work(self.problem.work), self.problem.padding
-        run(y, *scratch.values(), x, weight, scale, shift, padding, activation, slope)
+        run, padding = winograd_correlate.for_work(self.problem.work), self.problem.padding
+        run(y, *correlation_arrays(scratch), x, weight, scale, shift, padding, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
-        run = winograd_backward_input.for_work(self.problem.work)
-        run(dx, *scratch.values(), dy, weight, self.ones, self.zeros, self._back)
+        transformed, taps, corners = scratch["weight"], scratch["taps"], scratch["corners"]
+        winograd_transform_weight_transposed.for_work(WEIGHT_WORK * weight.size)(transformed, taps, corners, weight)
+        run = winograd_correlate.for_work(self.problem.work)
+        run(dx, *correlation_arrays(scratch), dy, transformed, self.ones, self.zeros, self._back, IDENTITY, 0.0)
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
         run = winograd_backward_weight.for_work(self.problem.work)

@@ -127,7 +127,7 @@ def write_tiles(y, channel, strips, stride, first, last):
 
 
 def correlation_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int) -> dict[str, Spec]:
-    """Scratch of a forward or of an input gradient, in the order of the kernels' arguments."""
+    """Scratch of a forward or of an input gradient."""
     (height, width), (images, channels), outputs = tile_shape(dtype), x_shape[:2], y_shape[1]
     lanes, (rows, columns) = width // VECTORS, tile_grid.py_func(*y_shape[2:])
     chunk = chunk_size.py_func(images * rows * columns, width, CHUNK_TILES)
@@ -141,6 +141,11 @@ def correlation_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int
         "strips": ((workers, TILE * TILE * width), dtype),
         "corners": ((chunk,), np.dtype(np.int64)),
     }
+
+
+def correlation_arrays(scratch: dict[str, Any]) -> list[Any]:
+    """What `correlation_scratch` holds beside the weights, and the room in which they are transformed."""
+    return [scratch[name] for name in ("inputs", "padded", "products", "strips", "corners")]
 
 
 def gradient_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int) -> dict[str, Spec]:

@@ -93,11 +93,15 @@ class _BatchNorm(Layer):
         self._derive()
 
     def _derive(self) -> None:
-        ones, zeros = neutral_terms(self.num_features, np.dtype(self.dtype), self.device)
-        self._weight_value = self.weight.value if self.weight else ones
-        self._bias_value = self.bias.value if self.bias else zeros
-        self._folded = self.device.empty(ones.shape, self.dtype), self.device.empty(ones.shape, self.dtype)
+        self._neutral = neutral_terms(self.num_features, np.dtype(self.dtype), self.device)[:2]
+        self._folded = tuple(self.device.empty((self.num_features,), self.dtype) for _ in range(2))
         self._nothing, self._no_tiles = (self.device.empty(s, self.dtype) for s in ((0,), (2, 0, self.num_features)))
+
+    @property
+    def _affine(self) -> tuple[Array, Array]:
+        """Weight and bias, or what stands for them."""
+        ones, zeros = self._neutral
+        return self.weight.memory if self.weight else ones, self.bias.memory if self.bias else zeros
 
     def measures(self) -> bool:
         """Whether a forward takes the batch's own statistics now."""
@@ -107,7 +111,7 @@ class _BatchNorm(Layer):
         """Scale and shift that make what comes before, with a bias of ``shift``, normalised by the running statistics."""
         scale, folded = self._folded
         fold_running(
-            scale, folded, shift, self.running_mean, self.running_var, self._weight_value, self._bias_value, self.eps
+            scale, folded, shift, self.running_mean, self.running_var, *self._affine, self.eps
         )  # fmt: skip
         return scale, folded
 
@@ -154,7 +158,7 @@ class _BatchNorm(Layer):
         else:
             recall_running(mean, inv_std, self.running_mean, self.running_var, self.eps)
             saved["share"] = 0.0
-        layout.normalize.for_work(x.size, self.device)(y.reshape(shape), mean, inv_std, x, self._weight_value, self._bias_value)
+        layout.normalize.for_work(x.size, self.device)(y.reshape(shape), mean, inv_std, x, *self._affine)
 
     def _measure(self, call: Call, x: Array, mean: Array, inv_std: Array) -> None:
         """Statistics of a batch; running statistics move on in training mode."""
@@ -183,7 +187,7 @@ class _BatchNorm(Layer):
             tiles = self._no_tiles  # dx = scale dy needs no sums
         dweight, dbias = (p.grad if p and p.requires_grad else self._nothing for p in (self.weight, self.bias))
         run = gradient_coefficients.for_work(tiles.size, self.device)
-        run(dweight, dbias, inv_std, coefficients, tiles, self._weight_value, share)
+        run(dweight, dbias, inv_std, coefficients, tiles, self._affine[0], share)
         if dx is not None:
             layout.backward_input.for_work(x.size, self.device)(dx.reshape(shape), mean, coefficients, x, dy)
 

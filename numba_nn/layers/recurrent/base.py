@@ -116,11 +116,8 @@ class Recurrent(Layer):
         h = self._destination(h, f"h of {name}", call.geometry.state_shape, call.dtype, *apart)
         return h, self._destination(c, f"c of {name}", call.geometry.state_shape, call.dtype, *apart, h)
 
-    def _apply(self, x: Array, out: Array | None, keep: bool, epilogue: Epilogue = NOTHING) -> Array:
-        with self._workspace.in_use(self):
-            self._check_input(x)
-            call = self._call(x.shape, x.dtype)
-            return self._advance(call, x, None, out, (call.scratch["h"], call.scratch["c"]), keep)[0]
+    def _apply(self, call: Call, y: Array, x: Array, keep: bool, epilogue: Epilogue = NOTHING) -> None:
+        self._compute(call, (y, call.scratch["h"], call.scratch["c"]), (x, None, None), keep)
 
     def _advance(self, call: Call, x: Array, state: Any, out: Any, state_out: Any, keep: bool) -> tuple[Array, Pair]:
         """Forward; what is written where nothing is given is fresh."""
@@ -189,6 +186,11 @@ class Recurrent(Layer):
                 if self.training:
                     self._masks.draw(saved["draws"][index])
                 self._drop(source, between, saved, index)
+
+    def _pack_for(self, call: Call) -> None:
+        for layer in self._stack:
+            for direction in layer:
+                direction.pack(call.geometry, (call.scratch["left"], call.scratch["right"]))
 
     def _backward(self, call: Call, dx: Any, dy: Any, x: Any, saved: Arrays) -> None:
         packed, between = (call.scratch["left"], call.scratch["right"]), call.scratch["between"]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.gemm import SINGLE, product_work
+from numba_nn.core.gemm import SINGLE, packing_pays, product_work
+from numba_nn.core.packing import pack_columns, panel_sizes
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.recurrent.gates import (
@@ -16,6 +17,8 @@ from numba_nn.layers.recurrent.gates import (
     gates_backward_input,
     gates_backward_weight,
     gates_forward,
+    gates_forward_packed,
+    recurrent_by_dots,
 )
 from numba_nn.layers.recurrent.lstm_steps import GATES, lstm_backward, lstm_forward
 
@@ -67,7 +70,7 @@ class Direction:
         self.weights = weight_ih, weight_hh
         self.biases = bias_ih, bias_hh
         self.reverse = reverse
-        self._bias_values = bias_ih.value if bias_ih else no_bias, bias_hh.value if bias_hh else no_bias
+        self._no_bias = no_bias
         self.hidden, self.inputs = weight_hh.value.shape[1], weight_ih.value.shape[1]
 
     def saved_spec(self, rows: int, dtype: Any) -> dict[str, Spec]:
@@ -89,12 +92,45 @@ class Direction:
         self, y: Array, h: Array, c: Array, saved: Arrays, packed: Any, x: Array, h0: Array, c0: Array, walk: Walk, place: Any
     ) -> None:
         """Write the outputs into their place in y, and the final state (h, c), each (N, H)."""
-        weight_ih, weight_hh = (w.value.reshape(GATES, -1) for w in self.weights)
         gates, *others = self._saved(saved)
-        run = gates_forward.for_work(self._input_work(walk))
-        run(gates, *packed, x.reshape(1, -1), weight_ih, *self._bias_values, SHARED, EACH)
+        left, right = packed
+        biases = [bias.memory if bias else self._no_bias for bias in self.biases]
+        work = self._input_work(walk)
+        if self._packs_inputs(walk) and self.weights[0].locked:
+            run = gates_forward_packed.for_work(work)
+            run(gates, left, x.reshape(1, -1), self._panels(0, right), *biases, SHARED, EACH)
+        else:
+            run = gates_forward.for_work(work)
+            run(gates, left, right, x.reshape(1, -1), self._stack(0), *biases, SHARED, EACH)
+        weight = self._panels(1, right) if self._packs_states(walk) else self._stack(1)
         run = lstm_forward.for_work(self._step_work(walk))
-        run(y.reshape(-1), h, c, gates, *others, packed[1], weight_hh, h0, c0, walk.numbers(self.reverse), place)
+        run(y.reshape(-1), h, c, gates, *others, weight, h0, c0, walk.numbers(self.reverse), place)
+
+    def _packs_inputs(self, walk: Walk) -> bool:
+        return packing_pays(walk.rows, self.hidden, self.inputs, self.weights[0].memory.dtype)
+
+    def _packs_states(self, walk: Walk) -> bool:
+        return not recurrent_by_dots.py_func(walk.steps, walk.batch, self.hidden)
+
+    def pack(self, walk: Walk, packed: Any) -> None:
+        """Have what forwards of so many rows, and fewer, read of locked weights; packed: room as in `forward`."""
+        for which, packs in enumerate((walk.rows > 2, self._packs_states(walk))):
+            if packs and self.weights[which].locked:
+                self._panels(which, packed[1])
+
+    def _stack(self, which: int) -> Array:
+        """Weights of the inputs, or of the states, as a matrix for each gate."""
+        return self.weights[which].memory.reshape(GATES, -1)
+
+    def _panels(self, which: int, room: Array) -> Array:
+        """`_stack`, packed."""
+        weight = self.weights[which]
+        depth = weight.memory.shape[1]
+        size = GATES * panel_sizes(1, self.hidden, depth, weight.memory.dtype)[1]
+        return weight.packed("gates", room[:size].reshape(GATES, -1), self._pack)
+
+    def _pack(self, panels: Array, weight: Array) -> None:
+        pack_columns(panels.reshape(-1), weight.reshape(GATES, -1), self.hidden, weight.shape[1])
 
     def backward(
         self, dh: Array, dc: Array, saved: Arrays, packed: Any, dy: Array, x: Array, dh_last: Array, dc_last: Array,
@@ -102,7 +138,7 @@ class Direction:
     ) -> None:  # fmt: skip
         """Write (dh, dc), the gradient of the initial state, and add to those of the parameters; gates: their gradients."""
         gates, before, *others = self._saved(saved)
-        weight = self.weights[1].value.reshape(GATES, -1)
+        weight = self._stack(1)
         run = lstm_backward.for_work(self._step_work(walk))
         run(dh, dc, gates, *others, packed[1], dy.reshape(-1), weight, dh_last, dc_last, walk.numbers(self.reverse), place)
         for parameter, left in zip(self.weights, (x, before), strict=True):
@@ -118,5 +154,5 @@ class Direction:
         """Write the gradient of x, added to what dx holds if ``keep``; after `backward`."""
         gates = self._saved(saved)[0]
         run = gates_backward_input.for_work(self._input_work(walk))
-        weight = self.weights[0].value.reshape(GATES, -1)
+        weight = self._stack(0)
         run(dx.reshape(1, -1), *packed, gates, weight, SINGLE, self.hidden, int(keep))

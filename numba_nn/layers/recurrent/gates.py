@@ -16,8 +16,9 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.dot import dot_block
-from numba_nn.core.gemm import DOT_ROWS, few_rows_suffice, gemm, multiply_block, multiply_columns, packed_sizes, panel_sizes
+from numba_nn.core.gemm import DOT_DEPTH, DOT_ROWS, gemm, multiply_block, multiply_columns, multiply_packed, packed_sizes
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
+from numba_nn.core.packing import panel_sizes
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.layers.linear import linear_backward_bias
 
@@ -32,10 +33,32 @@ def gates_forward(
     gates: Out, packed_x: Scratch, packed_weight: Scratch, x: In, weight: In, bias_ih: In, bias_hh: In, shared: In, each: In
 ):
     """gates[q] = x weight[q]^T + bias_ih[q] + bias_hh[q]; x: (1, B I)."""
-    count = gates.shape[0]
-    hidden = bias_ih.size // count
+    hidden = bias_ih.size // gates.shape[0]
     rows, inputs = gates.shape[1] // hidden, weight.shape[1] // hidden
     gemm(gates, packed_x, packed_weight, x, weight, shared, each, (rows, hidden, inputs), (inputs, 1), (1, inputs), 0)
+    gates_add_biases(gates, bias_ih, bias_hh)
+
+
+@kernel
+def gates_forward_packed(
+    gates: Out, packed_x: Scratch, x: In, panels: In, bias_ih: In, bias_hh: In, shared: In, each: In
+):  # fmt: skip
+    """`gates_forward` where the weights are packed before, by `pack_columns`; panels: (Q, ...)."""
+    hidden = bias_ih.size // gates.shape[0]
+    rows = gates.shape[1] // hidden
+    inputs = x.size // rows
+    multiply_packed(
+        gates, packed_x, x, panels, panels.reshape(panels.size), shared, each, (rows, hidden, inputs), (inputs, 1), 1, 0, 0
+    )  # fmt: skip
+    gates_add_biases(gates, bias_ih, bias_hh)
+
+
+@kernel
+def gates_add_biases(gates: Out, bias_ih: In, bias_hh: In):
+    """gates[q] += bias_ih[q] + bias_hh[q]."""
+    count = gates.shape[0]
+    hidden = bias_ih.size // count
+    rows = gates.shape[1] // hidden
     for t in prange(count * rows):
         q, at = np.uintp(t // rows), np.uintp(t % rows * hidden)
         first = q * np.uintp(hidden)
@@ -77,14 +100,17 @@ def gates_backward_bias(dbias: Out, partial: Scratch, dgates: In):
 @inner
 def recurrent_by_dots(steps, batch, hidden):
     """Whether weight_hh is better read as it is, by dot products, than packed before the first step."""
-    return batch == 1 or (steps * batch <= DOT_ROWS and few_rows_suffice(batch, hidden, hidden))
+    return batch == 1 or (steps * batch <= DOT_ROWS and batch * DOT_DEPTH <= hidden)
 
 
 @inner
-def add_recurrent(gates, row, rows, across, unit, units, before, weight, packed_weight, hidden, by_dots):
-    """gates[q] += before weight_hh[q]^T for some units, in ``rows`` rows from ``row`` on, ``across`` apart."""
+def add_recurrent(gates, row, rows, across, unit, units, before, weight, hidden, by_dots):
+    """gates[q] += before weight_hh[q]^T for some units, in ``rows`` rows from ``row`` on, ``across`` apart.
+
+    weight: (Q, ...), as it is if ``by_dots``, else packed.
+    """
     height, width = tile_rows(gates), tile_columns(gates)
-    at, stride, whole = row * hidden, across * hidden, -(-hidden // width) * width
+    at, stride = row * hidden, across * hidden
     for q in range(gates.shape[0]):
         if by_dots:
             dot_block(
@@ -94,7 +120,7 @@ def add_recurrent(gates, row, rows, across, unit, units, before, weight, packed_
         else:
             multiply_block(
                 gates[q], at + unit, stride, rows, units, True, before, at, (height * stride, stride, 1),
-                packed_weight, (q * whole + unit) * hidden, (width * hidden, width), hidden,
+                weight[q], unit * hidden, (width * hidden, width), hidden,
             )  # fmt: skip
 
 

@@ -27,8 +27,9 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.fma_tile import ROW_PANELS
-from numba_nn.core.gemm import TASKS, block_span, columns_in_place, pack_matrices
+from numba_nn.core.gemm import TASKS, block_span, columns_in_place
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
+from numba_nn.core.packing import pack_matrices
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.core.vmath import sigmoid, tanh
 from numba_nn.layers.recurrent.gates import add_recurrent, multiply_recurrent, recurrent_by_dots
@@ -62,16 +63,17 @@ def lstm_units(y, y_at, h, c, gates, before, cells, squashed, at, next_at, first
 
 @kernel
 def lstm_forward(
-    y: Out, h: Out, c: Out, gates: Saved, before: Saved, cells: Saved, squashed: Saved, packed_weight: Scratch,
-    weight: In, h0: In, c0: In, walk: tuple[int, int, int, int], place: tuple[int, int],
+    y: Out, h: Out, c: Out, gates: Saved, before: Saved, cells: Saved, squashed: Saved, weight: In, h0: In, c0: In,
+    walk: tuple[int, int, int, int], place: tuple[int, int],
 ):  # fmt: skip
-    """Every step from (h0, c0) to (h, c), each (N, H); gates, before, cells, squashed (tanh of c): of all steps."""
+    """Every step from (h0, c0) to (h, c), each (N, H); gates, before, cells, squashed (tanh of c): of all steps.
+
+    weight: (Q, ...), weight_hh as it is if `recurrent_by_dots`, else packed.
+    """
     steps, first, step, across = walk
     batch, hidden = h.shape
     height, width = tile_rows(gates), tile_columns(gates)
     by_dots = recurrent_by_dots(steps, batch, hidden)
-    if not by_dots:
-        pack_matrices(packed_weight, weight, (hidden, hidden), (hidden, 1), width, 0)
     for n in prange(batch):
         for j in range(hidden):
             h[n, j], c[n, j] = h0[n, j], c0[n, j]
@@ -84,7 +86,7 @@ def lstm_forward(
             start, rows = block_span(task // unit_blocks, row_blocks, row_panels, height, batch)
             unit, units = block_span(task % unit_blocks, unit_blocks, unit_panels, width, hidden)
             row = first + s * step + start * across
-            add_recurrent(gates, row, rows, across, unit, units, before, weight, packed_weight, hidden, by_dots)
+            add_recurrent(gates, row, rows, across, unit, units, before, weight, hidden, by_dots)
             for n in range(rows):
                 at = row + n * across
                 if s + 1 < steps:

@@ -1,0 +1,70 @@
+"""Streams, events and CUDA graphs of the simulated GPU: what is launched while a graph is built runs when it is launched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+building: list[GraphBuilder] = []
+"""The builder that records, if any."""
+
+
+class Stream:
+    """Work runs at once, unless a builder records it."""
+
+
+class Event:
+    """A moment in a stream, and on the device's clock; all work is done by then, and time stands still."""
+
+    def record(self, stream: Any = 0) -> None:
+        """Note where the stream is."""
+        refuse_in_capture("an event")
+
+    def synchronize(self) -> None:
+        """Wait."""
+
+
+class GraphBuilder:
+    """Stands for that of ``cuda.core``, and for the graph it makes."""
+
+    def __init__(self, stream: Stream) -> None:
+        assert isinstance(stream, Stream), "CUDA's default stream cannot be recorded"
+        self.stream, self.work = stream, []
+        self.launches = 0
+
+    def begin_building(self, mode: str) -> None:
+        """Record what is given to the stream."""
+        assert mode == "thread_local", "the driver would let allocations pass"
+        assert not building
+        building.append(self)
+
+    def end_building(self) -> None:
+        """Record no more."""
+        assert building.pop() is self
+
+    def complete(self) -> GraphBuilder:
+        """What was recorded, to be launched."""
+        return self
+
+    def launch(self, stream: Stream) -> None:
+        """Do it all."""
+        assert stream is self.stream
+        self.launches += 1
+        for work in self.work:
+            work()
+
+
+def on_device(stream: Any, work: Callable[[], None]) -> None:
+    """Do some work on the device, or record it."""
+    if not building:
+        work()
+        return
+    if stream is not building[-1].stream:
+        raise RuntimeError("work on another stream than the one that is recorded: cudaErrorStreamCaptureImplicit")
+    building[-1].work.append(work)
+
+
+def refuse_in_capture(what: str) -> None:
+    """Raise while a graph is built, as the driver does."""
+    if building:
+        raise RuntimeError(f"{what} while a stream is recorded: cudaErrorStreamCaptureUnsupported")
