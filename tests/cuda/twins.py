@@ -88,7 +88,7 @@ def shares(k: Kernel, n: int, dtype: Any) -> list[Any]:
 # For those that take something else: kernel's name to a function like `flat`.
 EXAMPLES: dict[str, Callable[[Kernel, int, Any], list[Any]]] = {
     "gradient_clamp": lambda k, n, dtype: [values(n, dtype, 0), 0.5],
-    **dict.fromkeys(("likelihood_error_each_forward", "likelihood_error_backward"), shares),
+    **dict.fromkeys(("likelihood_error_each_forward", "likelihood_error_backward", "recall_running", "fold_running"), shares),
     "activate_all": lambda k, n, dtype: [values(n, dtype, 0), 2, 0.1],
 }
 
