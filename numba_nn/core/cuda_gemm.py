@@ -6,6 +6,7 @@ float64 by multiply-adds; float16 and bfloat16 on tensor cores. Arrays of bfloat
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,12 @@ def loader_of(kind: Kind, matrix: Any, size: int, strides: tuple[int, int]) -> L
     if 1 not in strides or not aligned or CUDA.address(matrix) % VECTOR_BYTES or (along_depth and kind.plain):
         return elements_along_depth if along_depth else elements_along_rows
     return vectors_along_depth if along_depth else vectors_along_rows
+
+
+@functools.cache
+def in_order(count: int) -> Any:
+    """0, 1, 2, ..., on the device: ``a_of`` and ``b_of`` where every product has matrices of its own."""
+    return CUDA.from_host(np.arange(count, dtype=np.int64))
 
 
 def as_bits(array: Any) -> Any:

@@ -18,6 +18,9 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_count, check_dtype
+from numba_nn.core.cuda_gemm import in_order, multiply_matrices
+from numba_nn.core.cuda_product import ADD
+from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import Terms, bias_terms, finish_features
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.gemm import SINGLE, fill, gemm, multiply_packed, packed_sizes, packing_pays, product_work
@@ -25,7 +28,9 @@ from numba_nn.core.kernel import In, Out, Scratch, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.packing import pack_columns, panel_sizes
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.ptx import cuda
 from numba_nn.core.random import uniform
+from numba_nn.core.twin import covering, cuda_kernel
 from numba_nn.core.workspace import Shape, Spec
 
 BIAS_ROWS = 64  # rows of dy that are summed in their own precision
@@ -103,6 +108,68 @@ def linear_backward_bias(dbias: Out, partial: Scratch, dy: In):
         dbias[o] += total
 
 
+# ---- on a GPU ------------------------------------------------------------------------------------------------------------
+
+
+@linear_forward.on_cuda(steps=True)
+def linear_forward(
+    y: Out, packed_x: Scratch, packed_weight: Scratch, x: In, weight: In, scale: In, shift: In, activation: int, slope: float
+):  # fmt: skip
+    """The epilogue is the product's own; nothing is packed."""
+    (rows, features), depth = y.shape, weight.shape[1]
+    one = in_order(1)
+    multiply_matrices(y, x, weight, one, one, (rows, features, depth), (depth, 1), (1, depth), activation, scale, shift, slope)
+
+
+@linear_backward_input.on_cuda(steps=True)
+def linear_backward_input(dx: Out, packed_dy: Scratch, packed_weight: Scratch, dy: In, weight: In):
+    """A product."""
+    features, depth = weight.shape
+    one = in_order(1)
+    multiply_matrices(dx, dy, weight, one, one, (dy.shape[0], depth, features), (features, 1), (depth, 1))
+
+
+@linear_backward_weight.on_cuda(steps=True)
+def linear_backward_weight(dweight: Out, packed_dy: Scratch, packed_x: Scratch, x: In, dy: In):
+    """A product, added."""
+    features, depth = dweight.shape
+    one = in_order(1)
+    multiply_matrices(dweight, dy, x, one, one, (features, depth, dy.shape[0]), (1, features), (depth, 1), ADD)
+
+
+@linear_backward_bias.on_cuda(steps=True)
+def linear_backward_bias(dbias: Out, partial: Scratch, dy: In):
+    """In two stages: sums of blocks of rows, and their sum."""
+    add_rows_of_block(partial, dy)
+    add_blocks(dbias, partial, -(-dy.shape[0] // BIAS_ROWS))
+
+
+@cuda_kernel(grid=lambda partial, dy: covering(dy))
+def add_rows_of_block(partial: Out, dy: In):
+    """partial[b, o] = sum of dy over block b of the rows: a thread for each."""
+    i, features, rows = np.uint32(cuda.grid(1)), np.uint32(dy.shape[1]), np.uint32(dy.shape[0])
+    while i < (rows + np.uint32(BIAS_ROWS - 1)) // np.uint32(BIAS_ROWS) * features:
+        row, o = i // features * np.uint32(BIAS_ROWS), i % features
+        stop, total = min(rows, row + np.uint32(BIAS_ROWS)), dy.dtype.type(0)
+        while row < stop:
+            total += dy[row, o]
+            row = np.uint32(row + np.uint32(1))
+        partial[i] = total
+        i = np.uint32(i + np.uint32(cuda.gridsize(1)))
+
+
+@cuda_kernel()
+def add_blocks(dbias: Out, partial: In, blocks: int):
+    """dbias += sum of partial over the blocks, in order."""
+    o = np.uint32(cuda.grid(1))
+    while o < np.uint32(dbias.size):
+        total = dbias.dtype.type(0)
+        for block in range(np.uint32(blocks)):
+            total += partial[np.uint32(block) * np.uint32(dbias.size) + o]
+        dbias[o] += total
+        o = np.uint32(o + np.uint32(cuda.gridsize(1)))
+
+
 class Geometry(NamedTuple):
     """What follows from an input's shape: the terms of a forward that does nothing for others, and what runs each pass."""
 
@@ -164,8 +231,13 @@ class Linear(Layer):
         return (*x_shape[:-1], self.out_features)
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """Room for the two packed operands of the largest of the three products, the left one also for sums of dy."""
+        """Room for the packed operands of the largest of the three products, the left one also for sums of dy.
+
+        On a GPU nothing is packed.
+        """
         b, i, o = math.prod(x_shape[:-1]), self.in_features, self.out_features
+        if self.device is not CPU:
+            return {"left": ((-(-b // BIAS_ROWS) * o,), dtype), "right": ((0,), dtype)}
         left, right = zip(*(packed_sizes(*mnk, dtype) for mnk in ((b, o, i), (b, i, o), (o, i, b))), strict=True)
         return {"left": ((max(left),), dtype), "right": ((max(right),), dtype)}
 
@@ -176,7 +248,7 @@ class Linear(Layer):
     def _geometry(self, x_shape: Shape, dtype: Any) -> Geometry:
         rows = math.prod(x_shape[:-1])
         work = product_work(rows, self.out_features, self.in_features)
-        packs = packing_pays(rows, self.out_features, self.in_features, dtype)
+        packs = self.device is CPU and packing_pays(rows, self.out_features, self.in_features, dtype)
         kernels = linear_forward, linear_backward_weight, linear_backward_input
         return Geometry(
             bias_terms(self.bias, self.out_features, dtype, self.device),
@@ -202,7 +274,8 @@ class Linear(Layer):
         pack_columns(panels, weight.reshape(1, -1), self.out_features, self.in_features)
 
     def _pack_for(self, call: Call) -> None:
-        if self.weight.locked and math.prod(call.x_shape[:-1]) > 2:  # smaller batches may want panels where this one does not
+        # Smaller batches may want panels where this one does not.
+        if self.device is CPU and self.weight.locked and math.prod(call.x_shape[:-1]) > 2:
             self._panels(call)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:

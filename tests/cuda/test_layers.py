@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from simulated_cuda import simulated
 from simulator import launch
-from trials import EXTRAS, TRIALS, normal
+from trials import EXTRAS, PRODUCT_TRIALS, TRIALS, normal
 
 import numba_nn as nn
 from numba_nn.core.device import CPU, CUDA
@@ -35,6 +35,26 @@ def assert_alike(found, expected):
 @pytest.mark.parametrize("trial", TRIALS, ids=str)
 def test_the_gpu_computes_what_the_cpu_does(trial):
     assert_alike(trial.run(CUDA), trial.run(CPU))
+
+
+@pytest.fixture
+def exact():
+    nn.set_precision("exact")
+    yield
+    nn.set_precision("default")
+
+
+@pytest.mark.parametrize("trial", PRODUCT_TRIALS, ids=str)
+def test_products_are_exact_where_that_is_asked_for(trial, exact):
+    assert_alike(trial.run(CUDA), trial.run(CPU))
+
+
+@pytest.mark.parametrize("trial", [PRODUCT_TRIALS[0], PRODUCT_TRIALS[3], PRODUCT_TRIALS[-1]], ids=str)
+def test_tensor_cores_round_factors_to_eleven_bits(trial):
+    found, expected = trial.run(CUDA), trial.run(CPU)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=2e-3 * max(1, np.abs(array).max()), err_msg=name)
+    assert any(not np.array_equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("order", ["reversed", "interleaved"])
@@ -105,7 +125,7 @@ def test_what_an_epilogue_needs_lives_on_the_device():
     found = host.to("cuda").fold(CUDA.from_host(np.full(3, 0.5, np.float32)))
     for got, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(got.copy_to_host(), wanted, rtol=1e-6)
-    scale, shift = neutral_terms(3, np.dtype(np.float32), CUDA)
+    scale, shift, *_ = neutral_terms(3, np.dtype(np.float32), CUDA)
     np.testing.assert_array_equal([scale.copy_to_host(), shift.copy_to_host()], [[1] * 3, [0] * 3])
 
 

@@ -82,6 +82,27 @@ EXTRAS = [
     Trial("global pooling", lambda _: nn.Sequential(nn.GlobalMaxPool2d(), nn.Sigmoid()), normal((2, 3, 7, 9))),
     Trial("softmax in a model", lambda _: nn.Sequential(nn.Softmax(1), nn.Softmax(1)).eval(), normal((3, 70))),
 ]
+PRODUCT_TRIALS = [
+    Trial("linear", lambda t: nn.Linear(7, 5, dtype=t), normal((3, 7))),
+    Trial("linear without bias", lambda t: nn.Linear(3, 66, bias=False, dtype=t), normal((2, 35, 3))),
+    Trial("linear of one row", lambda t: nn.Linear(4, 4, dtype=t), normal((1, 4))),
+    Trial("conv2d", lambda t: nn.Conv2d(3, 5, 3, padding=1, dtype=t), normal((2, 3, 6, 7))),
+    Trial("conv2d of strides", lambda t: nn.Conv2d(2, 3, (3, 2), (2, 3), dilation=(1, 2), dtype=t), normal((1, 2, 9, 8))),
+    Trial("conv2d of groups", lambda t: nn.Conv2d(4, 6, 3, groups=2, dtype=t), normal((2, 4, 5, 5))),
+    Trial("conv2d of one pixel", lambda t: nn.Conv2d(5, 2, 1, bias=False, dtype=t), normal((2, 5, 3, 3))),
+    Trial("conv1d", lambda t: nn.Conv1d(2, 3, 4, padding=2, dtype=t), normal((2, 2, 9))),
+    Trial("depthwise", lambda t: nn.Conv2d(3, 3, 3, padding=1, groups=3, dtype=t), normal((1, 3, 5, 6))),
+    Trial(
+        "a classifier",
+        lambda t: nn.Sequential(
+            nn.Conv2d(1, 4, 3, dtype=t), nn.BatchNorm2d(4, dtype=t), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+            nn.Linear(16, 3, dtype=t), nn.Tanh(),
+        ),
+        normal((2, 1, 6, 6)),
+    ),
+]  # fmt: skip
+"""Layers of matrix products: a simulated tile takes a third of a second."""
+
 TRIALS = [
     *(
         Trial(str(case), case.build, lambda t, case=case: (case.x(t),))

@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 
 from numba_nn.core.call import Array, Arrays
+from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.precision import PRECISIONS
 from numba_nn.core.workspace import spec_nbytes, view
 from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
+from numba_nn.layers.conv.cuda import OnCuda
 from numba_nn.layers.conv.depthwise import Depthwise
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 from numba_nn.layers.conv.winograd import Winograd
@@ -46,8 +48,10 @@ def best(one_pass: str, problem: Problem, wanted: str, exact: bool) -> type[Algo
     return Winograd if pays else ImplicitGemm
 
 
-def choose(problem: Problem, wanted: str) -> dict[str, Passes]:
-    """The algorithm of every pass, for each of the `PRECISIONS`."""
+def choose(problem: Problem, wanted: str, device: Device = CPU) -> dict[str, Passes]:
+    """The algorithm of every pass, for each of the `PRECISIONS`; a GPU has one for all."""
+    if device is not CPU:
+        return dict.fromkeys(PRECISIONS, dict.fromkeys(PASSES, OnCuda(problem)))
     kinds = {
         mode: {one_pass: best(one_pass, problem, wanted, exact=mode == "exact") for one_pass in PASSES} for mode in PRECISIONS
     }
@@ -55,12 +59,12 @@ def choose(problem: Problem, wanted: str) -> dict[str, Passes]:
     return {mode: {one_pass: made[kind] for one_pass, kind in passes.items()} for mode, passes in kinds.items()}
 
 
-def scratch_nbytes(problem: Problem, wanted: str, workers: int) -> int:
+def scratch_nbytes(problem: Problem, wanted: str, workers: int, device: Device = CPU) -> int:
     """Bytes of the scratch that all passes share, with smaller batches, and with either precision.
 
     A smaller batch, or exactness, may have no use for Winograd's algorithm.
     """
-    plans = choose(problem, wanted).values()
+    plans = choose(problem, wanted, device).values()
     specs = [algorithm.scratch_spec(one_pass, workers) for plan in plans for one_pass, algorithm in plan.items()]
     return max(sum(map(spec_nbytes, spec.values())) for spec in specs)
 

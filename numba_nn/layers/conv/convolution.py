@@ -94,7 +94,7 @@ class Convolution(Layer):
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """Bytes that the passes share."""
-        size = scratch_nbytes(self._problem(x_shape, dtype), self.algorithm, self._workers)
+        size = scratch_nbytes(self._problem(x_shape, dtype), self.algorithm, self._workers, self.device)
         return {"passes": ((size,), np.dtype(np.uint8))}
 
     @property
@@ -114,7 +114,7 @@ class Convolution(Layer):
 
     def _geometry(self, x_shape: Shape, dtype: Any) -> dict[str, Passes]:
         """The algorithm of every pass, for each precision: it may be switched between a forward and its backward."""
-        return choose(self._problem(x_shape, dtype), self.algorithm)
+        return choose(self._problem(x_shape, dtype), self.algorithm, self.device)
 
     def _problem(self, x_shape: Shape, dtype: Any) -> Problem:
         def rows_and_columns(numbers: Any, of_one_row: int) -> Pair:
@@ -130,7 +130,7 @@ class Convolution(Layer):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         algorithm, scratch = call.scratch[get_precision()]["inference" if self.weight.locked else "forward"]
-        terms = call.epilogue.terms(bias_terms(self.bias, self.out_channels, call.dtype))
+        terms = call.epilogue.terms(bias_terms(self.bias, self.out_channels, call.dtype, self.device))
         algorithm.forward(scratch, images(y), images(x), algorithm.weight(scratch, self.weight), *terms)
 
     def _pack_for(self, call: Call) -> None:

@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.cuda_gemm import BLOCKS, as_bits, kind_of, loader_of, tile_of
+from numba_nn.core.call import Array, Arrays
+from numba_nn.core.cuda_gemm import BLOCKS, as_bits, in_order, kind_of, loader_of, tile_of
 from numba_nn.core.cuda_product import ADD, AT_ONCE, OVERWRITE, Loader, Shape, in_rows, tiled_product
 from numba_nn.core.cuda_tiles import THREADS, Kind, depths_in_order, rows_in_order, u32
 from numba_nn.core.ptx import VECTOR_BYTES, cuda, device_function
 from numba_nn.core.roles import In, Out
 from numba_nn.core.twin import cuda_kernel
-from numba_nn.layers.conv.algorithm import Problem
+from numba_nn.core.workspace import Spec
+from numba_nn.layers.conv.algorithm import Algorithm, Problem
 
 LEAST_DEPTH = 512  # pixels of a slice, at least: what its partial sums cost to write and read is then little
 
@@ -191,12 +193,17 @@ def convolve_backward_input(dx: Any, dy: Any, weight: Any, order: Any, problem: 
     )  # fmt: skip
 
 
-def weight_slices(problem: Problem) -> tuple[int, int]:
-    """Slices of the sum over pixels, and pixels of each: enough blocks for a large GPU, by the shape alone."""
+def most_slices(problem: Problem) -> int:
+    """Slices that the sum over pixels is cut into, at the most: enough blocks for a large GPU, no more for a smaller batch."""
     rows, pixels = problem.y_shape[1] // problem.groups, problem.y_shape[0] * math.prod(problem.y_shape[2:])
     columns = problem.x_shape[1] // problem.groups * math.prod(problem.taps)
     tiles = -(-rows // 64) * -(-columns // 64) * problem.groups
-    slices = max(1, min(2 * BLOCKS // tiles, pixels // LEAST_DEPTH))
+    return max(1, min(2 * BLOCKS // tiles, pixels // LEAST_DEPTH))
+
+
+def weight_slices(problem: Problem) -> tuple[int, int]:
+    """Slices of the sum over pixels, and pixels of each, by the shape alone."""
+    slices, pixels = most_slices(problem), problem.y_shape[0] * math.prod(problem.y_shape[2:])
     span = -(-pixels // (slices * 32)) * 32
     return max(1, -(-pixels // span)) if span else 1, max(span, 1)
 
@@ -214,6 +221,35 @@ def convolve_backward_weight(dweight: Any, partial: Any, x: Any, dy: Any, order:
     )  # fmt: skip
     if slices > 1:
         add_slices(dweight.ravel(), partial.ravel(), slices, rows * columns)
+
+
+class OnCuda(Algorithm):
+    """All passes on a GPU, as the products above."""
+
+    name = "cuda"
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self._groups = problem, in_order(problem.groups)
+
+    def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
+        """Partial sums of the weights' gradient."""
+        problem = self.problem
+        weights = problem.y_shape[1] * (problem.x_shape[1] // problem.groups) * math.prod(problem.taps)
+        return {"partial": ((most_slices(problem) * weights if one_pass == "weight" else 0,), problem.dtype)}
+
+    def forward(
+        self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
+    ) -> None:  # fmt: skip
+        """y = activation(scale times convolution of x + shift)."""
+        convolve(y, x, weight, scale, shift, self._groups, self.problem, activation, slope)
+
+    def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
+        """dx = gradient of the input."""
+        convolve_backward_input(dx, dy, weight, self._groups, self.problem)
+
+    def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
+        """dweight += gradient of the weights."""
+        convolve_backward_weight(dweight, scratch["partial"], x, dy, self._groups, self.problem)
 
 
 def gradient_view(problem: Problem, rows: int) -> tuple[int, ...]:
