@@ -272,9 +272,9 @@ def convolution_rungs(images: int, channels: int, outputs: int, side: int) -> tu
 
 def library(x: np.ndarray, weight: np.ndarray, y: np.ndarray, algorithm: str) -> Callable[[], np.ndarray]:
     """A call of the library's convolution, with room reserved."""
-    layer = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=False, algorithm=algorithm).eval()
+    layer = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=False, algorithm=algorithm)
     layer.weight.value[...] = weight
-    layer.reserve(x.shape, training=False)
+    layer.eval().reserve(x.shape, training=False)
     return lambda: layer.forward(x, out=y)
 
 

@@ -1,7 +1,7 @@
 """What a call allocates: data of NumPy arrays, freed or not, and blocks of Numba's runtime.
 
 NumPy: its allocator is replaced by one that counts (NEP 49). `tracemalloc` would see only what is still alive afterwards.
-Numba: its runtime counts; the box that a compiled function makes of every array argument is taken off.
+Numba: its runtime counts. Kernels are compiled without it; other compiled functions make a box of every array argument.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
-import numpy as np
-from numba.core.registry import CPUDispatcher
 from numba.core.runtime import _nrt_python as runtime
 from numpy._core import multiarray
 
@@ -97,25 +94,13 @@ def _numpy_counted() -> Iterator[None]:
 
 
 @contextmanager
-def _boxes_taken_off() -> Iterator[None]:
-    call = CPUDispatcher.__call__
-
-    def counting(self: Any, *arguments: Any) -> Any:
-        _count.blocks -= sum(isinstance(a, np.ndarray) for a in arguments)
-        return call(self, *arguments)
-
-    with mock.patch.object(CPUDispatcher, "__call__", counting):
-        yield
-
-
-@contextmanager
 def counted() -> Iterator[Count]:
     """What is allocated while this lasts; the count is there when it is over."""
     result, was_counting = Count(), runtime.memsys_stats_enabled()
     runtime.memsys_enable_stats()
     _count.blocks = _count.nbytes = 0
     try:
-        with _boxes_taken_off(), _numpy_counted():
+        with _numpy_counted():
             before = runtime.memsys_get_stats_alloc()
             yield result
             numba_blocks = runtime.memsys_get_stats_alloc() - before
