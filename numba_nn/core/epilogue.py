@@ -20,6 +20,7 @@ from numba_nn.core.each import each
 from numba_nn.core.kernel import Out, inlined, inner, kernel
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.reduce import block_bounds, block_count
+from numba_nn.core.simd import affine_run
 from numba_nn.core.twin import thread, threads_in_grid
 from numba_nn.core.vmath import number, sigmoid, tanh
 
@@ -155,13 +156,11 @@ def finish_channel(y, at, count, scale, shift, activation, slope):
 
 @inner
 def finish_copy(y, at, sums, source, count, scale, shift, activation, slope):
-    """`finish_channel` of what is not there yet: y = activation(scale sums + shift) in a run of one channel."""
-    for start in range(0, count, RUN):
-        size = min(RUN, count - start)
-        run, given = y[at + start : at + start + size], sums[source + start : source + start + size]
-        for i in range(run.size):
-            run[i] = scale * given[i] + shift
-        activate(run, activation, slope)
+    """`finish_channel` of what is not there yet, a vector at least: y = activation(scale sums + shift)."""
+    least = y.dtype.type(0 if activation == RELU else -np.inf)
+    affine_run(y, at, sums, source, count, scale, shift, least)
+    if activation > RELU:
+        activate(y[at : at + count], activation, slope)
 
 
 @inner

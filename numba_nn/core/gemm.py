@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from numba_nn.core.cuda_gemm import multiply_matrices
+from numba_nn.core.cuda_product import ADD, OVERWRITE
 from numba_nn.core.dot import dot_products
 from numba_nn.core.fma_tile import ROW_PANELS, fma_tile
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
@@ -39,6 +41,7 @@ ALIASING = 1024  # rows a multiple of so many elements apart all fall into the s
 TURN_ROWS, TURN_BLOCK = 128, 48  # see `turning_pays`; rows of C^T that are turned while they are in the L1 cache
 ROW_COLUMNS, ROW_DEPTH = 512, 8  # of one row times a matrix: columns of a task, at least, and rows of B that it adds at once
 THIN = 16  # products of no more depth are cut into rows of tiles: they write C in order, which is most of their work
+SMALL = 2**21  # multiply-adds of a product that is not cut into more blocks than caches like: each costs 0.15 us (Zen 3)
 TASKS = 16  # blocks that a product is cut into at least, where its size allows: a multiple of most core counts
 
 
@@ -60,7 +63,10 @@ def multiply(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at, b_st
     for j in range(0, columns, width):
         i = 0
         while i < rows:
-            taken = height if rows - i >= height else min(rows - i, partial_rows(c))
+            left, part = rows - i, partial_rows(c)
+            taken = height if left >= height else min(left, part)
+            if height < left <= 2 * part and a_steps[0] == height * a_steps[1]:  # rows of A that lie evenly
+                taken = part  # 8 rows as 4 + 4 rather than 6 + 2, which costs as much as 6 + 4
             fma_tile(
                 c, at + i * stride + j, stride, taken, min(width, columns - j), keep,
                 a, a_at + i // height * a_steps[0] + i % height * a_steps[1], a_steps[1], a_steps[2],
@@ -140,6 +146,15 @@ def gemm(
         multiply_stack(c, packed_b, packed_a, b, a, b_of, a_of, (n, m, depth), b_strides[::-1], a_strides[::-1], keep)
     else:
         multiply_stack(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides, keep)
+
+
+@gemm.on_cuda(steps=True)
+def gemm(
+    c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], keep: int,
+):  # fmt: skip
+    """On tensor cores, or by multiply-adds; nothing is packed."""
+    multiply_matrices(c, a, b, a_of, b_of, shape, a_strides, b_strides, ADD if keep else OVERWRITE)
 
 
 @inner
@@ -279,7 +294,8 @@ def multiply_packed(
         pack_matrices(packed_a, a, (m, depth), a_strides, height, 0)
         left, left_size, left_steps = packed_a, row_panels * height * depth, (height * depth, 1, height)
     rest = (column_panels * width - in_place) * depth
-    row_blocks, column_blocks = block_counts(row_panels, column_panels, height, width, c.shape[0])
+    others = c.shape[0] if m * n * depth > SMALL else TASKS
+    row_blocks, column_blocks = block_counts(row_panels, column_panels, height, width, others)
     if depth <= THIN:
         row_blocks, column_blocks = row_panels, -(-min(column_panels, TASKS) // row_panels)
     for t in prange(c.shape[0] * row_blocks * column_blocks):

@@ -231,6 +231,36 @@ def copy_run(typingctx, target, at, source, source_at, length):
 
 
 @intrinsic
+def affine_run(typingctx, target, at, source, source_at, length, scale, shift, least):
+    """target[at : at + length] = max(scale source[source_at : source_at + length] + shift, least); NaN for NaN.
+
+    ``affine_run(target, at, source, source_at, length, scale, shift, least)`` takes at least ``vector_lanes`` elements, and
+    touches no others: the last vector may overlap the one before. The arrays are not the same.
+    """
+    numbers = [target.dtype] * 3
+    signature = types.void(target, types.intp, source, types.intp, types.intp, *numbers)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target, at, source, source_at, length, *terms = arguments
+        emit = Emitter(builder, signature.args[0])
+        to = data_pointer(context, builder, signature.args[0], target, at)
+        origin = data_pointer(context, builder, signature.args[2], source, source_at)
+        scale, shift, least = map(emit.everywhere, terms)
+
+        def one(place: Any) -> None:
+            value = emit.multiply_add(emit.load(origin, place), scale, shift)
+            emit.store(builder.select(builder.fcmp_ordered("<=", value, least), least, value), to, place)
+
+        last = builder.sub(length, INTP(emit.lanes))
+        with cgutils.for_range_slice(builder, INTP(0), last, INTP(emit.lanes)) as (i, _):
+            one(i)
+        one(last)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
 def transpose_lanes(typingctx, target, at, step, source, source_at, stride, row, rows):
     """target[at + k step + r] = source[source_at + (row + r) stride + k] for 0 <= k, r < lanes; zero where row + r >= rows.
 

@@ -38,28 +38,13 @@ def adam_prepare(coefficients: Out, steps: Saved, members: In, table: In, rates:
 
 
 @inlined
-def adam_constants(coefficients, p):
-    """A parameter's coefficients, in registers."""
-    c = coefficients[p]
-    means = c[LR], c[SCALE], c[BETA1], c[FRESH1], c[BETA2], c[FRESH2]
-    return means, (c[EPS], c[DECAY], c[KEEP], c[SIGN], c[AMSGRAD] != 0)
-
-
-@inlined
-def adam_element(i, value, gradient, first, second, largest, constants):
-    """The step of one element."""
-    lr, scale, beta1, fresh1, beta2, fresh2 = constants[0]
-    eps, decay, keep, sign, amsgrad = constants[1]
-    w, g = keep * value[i], sign * gradient[i]
+def adam_moments(w, g, m, v, constants):
+    """The moments after a step of one element."""
+    beta1, fresh1, beta2, fresh2, decay, sign = constants
+    g = sign * g
     if decay != 0:
         g += decay * w
-    m = beta1 * first[i] + fresh1 * g
-    v = beta2 * second[i] + fresh2 * g * g
-    first[i], second[i] = m, v
-    if amsgrad:
-        v = largest[i] if largest[i] > v else v
-        largest[i] = v
-    value[i] = w - lr * m / (math.sqrt(v) * scale + eps)
+    return beta1 * m + fresh1 * g, beta2 * v + fresh2 * g * g
 
 
 @kernel
@@ -72,9 +57,17 @@ def adam_update(coefficients: In, table: In, chunks: In):
         first = part_at(table[p, STATE], start, stop, coefficients)
         second = part_at(table[p, STATE + 1], start, stop, coefficients)
         largest = part_at(table[p, table.shape[1] - 1], start, stop, coefficients)  # the second itself, unless amsgrad
-        constants = adam_constants(coefficients, p)
+        c = coefficients[p]
+        constants = c[BETA1], c[FRESH1], c[BETA2], c[FRESH2], c[DECAY], c[SIGN]
+        lr, scale, eps, keep, amsgrad = c[LR], c[SCALE], c[EPS], c[KEEP], c[AMSGRAD] != 0
         for i in range(value.size):
-            adam_element(i, value, gradient, first, second, largest, constants)
+            w = keep * value[i]
+            m, v = adam_moments(w, gradient[i], first[i], second[i], constants)
+            first[i], second[i] = m, v
+            if amsgrad:
+                v = largest[i] if largest[i] > v else v
+                largest[i] = v
+            value[i] = w - lr * m / (math.sqrt(v) * scale + eps)
 
 
 @adam_update.on_cuda(grid=block_per_task)
@@ -86,9 +79,17 @@ def adam_update(coefficients: In, table: In, chunks: In):
     first = device_array_at(table[p, STATE], stop, coefficients)
     second = device_array_at(table[p, STATE + 1], stop, coefficients)
     largest = device_array_at(table[p, table.shape[1] - 1], stop, coefficients)
-    constants = adam_constants(coefficients, p)
+    c = coefficients[p]
+    constants = c[BETA1], c[FRESH1], c[BETA2], c[FRESH2], c[DECAY], c[SIGN]
+    lr, scale, eps, keep, amsgrad = c[LR], c[SCALE], c[EPS], c[KEEP], c[AMSGRAD] != 0
     while i < stop:
-        adam_element(i, value, gradient, first, second, largest, constants)
+        w = keep * value[i]
+        m, v = adam_moments(w, gradient[i], first[i], second[i], constants)
+        first[i], second[i] = m, v
+        if amsgrad:
+            v = largest[i] if largest[i] > v else v
+            largest[i] = v
+        value[i] = w - lr * m / (math.sqrt(v) * scale + eps)
         i = np.uint32(i + np.uint32(THREADS))
 
 

@@ -36,25 +36,10 @@ def sgd_prepare(coefficients: Out, steps: Saved, members: In, table: In, rates: 
 
 
 @inlined
-def sgd_constants(coefficients, p):
-    """A parameter's coefficients, in registers."""
-    c = coefficients[p]
-    return c[LR], c[MOMENTUM], c[FRESH], c[DECAY], c[AHEAD], c[SIGN], c[BEGINS] != 0
-
-
-@inlined
-def sgd_element(i, value, gradient, velocity, constants):
-    """The step of one element."""
-    lr, momentum, fresh, decay, ahead, sign, begins = constants
-    g = sign * gradient[i]
-    if decay != 0:
-        g += decay * value[i]
-    step = g
-    if momentum != 0:
-        v = g if begins else momentum * velocity[i] + fresh * g
-        velocity[i] = v
-        step = g + ahead * v if ahead != 0 else v
-    value[i] -= lr * step
+def sgd_gradient(w, g, decay, sign):
+    """What a step of one element follows."""
+    g = sign * g
+    return g + decay * w if decay != 0 else g
 
 
 @kernel
@@ -65,9 +50,16 @@ def sgd_update(coefficients: In, table: In, chunks: In):
         value = part_at(table[p, VALUE], start, stop, coefficients)
         gradient = part_at(table[p, GRADIENT], start, stop, coefficients)
         velocity = part_at(table[p, STATE], start, stop, coefficients)
-        constants = sgd_constants(coefficients, p)
+        c = coefficients[p]
+        lr, momentum, fresh, decay, sign, begins = c[LR], c[MOMENTUM], c[FRESH], c[DECAY], c[SIGN], c[BEGINS] != 0
+        ahead, nesterov = c[AHEAD], c[AHEAD] != 0
         for i in range(value.size):
-            sgd_element(i, value, gradient, velocity, constants)
+            step = g = sgd_gradient(value[i], gradient[i], decay, sign)
+            if momentum != 0:
+                v = g if begins else momentum * velocity[i] + fresh * g
+                velocity[i] = v
+                step = g + ahead * v if nesterov else v
+            value[i] -= lr * step
 
 
 @sgd_update.on_cuda(grid=block_per_task)
@@ -77,9 +69,16 @@ def sgd_update(coefficients: In, table: In, chunks: In):
     value = device_array_at(table[p, VALUE], stop, coefficients)
     gradient = device_array_at(table[p, GRADIENT], stop, coefficients)
     velocity = device_array_at(table[p, STATE], stop, coefficients)
-    constants = sgd_constants(coefficients, p)
+    c = coefficients[p]
+    lr, momentum, fresh, decay, sign, begins = c[LR], c[MOMENTUM], c[FRESH], c[DECAY], c[SIGN], c[BEGINS] != 0
+    ahead, nesterov = c[AHEAD], c[AHEAD] != 0
     while i < stop:
-        sgd_element(i, value, gradient, velocity, constants)
+        step = g = sgd_gradient(value[i], gradient[i], decay, sign)
+        if momentum != 0:
+            v = g if begins else momentum * velocity[i] + fresh * g
+            velocity[i] = v
+            step = g + ahead * v if nesterov else v
+        value[i] -= lr * step
         i = np.uint32(i + np.uint32(THREADS))
 
 

@@ -2,7 +2,7 @@
 
     launch(kernel, grid, block, arguments, order="depth-first")
 
-The body and the helpers that it calls run as Python, with `FakeCuda` in place of ``cuda`` and the functions of `HOST_TWINS` in
+The body and the helpers that it calls run as Python, with `FakeCuda` in place of ``cuda`` and the functions of `TWINS` in
 place of intrinsics. NumPy's scalars keep float32 arithmetic in float32. What it shows:
 
 * indices out of bounds, negative ones too, and writes to read-only inputs;
@@ -22,11 +22,14 @@ from typing import Any
 
 import numpy as np
 from fake_cuda import SPEAKING, Dim3, FakeCuda, Shared, guarded
+from host_ptx import PTX_TWINS
 from host_twins import HOST_TWINS, Math
 from lanes import ORDERS, Block
 from numba.core.dispatcher import Dispatcher
 
 from numba_nn.core.ptx import LazyCuda
+
+TWINS = {**HOST_TWINS, **PTX_TWINS}
 
 
 class Simulated:
@@ -60,8 +63,8 @@ class Simulated:
             return self.fake
         if value is math:
             return Math()
-        if getattr(value, "__hash__", None) and value in HOST_TWINS:
-            twin = HOST_TWINS[value]
+        if getattr(value, "__hash__", None) and value in TWINS:
+            twin = TWINS[value]
             self.speaks |= getattr(twin, "speaks", False)
             return twin
         return self._function(value.py_func) if isinstance(value, Dispatcher) else value

@@ -10,18 +10,41 @@ import offline
 import pytest
 from launches import Launch, launches
 from numba.core import types
+from numba.np.numpy_support import from_dtype
 from offline import compile_twin, faults, signature
 from training import CONVERTS, FLOAT64
 from twins import elementwise_kernels, example
 
+from numba_nn.core.cuda_gemm import LARGE, SMALL
+from numba_nn.core.cuda_product import (
+    ADD,
+    OVERWRITE,
+    elements_along_depth,
+    elements_along_rows,
+    in_rows,
+    tiled_product,
+    vectors_along_depth,
+    vectors_along_rows,
+)
+from numba_nn.core.cuda_tiles import BFLOAT16, DOUBLE, FLOAT16, SINGLE, TF32, Kind
+from numba_nn.core.epilogue import RELU, TANH
 from numba_nn.core.kernel import In, Out
 from numba_nn.core.ptx import cuda
 from numba_nn.core.twin import CudaKernel
+from numba_nn.layers.conv.cuda import (
+    in_planes,
+    inputs_at_outputs,
+    inputs_by_taps,
+    outputs_at_inputs,
+    planes,
+    weights_of_inputs,
+)
 
 REQUIRED = "NUMBA_NN_CUDA_TOOLS" in os.environ  # `make cuda-check` sets it: there, a missing tool is a failure
 pytestmark = pytest.mark.skipif(bool(offline.missing()) and not REQUIRED, reason=offline.missing())
 
 REGISTERS = 255  # what a thread can have; 256 threads of 255 registers still make one resident block
+OF_A_PRODUCT = 136  # with more than 128, one block of 256 threads is resident, not two
 
 
 def test_the_tools_are_there():
@@ -55,6 +78,58 @@ def test_machine_code(launch, dtype, target):
     assert faults(code, float64_allowed=wide or name in FLOAT64, conversions_allowed=name in CONVERTS) == []
     assert 0 < code.registers <= REGISTERS
     assert f".target {target}" in code.ptx
+
+
+# Matrix products: the large tiles, and what is not aligned
+
+
+def product_types(kind: Kind, views: tuple[int, int, int] = (4, 4, 2)) -> tuple[types.Type, ...]:
+    """Of a launch of `tiled_product` with views of so many numbers."""
+    elements, sums, index = (types.Array(from_dtype(np.dtype(t)), 1, "C") for t in (kind.dtype, kind.sum_dtype, np.int64))
+    counts = (types.UniTuple(types.int64, n) for n in (6, *views))
+    return (elements, elements, elements, index, index, sums, sums, *counts, sums.dtype)
+
+
+PRODUCTS = [
+    (TF32, LARGE, (vectors_along_depth, vectors_along_rows), RELU, ["HMMA.1688.F32.TF32", "LDGSTS.E.BYPASS.128.ZFILL"]),
+    (TF32, SMALL, (elements_along_depth, elements_along_rows), ADD, ["HMMA.1688.F32.TF32", "LDGSTS.E"]),
+    (SINGLE, LARGE, (vectors_along_rows, elements_along_depth), TANH, ["FFMA", "LDS.128", "LDGSTS.E.BYPASS.128.ZFILL"]),
+    (DOUBLE, SMALL, (vectors_along_rows, elements_along_depth), ADD, ["DFMA", "LDS.128", "LDGSTS.E.64"]),
+    (BFLOAT16, LARGE, (vectors_along_depth, vectors_along_rows), RELU, ["HMMA.16816.F32.BF16", "LDSM.16.MT88.4"]),
+    (FLOAT16, LARGE, (elements_along_depth, elements_along_rows), OVERWRITE, ["HMMA.16816.F32", "LDSM.16.M88.4"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "tile", "loaders", "finish", "expected"),
+    [*(("sm_90a", *case) for case in PRODUCTS), *(("sm_80", *case) for case in PRODUCTS[::3])],
+    ids=lambda v: getattr(v, "name", v if isinstance(v, str) else ""),
+)
+def test_machine_code_of_products(target, kind, tile, loaders, finish, expected):
+    code = compile_twin(tiled_product(kind, tile, loaders, in_rows, finish, True), product_types(kind), target)
+    assert faults(code, float64_allowed=kind is DOUBLE) == []
+    assert code.registers <= OF_A_PRODUCT
+    assert [name for name in expected if not code.operations[name]] == []
+
+
+CONVOLUTIONS = [
+    (TF32, LARGE, (vectors_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
+    (TF32, SMALL, (weights_of_inputs, outputs_at_inputs), in_planes, OVERWRITE, (29, 29, 5)),
+    (TF32, SMALL, (planes, inputs_by_taps), in_rows, OVERWRITE, (29, 29, 2)),
+    (SINGLE, LARGE, (elements_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
+    (BFLOAT16, LARGE, (vectors_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
+]
+FASTEST = {TF32: "HMMA.1688.F32.TF32", SINGLE: "FFMA", BFLOAT16: "HMMA.16816.F32.BF16"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tile", "loaders", "place", "finish", "views"), CONVOLUTIONS, ids=lambda v: getattr(v, "name", "")
+)
+def test_machine_code_of_convolutions(kind, tile, loaders, place, finish, views):
+    code = compile_twin(tiled_product(kind, tile, loaders, place, finish, True), product_types(kind, views))
+    assert faults(code) == []
+    assert code.registers <= OF_A_PRODUCT
+    assert code.operations[FASTEST[kind]] > 0
 
 
 # Planted bugs

