@@ -75,7 +75,7 @@ def flat(k: Kernel, n: int, dtype: Any) -> list[Any]:
 
 
 def shares(k: Kernel, n: int, dtype: Any) -> list[Any]:
-    """As `flat`, with numbers between 0 and 1."""
+    """`flat`, with numbers between 0 and 1."""
     arguments = flat(k, n, dtype)
     for argument, role in zip(arguments, k.roles.values(), strict=True):
         if isinstance(role, Role) and role.name == "in":
@@ -85,11 +85,22 @@ def shares(k: Kernel, n: int, dtype: Any) -> list[Any]:
     return arguments
 
 
+def positive(k: Kernel, n: int, dtype: Any) -> list[Any]:
+    """`flat`, but that no number is negative, as a variance is none."""
+    arguments = [np.abs(a) for a in flat(k, n, dtype)]
+    for argument, role in zip(arguments, k.roles.values(), strict=True):
+        if isinstance(role, Role):
+            argument.flags.writeable = role.writes
+    return arguments
+
+
 # For those that take something else: kernel's name to a function like `flat`.
 EXAMPLES: dict[str, Callable[[Kernel, int, Any], list[Any]]] = {
     "gradient_clamp": lambda k, n, dtype: [values(n, dtype, 0), 0.5],
     **dict.fromkeys(("likelihood_error_each_forward", "likelihood_error_backward"), shares),
     "activate_all": lambda k, n, dtype: [values(n, dtype, 0), 2, 0.1],
+    "recall_running": positive,
+    "fold_running": positive,
 }
 
 

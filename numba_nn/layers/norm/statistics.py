@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numba import float64, prange
 
-from numba_nn.core.cuda_planes import place_in_plane
 from numba_nn.core.cuda_reduce import WARP, one_block, warp_sum
 from numba_nn.core.kernel import In, Out, Saved, Scratch, kernel
 from numba_nn.core.ptx import cuda
+from numba_nn.core.twin import thread, threads_in_grid
 
 
 @kernel
@@ -107,10 +107,11 @@ def recall_running(mean: Saved, inv_std: Saved, running_mean: In, running_var: I
 @recall_running.on_cuda
 def recall_running(mean: Saved, inv_std: Saved, running_mean: In, running_var: In, eps: float):
     """A thread has a channel."""
-    c = place_in_plane()
-    if c < np.uint32(mean.size):
+    c = thread()
+    while c < np.uint64(mean.size):
         mean[c] = running_mean[c]
         inv_std[c] = mean.dtype.type(1) / math.sqrt(running_var[c] + eps)
+        c += threads_in_grid()
 
 
 @kernel
@@ -128,10 +129,11 @@ def fold_running(
     scale: Out, shift: Out, bias_before: In, running_mean: In, running_var: In, weight: In, bias: In, eps: float
 ):  # fmt: skip
     """A thread has a channel."""
-    c = place_in_plane()
-    if c < np.uint32(scale.size):
+    c = thread()
+    while c < np.uint64(scale.size):
         factor = weight[c] / math.sqrt(running_var[c] + eps)
         scale[c], shift[c] = factor, (bias_before[c] - running_mean[c]) * factor + bias[c]
+        c += threads_in_grid()
 
 
 @kernel
