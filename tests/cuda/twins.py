@@ -75,7 +75,7 @@ def flat(k: Kernel, n: int, dtype: Any) -> list[Any]:
 
 
 def shares(k: Kernel, n: int, dtype: Any) -> list[Any]:
-    """As `flat`, with numbers between 0 and 1."""
+    """`flat`, with numbers between 0 and 1."""
     arguments = flat(k, n, dtype)
     for argument, role in zip(arguments, k.roles.values(), strict=True):
         if isinstance(role, Role) and role.name == "in":
