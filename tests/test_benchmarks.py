@@ -109,7 +109,7 @@ def test_allocations_are_counted() -> None:
         (lambda: x.reshape(10, 100), (0, 0)),
         (lambda: (x.copy(), None)[1], (1, 8000)),  # freed before the call is over
         (lambda: kept.append(np.zeros(1000)), (1, 8000)),
-        (lambda: squares(x, x), (1, 0)),
+        (lambda: squares(x, x), (3, 0)),  # with Numba's runtime, each array argument has a box
     ]:
         count = allocations(call)
         assert (count.blocks, count.nbytes) == expected

@@ -12,7 +12,7 @@ import numba_nn as nn
 from numba_nn.core.plan import Lifetime, assign_offsets
 from numba_nn.core.workspace import ALIGNMENT, Workspace
 from tests.allocations import no_array_data, no_runtime_memory
-from tests.cases import CASES, ONE_OF_EACH, assert_same, gradients
+from tests.cases import CASES, ONE_OF_EACH, assert_close, assert_same, gradients
 from tests.test_contract import strided
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -211,7 +211,7 @@ def test_inference_keeps_nothing_and_disturbs_nothing(case):
     expected = gradients(layer, x, dy)
     layer.eval()
     if not layer.buffer_names:  # running statistics give another output
-        np.testing.assert_array_equal(layer(x), expected["y"])
+        assert_close(layer(x), expected["y"])  # packed weights may be summed in another order
     with pytest.raises(nn.BackwardError):
         layer.backward(dy)
     layer.train().zero_grad()

@@ -57,7 +57,7 @@ def along(x, weight, dy, args, kwargs):
 @pytest.mark.parametrize("make", [draw, draw_winograd])
 @pytest.mark.parametrize("seed", range(GEOMETRIES))
 def test_scratch_is_neither_too_small_nor_read_before_it_is_written(seed, make, dtype, monkeypatch):
-    monkeypatch.setattr(Kernel, "for_work", lambda self, work: self.serial)
+    monkeypatch.setattr(Kernel, "for_work", lambda self, work, *_: self.serial)
     rng = np.random.default_rng(seed)
     args, kwargs, x_shape = make(rng)
     layer = nn.Conv2d(*args, **kwargs, dtype=dtype)

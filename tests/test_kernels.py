@@ -35,7 +35,7 @@ def force(monkeypatch):
     """``force("serial")`` makes every layer use that variant."""
 
     def choose(name):
-        monkeypatch.setattr(Kernel, "for_work", lambda self, work: getattr(self, name))
+        monkeypatch.setattr(Kernel, "for_work", lambda self, work, *_: getattr(self, name))
 
     return choose
 
@@ -145,7 +145,7 @@ def test_every_kernel_of_the_package_is_compared(monkeypatch, force):
     """A kernel counts if the tests above reach it, or a kernel that they reach calls it."""
     ran = set()
     with monkeypatch.context() as patch:
-        patch.setattr(Kernel, "for_work", lambda self, work: ran.add(self.__name__) or self.serial)
+        patch.setattr(Kernel, "for_work", lambda self, work, *_: ran.add(self.__name__) or self.serial)
         for case in {(c.layer, *c.kwargs): c for c in reversed(CASES)}.values():  # an option may have kernels of its own
             both_modes(case)
         for case in ONE_OF_EACH_LOSS:
@@ -236,7 +236,7 @@ NARROW = """
     from numba_nn.core.simd import tile_shape
     from tests.cases import CASES, assert_close, gradients
 
-    Kernel.for_work = lambda self, work: self.serial  # saves compiling the other one
+    Kernel.for_work = lambda self, work, *_: self.serial  # saves compiling the other one
     for index in {indices}:
         case = CASES[index]
         layer = case.build()

@@ -125,6 +125,7 @@ def test_a_step_allocates_nothing():
     params = parameters((np.float32, np.float64))
     optimizer = nn.optim.SGD(params, lr=0.1, momentum=0.9)
     optimizer.step()
+    optimizer.zero_grad()
     with no_array_data():
         optimizer.step()
         optimizer.zero_grad()
