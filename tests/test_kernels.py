@@ -124,7 +124,9 @@ def every_update():
         results[f"{make.__name__} norm"] = np.float32(nn.optim.clip_grad_norm_(parameter, 1.0))
         for _ in range(3):
             optimizer.step()
-        results |= {make.__name__: parameter.value, f"{make.__name__} gradient": parameter.grad}
+        results |= {make.__name__: parameter.value, f"{make.__name__} gradient": parameter.grad.copy()}
+        optimizer.zero_grad()
+        results[f"{make.__name__} cleared"] = parameter.grad
     return results
 
 
