@@ -31,6 +31,7 @@ from numba_nn.core.roles import Role, argument_roles
 THREADS = 256
 MAX_BLOCKS = 132 * 16  # 2,048 resident threads on each of an H200's 132 multiprocessors, twice
 MOST_ELEMENTS = 2**31 - 1
+OPTIONS = {"fastmath": False}  # of the compiler: it would flush denormals
 
 Dimensions = int | tuple[int, ...]
 Grid = Callable[..., tuple[Dimensions, Dimensions]]
@@ -68,7 +69,7 @@ class CudaKernel:
     @functools.cached_property
     def dispatcher(self) -> Any:
         """The ``numba.cuda`` dispatcher (lazy: decorating compiles nothing)."""
-        return cuda.jit(fastmath=False)(self.py_func)
+        return cuda.jit(**OPTIONS)(self.py_func)
 
     def arguments(self, given: tuple[Any, ...]) -> list[Any]:
         """The arguments of a launch: numbers for a ``float`` take the arrays' own precision, as float64 is slow on a GPU."""

@@ -16,6 +16,7 @@ from graphs import Event, GraphBuilder, Stream, on_device, refuse_in_capture
 from simulator import launch
 
 from numba_nn.core.ptx import cuda
+from numba_nn.core.twin import CudaKernel
 
 
 class DeviceArray:
@@ -174,7 +175,12 @@ def simulated(launch: Callable[..., None] = launch, allocates: bool = True) -> I
     before = vars(cuda).get("_module")
     vars(cuda)["_module"] = SimulatedCuda(launch, allocates)
     try:
-        with mock.patch("numba_nn.core.capture.graph_builder", GraphBuilder):
+        # A kernel that has a dispatcher of numba.cuda's keeps it, and gets another one in here.
+        simulated_dispatcher = property(lambda kernel: Dispatcher(kernel.py_func))
+        with (
+            mock.patch("numba_nn.core.capture.graph_builder", GraphBuilder),
+            mock.patch.object(CudaKernel, "dispatcher", simulated_dispatcher),
+        ):
             yield
     finally:
         if before is None:
