@@ -81,7 +81,8 @@ class Sequential(Container):
         part = Sequential.__new__(Sequential)
         Container.__init__(part)
         part._take(self._layers[index])
-        part._workspace, part._level, part.training = self._workspace, self._level, self.training
+        part._workspace, part._level = self._workspace, self._level
+        part.training, part.device = self.training, self.device
         return part
 
     def shapes(self, x_shape: Shape) -> list[Shape]:

@@ -25,7 +25,8 @@ def check_place(where: object, name: str, array: Any, device: Device) -> None:
     place = device_of(array)
     if place is CPU and not isinstance(array, ndarray):
         raise DTypeError(f"{where}: {name} must be {device.noun}, got {type(array).__name__}")
-    raise DeviceError(f"{where}: {name} must live on '{device}', got an array on '{place}'; move one by to('{device}')")
+    how = "array.copy_to_host()" if device is CPU else "cuda.to_device(array)"
+    raise DeviceError(f"{where}: {name} must live on '{device}', got an array on '{place}'; {how} copies one")
 
 
 def check_array(where: object, name: str, array: Any, dtype: np.dtype[Any] | None, device: Device = CPU) -> None:

@@ -245,7 +245,7 @@ CUDA = CudaDevice()
 def as_device(where: object, given: Any) -> Device:
     """The device of a name; raises `ArgumentError` for an unknown one, and `DeviceError` if this machine has none."""
     for device in (CPU, CUDA):
-        if given is device or given == device.name:
+        if given is device or (isinstance(given, str) and given == device.name):
             device.require()
             return device
     raise ArgumentError(f"{where}: device must be 'cpu' or 'cuda', got {given!r}")

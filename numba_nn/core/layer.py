@@ -115,7 +115,7 @@ class Layer(Buffers):
         if not lock.acquire(False):  # as `in_use` does, which takes 0.3 us more
             self._workspace.refuse(self)
         try:
-            if type(x) is not ndarray:
+            if type(x) is not ndarray or self.device is not CPU:
                 x = self._accept(x)
             call = self._call_for(x)
             y: Any = out
@@ -127,11 +127,11 @@ class Layer(Buffers):
         return y if out is None else out
 
     def _accept(self, x: Any) -> Any:
-        """An input that is no plain NumPy array, as one of the device's; a layer without parameters goes where its input is."""
+        """An input as one of the device's; a layer without parameters goes where its input is."""
         device = device_of(x)
         if device is not self.device:
             if self.dtype is not None:
-                raise DeviceError(f"{self!r}: x lives on '{device}', the layer on '{self.device}'; move one by to('{device}')")
+                raise DeviceError(f"{self!r}: x lives on '{device}', the layer on '{self.device}'; see layer.to('{device}')")
             self.to(device)
         return device.accept(x)
 
@@ -152,7 +152,7 @@ class Layer(Buffers):
                 return call
         self._check_input(x)
         call = self._call(x.shape, self.dtype or x.dtype)
-        if not self.takes_indices:
+        if not self.takes_indices and self.device is CPU:
             self._newest_call = call
         return call
 

@@ -28,6 +28,8 @@ class Module:
     """
 
     device: Device = CPU
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    """Names of the devices that it runs on."""
 
     buffer_names: ClassVar[tuple[str, ...]] = ()
     """Attributes that are state without being learned, such as running statistics: arrays, or None."""
@@ -84,7 +86,8 @@ class Module:
             module.training = mode
         if not mode:
             self._lock(self.parameters())
-        for parameter in self.parameters() if mode else []:
+            return self
+        for parameter in self.parameters():
             parameter.unlock()
         return self
 
@@ -92,12 +95,15 @@ class Module:
         """Inference: keep nothing.
 
         The values of parameters become read-only until `train`, or an optimiser's step, so that what kernels read of them is
-        packed once. `load_state_dict` still loads them.
+        packed once. `load_state_dict` still loads them. Views of a value that were taken before stay writable, as NumPy's do:
+        what is written through them is not seen.
         """
         return self.train(False)
 
     def to(self, device: str | Device) -> Self:
         """Move parameters, running statistics and buffers to another device; forwards that are kept are forgotten.
+
+        Handles made by `share` before no longer share running statistics afterwards: make them anew.
 
         Parameters
         ----------
@@ -112,11 +118,14 @@ class Module:
         Raises
         ------
         DeviceError
-            If this machine lacks the device; nothing moved.
+            If this machine lacks the device, or a module inside does not run on it; nothing moved.
         ArgumentError
             For another name.
         """
         target = as_device(self, device)
+        stuck = [module for module in self.modules() if target.name not in module.devices]
+        if stuck:
+            raise DeviceError(f"{stuck[0]!r} does not run on '{target}'; nothing moved")
         for module in self.modules():
             if module.device is not target:
                 module._move(target)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_nn.core.device import CPU, Device
+from numba_nn.core.errors import DeviceError
 from numba_nn.core.workspace import aligned_like
 
 
@@ -50,13 +51,16 @@ class Parameter:
         self.__setstate__((value, np.zeros_like(value), name, True, False))
 
     def __getstate__(self) -> tuple[Any, ...]:
+        if self.device is not CPU:
+            raise DeviceError(f"{self!r} lives on '{self.device}' and cannot be copied or pickled; move its model by to('cpu')")
         return self._value, self._grad, self.name, self.requires_grad, self.locked
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        value, self._grad, self.name, self.requires_grad, locked = state
+        value, grad, self.name, self.requires_grad, locked = state
         self.device: Device = CPU
         # What pickle makes may lie in bytes, for ever read-only.
-        self._take(value if value.flags.owndata else value.copy(), locked)
+        value, self._grad = (array if array.flags.owndata else array.copy() for array in (value, grad))
+        self._take(value, locked)
 
     def _take(self, value: Any, locked: bool) -> None:
         self._value, self.memory, self._locked = value, self.device.alias(value), locked

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from numba_nn.core.checks import FLOATS
 from numba_nn.core.device import CUDA
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.parts import Helper
@@ -93,9 +94,6 @@ class CudaKernel:
         if array.size > MOST_ELEMENTS:
             where = f"kernel '{self.__name__}', argument '{name}'"
             raise ArgumentError(f"{where}: an array on a GPU has at most 2^31 - 1 elements, got {array.size}")
-
-
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def cuda_kernel(grid: Grid = covering) -> Callable[[Callable[..., Any]], CudaKernel]:

@@ -18,6 +18,7 @@ from numba_nn.core.ptx import cuda
 from numba_nn.layers.activation import relu_forward
 
 PACKAGES = ("numba", "numpy", "numba-cuda", "cuda-core", "cuda-bindings", "torch")
+SANITIZER_SECONDS = 300
 SANITIZED = "correct: (ReLU|Linear|Conv2d)"  # under the checker a kernel takes some hundred times as long
 
 
@@ -54,7 +55,13 @@ def sanitizer() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for check in ("memcheck", "racecheck"):
         command = [tool, "--tool", check, "--error-exitcode", "9", sys.executable, "-m", "numba_nn.gpu_check"]
-        done = subprocess.run([*command, "--quick", "--only", SANITIZED], capture_output=True, text=True, timeout=300)
+        try:
+            done = subprocess.run(
+                [*command, "--quick", "--only", SANITIZED], capture_output=True, text=True, timeout=SANITIZER_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            found[check] = f"stopped after {SANITIZER_SECONDS} s"
+            continue
         found[check] = (done.stdout.strip().splitlines() or ["no output"])[-1]
         if done.returncode:
             found["failed"] = f"{check} ended with {done.returncode}: {done.stdout[-500:]}"

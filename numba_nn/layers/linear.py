@@ -21,7 +21,7 @@ from numba_nn.core.checks import check_count, check_dtype
 from numba_nn.core.cuda_gemm import in_order, multiply_matrices
 from numba_nn.core.cuda_product import ADD
 from numba_nn.core.device import CPU
-from numba_nn.core.epilogue import Terms, bias_terms, finish_features
+from numba_nn.core.epilogue import Terms, finish_features, neutral_terms
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.gemm import SINGLE, fill, gemm, multiply_packed, packed_sizes, packing_pays, product_work
 from numba_nn.core.kernel import In, Out, Scratch, kernel
@@ -171,9 +171,9 @@ def add_blocks(dbias: Out, partial: In, blocks: int):
 
 
 class Geometry(NamedTuple):
-    """What follows from an input's shape: the terms of a forward that does nothing for others, and what runs each pass."""
+    """What follows from an input's shape: an epilogue that does nothing, and what runs each pass."""
 
-    terms: Terms
+    neutral: Terms
     packed: Callable[..., None] | None
     """The forward with weights packed before, where that is faster."""
     forward: Callable[..., None]
@@ -251,14 +251,16 @@ class Linear(Layer):
         packs = self.device is CPU and packing_pays(rows, self.out_features, self.in_features, dtype)
         kernels = linear_forward, linear_backward_weight, linear_backward_input
         return Geometry(
-            bias_terms(self.bias, self.out_features, dtype, self.device),
+            neutral_terms(self.out_features, np.dtype(dtype), self.device),
             linear_forward_packed.for_work(work, self.device) if packs else None,
             *(k.for_work(work, self.device) for k in kernels),
         )  # fmt: skip
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         geometry, scratch = call.geometry, call.scratch
-        scale, shift, activation, slope = call.epilogue.terms(geometry.terms)
+        neutral = geometry.neutral
+        terms = neutral if self.bias is None else (neutral[0], self.bias.memory, *neutral[2:])
+        scale, shift, activation, slope = call.epilogue.terms(terms)
         if y.ndim != 2:
             y, x = as_rows(y), as_rows(x)
         if geometry.packed is not None and self.weight.locked:

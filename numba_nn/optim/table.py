@@ -13,7 +13,7 @@ from numba import prange
 
 from numba_nn.core.address import device_array_at, part_at
 from numba_nn.core.call import Array
-from numba_nn.core.device import CPU
+from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError, DeviceError
 from numba_nn.core.feed import Mirror
 from numba_nn.core.kernel import In, inner, kernel
@@ -84,10 +84,7 @@ class ParameterTable:
         return ParameterTable, (self.entries,)
 
     def _build(self) -> None:
-        devices = {p.device for p in self.parameters}
-        if len(devices) > 1:
-            raise DeviceError(f"parameters live on {sorted(map(str, devices))}; move the whole model: model.to('cuda')")
-        self.device = devices.pop() if devices else CPU
+        self.device = self._common_device()
         self._moves, self._addressed = Parameter.moves, [p.value for p in self.parameters]
         self._active = [p.requires_grad for p in self.parameters]
         rows = [
@@ -96,6 +93,12 @@ class ParameterTable:
         ]
         self.rows = Mirror(np.array(rows, np.int64), self.device)
         self.tasks = [self._tasks_of(dtype) for dtype in sorted({p.value.dtype for p in self.parameters}, key=str)]
+
+    def _common_device(self) -> Device:
+        devices = {p.device for p in self.parameters}
+        if len(devices) > 1:
+            raise DeviceError(f"parameters live on {sorted(map(str, devices))}; move the whole model: model.to('cuda')")
+        return devices.pop() if devices else CPU
 
     def _tasks_of(self, dtype: np.dtype[Any]) -> Tasks:
         sizes = [(i, p.value.size) for i, p in enumerate(self.parameters) if p.value.dtype == dtype]
@@ -115,10 +118,10 @@ class ParameterTable:
         self.rows.send()
 
     def _follow(self) -> None:
-        self._moves = Parameter.moves
         if all(p.value is value for p, value in zip(self.parameters, self._addressed, strict=True)):
+            self._moves = Parameter.moves
             return
-        before, after = self.device, self.parameters[0].device
+        before, after = self.device, self._common_device()  # raises before anything changes
         if before is not after:
             moved = [tuple([after.from_host(before.to_host(a)) for a in beside]) for _, _, beside in self.entries]
             self.entries = [(p, g, beside) for (p, g, _), beside in zip(self.entries, moved, strict=True)]

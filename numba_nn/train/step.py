@@ -16,6 +16,7 @@ from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError, DTyp
 from numba_nn.core.kernel import In, Out, portable
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.precision import get_precision
 from numba_nn.core.workspace import Shape
 from numba_nn.losses import Loss
 from numba_nn.train.device_step import DeviceStep
@@ -114,10 +115,6 @@ class TrainStep:
             If the model moved since the step was made.
         """
         self._require_training()
-        if self._on_gpu is None:
-            loss = self.forward(x, target)
-            self.update()
-            return loss
         self.run(x, target)
         return self._device.number(self._loss)
 
@@ -141,7 +138,7 @@ class TrainStep:
             self.output = self._buffer[: len(x)]
 
     def mean_loss(self) -> float:
-        """Mean of the losses of all batches that `run` trained on since it was last asked; a GPU is waited for.
+        """Mean of the losses of all batches since it was last asked; a GPU is waited for.
 
         Returns
         -------
@@ -161,7 +158,7 @@ class TrainStep:
         """What a step's launches depend on, beside the batch."""
         modules, parameters = self._parts
         modes, learns = tuple([m.training for m in modules]), tuple([p.requires_grad for p in parameters])
-        return modes, learns, Parameter.moves, random.seedings()
+        return modes, learns, Parameter.moves, random.seedings(), get_precision()
 
     def _refresh(self) -> None:
         """Do what of a step the host has to do before it is repeated as it was recorded."""

@@ -187,6 +187,7 @@ def test_losses_are_summed_on_the_gpu():
         there.run(X + np.float32(number), T)
     assert there.mean_loss() == pytest.approx(np.mean(expected), rel=1e-5)
     assert np.isnan(there.mean_loss())
+    assert here.mean_loss() == pytest.approx(np.mean(expected))  # a step whose loss was asked for counts as well
     here.run(X, T)
     assert here.mean_loss() == pytest.approx(float(here._loss[0]))
 
@@ -273,3 +274,39 @@ def test_bad_batches_are_refused():
         with pytest.raises(error):
             step(x, target)
     step(X, T)
+
+
+def test_an_optimizer_refuses_a_half_moved_model_again_and_again():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+    optimizer = nn.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model[0].to("cuda")
+    for _ in range(2):
+        with pytest.raises(DeviceError, match="several|live on"):
+            optimizer.step()
+    model.to("cuda")
+    optimizer.step()
+    model.to("cpu")
+    optimizer.step()
+
+
+def test_what_a_gpu_does_not_run_is_refused_before_anything_moves():
+    model = nn.Sequential(nn.ReLU(), nn.LSTM(3, 4))
+    with pytest.raises(DeviceError, match="LSTM.* does not run on 'cuda'"):
+        model.to("cuda")
+    assert {module.device.name for module in model.modules()} == {"cpu"}
+
+
+def test_arrays_of_the_host_are_refused_by_a_layer_on_the_gpu():
+    layer = nn.BatchNorm1d(3).to("cuda")
+    x = np.ones((4, 3), np.float32)
+    layer(CUDA.from_host(x))
+    with pytest.raises(DeviceError, match="x lives on 'cpu', the layer on 'cuda'"):
+        layer(x)
+    relu = nn.ReLU()
+    relu(CUDA.from_host(x))
+    assert isinstance(relu(x), np.ndarray)  # without parameters a layer goes where its input is
+
+
+def test_a_part_of_a_model_lives_where_the_model_does():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU()).to("cuda").eval()
+    assert model[:1](CUDA.zeros((2, 3), np.float32)).shape == (2, 3)

@@ -31,6 +31,7 @@ class Recurrent(Layer):
     """
 
     keeps_input = True
+    devices = ("cpu",)
     final_state: ClassVar[str] = "state_out"
     """Name of the argument of forward that says where the final state goes."""
 
