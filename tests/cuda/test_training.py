@@ -281,7 +281,7 @@ def test_an_optimizer_refuses_a_half_moved_model_again_and_again():
     optimizer = nn.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     model[0].to("cuda")
     for _ in range(2):
-        with pytest.raises(DeviceError, match="several|live on"):
+        with pytest.raises(DeviceError, match=r"several|live on"):
             optimizer.step()
     model.to("cuda")
     optimizer.step()
@@ -291,7 +291,7 @@ def test_an_optimizer_refuses_a_half_moved_model_again_and_again():
 
 def test_what_a_gpu_does_not_run_is_refused_before_anything_moves():
     model = nn.Sequential(nn.ReLU(), nn.LSTM(3, 4))
-    with pytest.raises(DeviceError, match="LSTM.* does not run on 'cuda'"):
+    with pytest.raises(DeviceError, match=r"LSTM.* does not run on 'cuda'"):
         model.to("cuda")
     assert {module.device.name for module in model.modules()} == {"cpu"}
 
