@@ -69,9 +69,9 @@ def neutral_terms(channels: int, dtype: np.dtype[Any], device: Device = CPU) -> 
     return device.from_host(np.ones(channels, dtype)), device.zeros((channels,), dtype), IDENTITY, 0.0
 
 
-def bias_terms(bias: Parameter | None, channels: int, dtype: np.dtype[Any], device: Device = CPU) -> Terms:
-    """Terms that add a bias, or nothing."""
-    scale, shift, activation, slope = neutral_terms(channels, dtype, device)
+def bias_terms(neutral: Terms, bias: Parameter | None) -> Terms:
+    """`neutral_terms`, but that a bias, if there is one, is added."""
+    scale, shift, activation, slope = neutral
     return scale, bias.memory if bias else shift, activation, slope
 
 

@@ -21,7 +21,7 @@ from numba_nn.core.checks import check_count, check_dtype
 from numba_nn.core.cuda_gemm import in_order, multiply_matrices
 from numba_nn.core.cuda_product import ADD
 from numba_nn.core.device import CPU
-from numba_nn.core.epilogue import Terms, finish_features, neutral_terms
+from numba_nn.core.epilogue import Terms, bias_terms, finish_features, neutral_terms
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.gemm import SINGLE, fill, gemm, multiply_packed, packed_sizes, packing_pays, product_work
 from numba_nn.core.kernel import In, Out, Scratch, kernel
@@ -258,9 +258,7 @@ class Linear(Layer):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         geometry, scratch = call.geometry, call.scratch
-        neutral = geometry.neutral
-        terms = neutral if self.bias is None else (neutral[0], self.bias.memory, *neutral[2:])
-        scale, shift, activation, slope = call.epilogue.terms(terms)
+        scale, shift, activation, slope = call.epilogue.terms(bias_terms(geometry.neutral, self.bias))
         if y.ndim != 2:
             y, x = as_rows(y), as_rows(x)
         if geometry.packed is not None and self.weight.locked:

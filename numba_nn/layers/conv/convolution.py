@@ -10,7 +10,7 @@ import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_batch, check_count, check_dtype, per_axis
-from numba_nn.core.epilogue import bias_terms
+from numba_nn.core.epilogue import bias_terms, neutral_terms
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
@@ -130,7 +130,8 @@ class Convolution(Layer):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         algorithm, scratch = call.scratch[get_precision()]["inference" if self.weight.locked else "forward"]
-        terms = call.epilogue.terms(bias_terms(self.bias, self.out_channels, call.dtype, self.device))
+        neutral = neutral_terms(self.out_channels, call.dtype, self.device)
+        terms = call.epilogue.terms(bias_terms(neutral, self.bias))
         algorithm.forward(scratch, images(y), images(x), algorithm.weight(scratch, self.weight), *terms)
 
     def _pack_for(self, call: Call) -> None:
