@@ -19,6 +19,16 @@ CONVOLUTIONS = [
     conv((9, 5, 7, 8), 5, 5, 3, padding=1, stride=2, groups=5),
     conv((1, 2, 9, 70), 2, 2, 3, stride=2, groups=2),
     conv((1, 3, 4, 5), 3, 3, 3, padding=(3, 4), stride=2, groups=3),
+    # one tap: few pixels and many, several blocks of pixels and of 240 rows, depths beyond 256, groups
+    conv((2, 7, 4, 5), 7, 9, 1),
+    conv((1, 64, 30, 37), 64, 250, 1),
+    conv((2, 270, 5, 6), 270, 8, 1, bias=False),
+    conv((3, 12, 9, 13), 12, 14, 1, groups=2),
+    conv1d((2, 20, 300), 20, 13, 1),
+    # taps as large as the image
+    conv((3, 5, 1, 1), 5, 7, 1),
+    conv((4, 3, 5, 4), 3, 6, (5, 4), stride=2),
+    conv1d((13, 3, 6), 3, 18, 6),
     conv1d((2, 3, 7), 3, 4, 3, padding=1),
     conv1d((1, 1, 1), 1, 1, 1),
     conv1d((2, 5, 33), 5, 7, 4, padding="same", dilation=2),

@@ -48,13 +48,32 @@ def draw_winograd(rng):
     return (channels, out_channels, 3), kwargs, (int(rng.integers(1, (3, 20)[rng.integers(2)])), channels, *size)
 
 
+def draw_pointwise(rng):
+    """The same, of one tap: up to several blocks of pixels, rows and depths."""
+    groups = int(rng.integers(1, 4))
+    channels, out_channels = (groups * int(rng.integers(6, (9, 30, 300)[rng.integers(3)])) for _ in range(2))
+    size = [int(rng.integers(4, (6, 20, 40)[rng.integers(3)])) for _ in range(2)]
+    return (
+        (channels, out_channels, 1),
+        {"groups": groups, "bias": bool(rng.integers(2))},
+        (int(rng.integers(1, 4)), channels, *size),
+    )
+
+
+def draw_whole_image(rng):
+    """The same, of taps as large as the image."""
+    size = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+    channels, out_channels = (int(rng.integers(1, (4, 70)[rng.integers(2)])) for _ in range(2))
+    return (channels, out_channels, size), {"stride": 2}, (int(rng.integers(1, 20)), channels, *size)
+
+
 def along(x, weight, dy, args, kwargs):
     """Sum of dy times the convolution, without its bias."""
     return np.sum(dy * reference.conv2d(x, {"weight": weight}, *args, **{**kwargs, "bias": False}))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("make", [draw, draw_winograd])
+@pytest.mark.parametrize("make", [draw, draw_winograd, draw_pointwise, draw_whole_image])
 @pytest.mark.parametrize("seed", range(GEOMETRIES))
 def test_scratch_is_neither_too_small_nor_read_before_it_is_written(seed, make, dtype, monkeypatch):
     monkeypatch.setattr(Kernel, "for_work", lambda self, work, *_: self.serial)

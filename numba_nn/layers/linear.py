@@ -170,6 +170,12 @@ def add_blocks(dbias: Out, partial: In, blocks: int):
         o = np.uint32(o + np.uint32(cuda.gridsize(1)))
 
 
+def operand_room(b: int, i: int, o: int, dtype: Any) -> dict[str, Spec]:
+    """Scratch for the packed operands of the largest of the three products, for B rows, I inputs and O outputs."""
+    left, right = zip(*(packed_sizes(*mnk, dtype) for mnk in ((b, o, i), (b, i, o), (o, i, b))), strict=True)
+    return {"left": ((max(left),), dtype), "right": ((max(right),), dtype)}
+
+
 class Geometry(NamedTuple):
     """What follows from an input's shape: an epilogue that does nothing, and what runs each pass."""
 
@@ -238,8 +244,7 @@ class Linear(Layer):
         b, i, o = math.prod(x_shape[:-1]), self.in_features, self.out_features
         if self.device is not CPU:
             return {"left": ((-(-b // BIAS_ROWS) * o,), dtype), "right": ((0,), dtype)}
-        left, right = zip(*(packed_sizes(*mnk, dtype) for mnk in ((b, o, i), (b, i, o), (o, i, b))), strict=True)
-        return {"left": ((max(left),), dtype), "right": ((max(right),), dtype)}
+        return operand_room(b, i, o, dtype)
 
     def forward_flops(self, x_shape: Shape) -> int:
         """Two for each weight and row."""

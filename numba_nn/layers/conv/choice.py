@@ -16,6 +16,8 @@ from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
 from numba_nn.layers.conv.cuda import OnCuda
 from numba_nn.layers.conv.depthwise import Depthwise
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
+from numba_nn.layers.conv.pointwise import Pointwise
+from numba_nn.layers.conv.whole_image import WholeImage
 from numba_nn.layers.conv.winograd import Winograd
 
 ALGORITHMS = "auto", "direct", "winograd"
@@ -40,8 +42,9 @@ def best(one_pass: str, problem: Problem, wanted: str, exact: bool) -> type[Algo
     """The algorithm for one of the `PASSES`; ``wanted`` is one of the `ALGORITHMS`."""
     if wanted == "winograd" and not exact:
         return Winograd
-    if not Depthwise.refusal(problem):
-        return Depthwise
+    for special in (Depthwise, WholeImage, Pointwise):
+        if not special.refusal(problem):
+            return special
     if wanted == "direct" or exact or Winograd.refusal(problem):
         return ImplicitGemm
     pays = Winograd.gain(one_pass, problem) >= LEAST_GAIN and Winograd.error(one_pass, problem) <= LARGEST_ERROR

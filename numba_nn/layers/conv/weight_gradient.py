@@ -57,12 +57,13 @@ def gradient_block(
 
     It is added to what dweight holds if ``keep``.
     """
-    taps, stride, origin, dilation = pairs(geometry)
+    taps, stride, origin, _ = pairs(geometry)
     height, width = tile_rows(dy), tile_columns(dy)
     flat, pixels, out_width = dy.reshape(dy.size), dy.shape[2] * dy.shape[3], dy.shape[3]
     channels, depth = x.shape[1] // groups, count * taps[0] * taps[1]
     o = g * dy.shape[1] // groups + row
     columns = channels * taps[0] * taps[1]
+    one_tap = taps == stride == (1, 1) and origin == (0, 0) and x.shape[2:] == dy.shape[2:]
     at, c0 = o * columns + channel * taps[0] * taps[1], g * channels + channel
     if n == n_end and not keep:
         fill_block(dweight, at, columns, row_end - row, depth, dweight.dtype.type(0))
@@ -70,14 +71,27 @@ def gradient_block(
         for first in range(0, pixels, BLOCK_PIXELS):
             last = min(pixels, first + BLOCK_PIXELS)
             length = last - first
-            view = patch_view(first, last, out_width, taps, stride, dilation)
-            top, left = view[2] * stride[0] + origin[0], view[3] * stride[1] + origin[1]
-            pad_channels(padded, 0, x, image, c0, c0 + count, top, left, view[0], view[1])
-            pack_patches(patches, 0, length, padded, count, view, out_width, first, last)
-            pack_panels(panels, 0, patches, 0, length, 1, depth, width, length, 0, length)
+            pack_pixels(panels, patches, padded, x, image, c0, count, first, last, out_width, geometry, one_tap)
             source = (image * dy.shape[1] + o) * pixels + first
             pack_panels(packed_dy, 0, flat, source, pixels, 1, row_end - row, height, length, 0, length)
             multiply_panels(
                 dweight, at, columns, row_end - row, depth, keep or image > n or first > 0,
                 packed_dy, 0, height * length, panels, 0, width * length, length,
             )  # fmt: skip
+
+
+@inner
+def pack_pixels(panels, patches, padded, x, image, channel, count, first, last, out_width, geometry, one_tap):
+    """Panels of the patches under some output pixels, in ``count`` channels of an image."""
+    taps, stride, origin, dilation = pairs(geometry)
+    length, width = last - first, tile_columns(x)
+    if one_tap:  # the patches are the image as it is
+        pixels = x.shape[2] * x.shape[3]
+        at = (image * x.shape[1] + channel) * pixels + first
+        pack_panels(panels, 0, x.reshape(x.size), at, pixels, 1, count, width, length, 0, length)
+        return
+    view = patch_view(first, last, out_width, taps, stride, dilation)
+    top, left = view[2] * stride[0] + origin[0], view[3] * stride[1] + origin[1]
+    pad_channels(padded, 0, x, image, channel, channel + count, top, left, view[0], view[1])
+    pack_patches(patches, 0, length, padded, count, view, out_width, first, last)
+    pack_panels(panels, 0, patches, 0, length, 1, count * taps[0] * taps[1], width, length, 0, length)

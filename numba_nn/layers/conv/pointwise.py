@@ -1,0 +1,136 @@
+"""Convolution by one tap, with stride 1: a matrix product for each image, over its pixels.
+
+    y[n, o, p] = activation(scale[o] sum_c weight[o, c] x[n, c, p] + shift[o])
+
+The image is packed in blocks of pixels that stay in the L2 cache; all rows of weights pass over a block, and their sums are
+finished before it is left. The input gradient is the same product with the weights of input and output channels exchanged.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+from numba import prange
+
+from numba_nn.core.call import Array, Arrays
+from numba_nn.core.epilogue import IDENTITY, finish_channel
+from numba_nn.core.gemm import BLOCK_ROWS, LEFT_COLUMNS, TASKS, multiply_block
+from numba_nn.core.kernel import In, Out, Scratch, kernel
+from numba_nn.core.packing import PACK_WORK, pack_matrices, pack_panels, panel_sizes
+from numba_nn.core.parameter import Parameter
+from numba_nn.core.simd import tile_columns, tile_rows, tile_shape
+from numba_nn.core.workspace import Spec
+from numba_nn.layers.conv.algorithm import Problem
+from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
+
+BLOCK = 2**16  # elements of a block: 256 KB of float32, half of a 512 KB L2
+LEAST_COLUMNS = 64  # pixels of a block, at least: each costs a pass over the weights
+LEAST_ROWS = 96  # of weights that pass over a block, at least: packing it takes the time of some 8 rows (Zen 3)
+
+
+@kernel
+def pointwise_correlate(
+    y: Out, panels: Scratch, x: In, weight: In, scale: In, shift: In, steps: tuple[int, ...], columns: int, parts: int,
+    groups: int, activation: int, slope: float,
+):  # fmt: skip
+    """y = activation(scale weight x + shift); y: (N, O, P), x: (N, C, P).
+
+    panels: (workers, elements); weight: flat, as it is or by `pack_matrices`; steps: in the weights from group to group, tile
+    to tile, row to row and depth to depth; scale, shift: (O,), or empty; columns: pixels of a block; parts: that the rows of
+    the weights are cut into.
+    """
+    rows, channels, pixels = y.shape[1] // groups, x.shape[1] // groups, y.shape[2]
+    flat, source, width, height = y.reshape(y.size), x.reshape(x.size), tile_columns(y), tile_rows(y)
+    blocks, tiles, workers = -(-pixels // columns), -(-rows // height), panels.shape[0]
+    tasks = y.shape[0] * groups * blocks * parts
+    for worker in prange(workers):
+        room = panels[worker]
+        for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
+            image, first, part = t // (blocks * parts), t // parts % blocks * columns, t % parts
+            count, start = min(columns, pixels - first), part * tiles // parts * height
+            if part == 0 or t == tasks * worker // workers:  # else it is packed already
+                at = image * channels * pixels + first
+                pack_panels(room, 0, source, at, 1, pixels, count, width, channels, 0, channels)
+            for row in range(start, min(rows, (part + 1) * tiles // parts * height), BLOCK_ROWS):
+                taken = min(BLOCK_ROWS, min(rows, (part + 1) * tiles // parts * height) - row)
+                at, weight_at = (image * rows + row) * pixels + first, image % groups * steps[0] + row // height * steps[1]
+                multiply_block(
+                    flat, at, pixels, taken, count, False, weight, weight_at, steps[1:], room, 0, (width * channels, width),
+                    channels,
+                )  # fmt: skip
+                for r in range(taken if scale.size else 0):
+                    channel = image % groups * rows + row + r
+                    finish_channel(flat, at + r * pixels, count, scale[channel], shift[channel], activation, slope)
+
+
+class Pointwise(ImplicitGemm):
+    """One tap, stride 1, no padding, and enough channels and pixels to fill a tile; weight gradients as of any shape."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        images, groups = problem.x_shape[0], problem.groups
+        channels = problem.y_shape[1] // groups, problem.x_shape[1] // groups
+        self._pixels, self._channels = math.prod(problem.x_shape[2:]), (channels, channels[::-1])
+        self._weight_strides = (channels[1], 1), (1, channels[1])  # of rows and depth, forward and backward
+        self._few_pixels = images * self._pixels < LEFT_COLUMNS
+        self._cuts = [_cuts(max(1, images) * groups, self._pixels, *pair, problem.dtype) for pair in self._channels]
+
+    @classmethod
+    def refusal(cls, problem: Problem) -> str:
+        if problem.taps != (1, 1) or problem.stride != (1, 1) or problem.y_shape[2:] != problem.x_shape[2:]:
+            return "needs one tap, stride 1 and no padding"
+        least, width = tile_shape(problem.dtype)
+        few = min(problem.x_shape[1], problem.y_shape[1]) // problem.groups < least
+        return "needs channels and pixels to fill a tile" if few or math.prod(problem.x_shape[2:]) < width else ""
+
+    def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
+        if one_pass == "weight":
+            return super().scratch_spec(one_pass, workers)
+        (rows, depth), (columns, _) = (pair[one_pass == "input"] for pair in (self._channels, self._cuts))
+        weight = self.problem.groups * panel_sizes(rows, 1, depth, self.problem.dtype)[0]
+        return {"weight": ((weight,), self.problem.dtype), "panels": ((workers, columns * depth), self.problem.dtype)}
+
+    def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
+        """As they are for few pixels: 0.8 of the time of packing them for 49, forward and backward (Zen 3)."""
+        if self._few_pixels and not parameter.locked:
+            return super(ImplicitGemm, self).weight(scratch, parameter)
+        return parameter.packed(("pointwise", self.problem.groups), scratch["weight"], functools.partial(self._pack, 0))
+
+    def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
+        if not self._few_pixels:
+            self._pack(1, scratch["weight"], weight)
+            weight = scratch["weight"]
+        self._correlate(1, scratch, dx, dy, weight, self._nothing, self._nothing, IDENTITY, 0.0)
+
+    def _pack(self, which: int, packed: Array, weight: Array) -> None:
+        stack, height = weight.reshape(self.problem.groups, -1), tile_shape(weight.dtype)[0]
+        pack_matrices.for_work(PACK_WORK * weight.size)(
+            packed, stack, self._channels[which], self._weight_strides[which], height, 0
+        )  # fmt: skip
+
+    def _correlate(self, which: int, scratch: Arrays, y: Array, x: Array, weight: Array, *terms: Any) -> None:
+        pixels, (columns, parts) = self._pixels, self._cuts[which]
+        scale, shift, activation, slope = terms
+        pointwise_correlate.for_work(self.problem.work)(
+            y.reshape(*y.shape[:2], pixels), scratch["panels"], x.reshape(*x.shape[:2], pixels), weight.reshape(-1), scale,
+            shift, self._steps(which, weight.ndim == 1), columns, parts, self.problem.groups, activation, slope,
+        )  # fmt: skip
+
+    def _steps(self, which: int, packed: bool) -> tuple[int, ...]:
+        """How the weights lie: see `pointwise_correlate`."""
+        (rows, depth), (row, k), height = self._channels[which], self._weight_strides[which], tile_shape(self.problem.dtype)[0]
+        if packed:
+            return -(-rows // height) * height * depth, height * depth, 1, height
+        return rows * depth, height * row, row, k
+
+
+def _cuts(products: int, pixels: int, rows: int, depth: int, dtype: Any) -> tuple[int, int]:
+    """Pixels of a block, and parts that the rows of weights are cut into: as many tasks as there should be, if size allows."""
+    width = tile_shape(dtype)[1]
+    panels = -(-pixels // width)
+    most = max(LEAST_COLUMNS, BLOCK // depth) // width
+    blocks = max(-(-panels // most), min(-(-TASKS // products), panels * width // LEAST_COLUMNS), 1)
+    parts = max(1, min(-(-TASKS // (products * blocks)), rows // LEAST_ROWS))
+    return -(-panels // blocks) * width, parts
