@@ -17,12 +17,19 @@ from numba_nn.layers.conv.cuda import OnCuda
 from numba_nn.layers.conv.depthwise import Depthwise
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 from numba_nn.layers.conv.pointwise import Pointwise
+from numba_nn.layers.conv.weight_gradient import TurnedGradient, WeightGradient
 from numba_nn.layers.conv.whole_image import WholeImage
 from numba_nn.layers.conv.winograd import Winograd
 
 ALGORITHMS = "auto", "direct", "winograd"
 Passes = dict[str, Algorithm]
 """The algorithm of every pass."""
+
+DIRECT: dict[str, tuple[type[Algorithm], ...]] = {
+    "output": (Depthwise, WholeImage, Pointwise, ImplicitGemm),
+    "weight": (Depthwise, WholeImage, TurnedGradient, WeightGradient),
+}
+"""What computes forward and input gradient, and what the weight gradient: the first that does not refuse."""
 
 LARGEST_ERROR = 2e-5  # of the largest output: what "auto" allows in float32
 LEAST_GAIN = 1.3  # the estimate is not off by more
@@ -42,13 +49,11 @@ def best(one_pass: str, problem: Problem, wanted: str, exact: bool) -> type[Algo
     """The algorithm for one of the `PASSES`; ``wanted`` is one of the `ALGORITHMS`."""
     if wanted == "winograd" and not exact:
         return Winograd
-    for special in (Depthwise, WholeImage, Pointwise):
-        if not special.refusal(problem):
-            return special
-    if wanted == "direct" or exact or Winograd.refusal(problem):
-        return ImplicitGemm
+    direct = next(kind for kind in DIRECT["weight" if one_pass == "weight" else "output"] if not kind.refusal(problem))
+    if wanted == "direct" or exact or direct is Depthwise or Winograd.refusal(problem):
+        return direct
     pays = Winograd.gain(one_pass, problem) >= LEAST_GAIN and Winograd.error(one_pass, problem) <= LARGEST_ERROR
-    return Winograd if pays else ImplicitGemm
+    return Winograd if pays else direct
 
 
 def choose(problem: Problem, wanted: str, device: Device = CPU) -> dict[str, Passes]:

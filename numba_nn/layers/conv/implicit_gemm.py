@@ -32,9 +32,7 @@ from numba_nn.core.simd import copy_run, tile_columns, tile_rows, vector_lanes
 from numba_nn.core.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
-from numba_nn.layers.conv.blocks import scratch_shapes
 from numba_nn.layers.conv.planes import CHUNK, Numbers, layouts, pad_planes
-from numba_nn.layers.conv.weight_gradient import conv2d_backward_weight
 
 LONG_ROW = 64  # pixels of a row that are finished while they are copied, at least
 
@@ -208,7 +206,7 @@ def finish_rows(y, plane, width, size, target, scale, shift, activation, slope):
 
 
 class ImplicitGemm(Algorithm):
-    """The algorithm that serves every shape."""
+    """Forward and input gradient of every shape."""
 
     name = "direct"
 
@@ -216,24 +214,22 @@ class ImplicitGemm(Algorithm):
         if problem.taps == problem.stride == (1, 1) and problem.padding == (0, 0):  # an image is as good as one long row
             problem = dataclasses.replace(problem, x_shape=_one_row(problem.x_shape), y_shape=_one_row(problem.y_shape))
         super().__init__(problem)
-        taps, dilation = problem.taps, problem.dilation
-        self._geometry = (*taps, *problem.stride, *(-before for before in problem.padding), *dilation)
         self._layouts = layouts(problem.of_one_image)
         self._numbers = [tuple(layout.numbers(problem.x_shape[0])) for layout in self._layouts]
-        rows, channels, count = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups, math.prod(taps)
+        rows, channels, count = (
+            problem.y_shape[1] // problem.groups,
+            problem.x_shape[1] // problem.groups,
+            math.prod(problem.taps),
+        )
         group = rows * channels * count
         self._strides = (group, channels * count, count), (group, count, channels * count)
         self._nothing = self.zeros[:0]
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
-        problem = self.problem
-        if one_pass == "weight":
-            shapes = scratch_shapes(problem.x_shape, problem.y_shape, self._geometry, problem.groups, problem.dtype, workers)
-        else:
-            layout = self._layouts[one_pass == "input"]
-            sums = (CHUNK + FEW_ROWS) * layout.sums
-            shapes = {"weight": (layout.packed,), "planes": (workers, layout.planes), "sums": (workers, sums)}
-        return {name: (shape, problem.dtype) for name, shape in shapes.items()}
+        layout = self._layouts[one_pass == "input"]
+        sums = (CHUNK + FEW_ROWS) * layout.sums
+        shapes = {"weight": (layout.packed,), "planes": (workers, layout.planes), "sums": (workers, sums)}
+        return {name: (shape, self.problem.dtype) for name, shape in shapes.items()}
 
     def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
         """Panels, whatever the images' size."""
@@ -263,12 +259,6 @@ class ImplicitGemm(Algorithm):
         conv2d_correlate.for_work(problem.work)(
             y.reshape(y_shape), scratch["planes"], scratch["sums"], x.reshape(x_shape), packed, scale, shift, layout.offsets,
             layout.phases, self._numbers[which], problem.groups, activation, slope,
-        )  # fmt: skip
-
-    def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
-        conv2d_backward_weight.for_work(self.problem.work)(
-            dweight.reshape(-1), scratch["partial"], scratch["dy"], scratch["padded"], scratch["patches"], scratch["panels"],
-            x.reshape(self.problem.x_shape), dy.reshape(self.problem.y_shape), self._geometry, self.problem.groups,
         )  # fmt: skip
 
 

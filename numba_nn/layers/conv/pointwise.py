@@ -22,8 +22,7 @@ from numba_nn.core.packing import PACK_WORK, pack_matrices, pack_panels, panel_s
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.simd import tile_columns, tile_rows, tile_shape
 from numba_nn.core.workspace import Spec
-from numba_nn.layers.conv.algorithm import Problem
-from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
+from numba_nn.layers.conv.algorithm import Algorithm, Problem
 
 BLOCK = 2**16  # elements of a block: 256 KB of float32, half of a 512 KB L2
 LEAST_COLUMNS = 64  # pixels of a block, at least: each costs a pass over the weights
@@ -65,8 +64,10 @@ def pointwise_correlate(
                     finish_channel(flat, at + r * pixels, count, scale[channel], shift[channel], activation, slope)
 
 
-class Pointwise(ImplicitGemm):
-    """One tap, stride 1, no padding, and enough channels and pixels to fill a tile; weight gradients as of any shape."""
+class Pointwise(Algorithm):
+    """Forward and input gradient for one tap, stride 1, no padding, and channels and pixels enough to fill a tile."""
+
+    name = "pointwise"
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
@@ -74,6 +75,7 @@ class Pointwise(ImplicitGemm):
         channels = problem.y_shape[1] // groups, problem.x_shape[1] // groups
         self._pixels, self._channels = math.prod(problem.x_shape[2:]), (channels, channels[::-1])
         self._weight_strides = (channels[1], 1), (1, channels[1])  # of rows and depth, forward and backward
+        self._nothing = self.zeros[:0]
         self._few_pixels = images * self._pixels < LEFT_COLUMNS
         self._cuts = [_cuts(max(1, images) * groups, self._pixels, *pair, problem.dtype) for pair in self._channels]
 
@@ -86,8 +88,6 @@ class Pointwise(ImplicitGemm):
         return "needs channels and pixels to fill a tile" if few or math.prod(problem.x_shape[2:]) < width else ""
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
-        if one_pass == "weight":
-            return super().scratch_spec(one_pass, workers)
         (rows, depth), (columns, _) = (pair[one_pass == "input"] for pair in (self._channels, self._cuts))
         weight = self.problem.groups * panel_sizes(rows, 1, depth, self.problem.dtype)[0]
         return {"weight": ((weight,), self.problem.dtype), "panels": ((workers, columns * depth), self.problem.dtype)}
@@ -95,8 +95,13 @@ class Pointwise(ImplicitGemm):
     def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
         """As they are for few pixels: 0.8 of the time of packing them for 49, forward and backward (Zen 3)."""
         if self._few_pixels and not parameter.locked:
-            return super(ImplicitGemm, self).weight(scratch, parameter)
+            return super().weight(scratch, parameter)
         return parameter.packed(("pointwise", self.problem.groups), scratch["weight"], functools.partial(self._pack, 0))
+
+    def forward(
+        self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
+    ) -> None:
+        self._correlate(0, scratch, y, x, weight, scale, shift, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         if not self._few_pixels:

@@ -1,5 +1,9 @@
 """The weight gradient of a convolution: dy (O x pixels) times patches (pixels x C taps), summed over images.
 
+With stride 1 the operands may change places, x (C x pixels) times patches of dy (pixels x O taps): it is the weight gradient of
+a convolution from dy to x, taps in reverse. That pays where there are fewer output than input channels, as patches cost more to
+build than matrices: 256 -> 3 channels take a tenth of the time (Zen 3).
+
 Blocks of patches are packed by `numba_nn.layers.conv.patches`. *Geometry* is (taps, stride, origin, dilation), each for
 height and width, as eight numbers in a row (Numba hands no nested tuples to a parallel loop). Origin is where in the input the
 first tap of the first output pixel lies, minus the padding.
@@ -7,14 +11,20 @@ first tap of the first output pixel lies, minus the padding.
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 from numba import prange
 
+from numba_nn.core.call import Array, Arrays
 from numba_nn.core.gemm import fill_block, multiply_panels
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import pack_panels
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.simd import tile_columns, tile_rows
-from numba_nn.layers.conv.blocks import BLOCK_PIXELS, channel_slice, gradient_blocks, pairs, patch_view
+from numba_nn.core.workspace import Spec
+from numba_nn.layers.conv.algorithm import Algorithm, Problem
+from numba_nn.layers.conv.blocks import BLOCK_PIXELS, channel_slice, gradient_blocks, pairs, patch_view, scratch_shapes
 from numba_nn.layers.conv.patches import pack_patches, pad_channels
 
 
@@ -95,3 +105,69 @@ def pack_pixels(panels, patches, padded, x, image, channel, count, first, last, 
     pad_channels(padded, 0, x, image, channel, channel + count, top, left, view[0], view[1])
     pack_patches(patches, 0, length, padded, count, view, out_width, first, last)
     pack_panels(panels, 0, patches, 0, length, 1, count * taps[0] * taps[1], width, length, 0, length)
+
+
+@kernel
+def add_turned(dweight: Out, turned: In, groups: int):
+    """dweight[o, c, k] += turned[c, o, last tap - k], group by group.
+
+    dweight: (O, C / groups, taps), turned: (C, O / groups, taps).
+    """
+    rows, channels, taps = dweight.shape[0] // groups, dweight.shape[1], dweight.shape[2]
+    for o in prange(dweight.shape[0]):
+        g, row = o // rows, o % rows
+        for c in range(channels):
+            for k in range(taps):
+                dweight[o, c, k] += turned[g * channels + c, row, taps - 1 - k]
+
+
+class WeightGradient(Algorithm):
+    """The weight gradient of every shape."""
+
+    name = "direct"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self._geometry = (*problem.taps, *problem.stride, *(-before for before in problem.padding), *problem.dilation)
+
+    def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
+        problem = self.problem
+        shapes = scratch_shapes(problem.x_shape, problem.y_shape, self._geometry, problem.groups, problem.dtype, workers)
+        return {name: (shape, problem.dtype) for name, shape in shapes.items()}
+
+    def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
+        conv2d_backward_weight.for_work(self.problem.work)(
+            dweight.reshape(-1), scratch["partial"], scratch["dy"], scratch["padded"], scratch["patches"], scratch["panels"],
+            x, dy, self._geometry, self.problem.groups,
+        )  # fmt: skip
+
+
+class TurnedGradient(Algorithm):
+    """The weight gradient of fewer output than input channels, with stride 1."""
+
+    name = "direct"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        steps = zip(problem.taps, problem.dilation, problem.padding, strict=True)
+        height, width = ((k - 1) * d - p for k, d, p in steps)
+        self._turned = WeightGradient(
+            dataclasses.replace(problem, x_shape=problem.y_shape, y_shape=problem.x_shape, padding=(height, width))
+        )
+
+    @classmethod
+    def refusal(cls, problem: Problem) -> str:
+        fewer = problem.y_shape[1] < problem.x_shape[1]
+        return "" if fewer and problem.stride == (1, 1) else "needs fewer output than input channels, and stride 1"
+
+    def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
+        problem = self.problem
+        shape = problem.x_shape[1], problem.y_shape[1] // problem.groups, math.prod(problem.taps)
+        return {"turned": (shape, problem.dtype), **self._turned.scratch_spec(one_pass, workers)}
+
+    def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
+        turned = scratch["turned"]
+        turned.fill(0)
+        self._turned.backward_weight(scratch, turned, dy, x)
+        dweight = dweight.reshape(*dweight.shape[:2], -1)
+        add_turned.for_work(dweight.size)(dweight, turned, self.problem.groups)
