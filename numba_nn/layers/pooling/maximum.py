@@ -22,10 +22,12 @@ from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import activate_all
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
+from numba_nn.core.simd import vector_lanes
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import flat_planes, planes
 from numba_nn.layers.pooling.cuda import gather_maxima, plane_maxima, pool_maxima
 from numba_nn.layers.pooling.order import comes_first, exceeds
+from numba_nn.layers.pooling.pairs import pool_pairs
 from numba_nn.layers.pooling.windows import WORK, Adaptive, Global, Pooling, Sliding, deal, scratch_rows
 from numba_nn.layers.shape import copy_forward
 
@@ -103,24 +105,28 @@ def max_pool2d_forward(
 @kernel
 def max_pool2x2_forward(y: Out, indices: Saved, x: In):
     """The same for windows of 2 x 2, side by side from the first pixel on, all inside of the image."""
-    below = np.int32(x.shape[2])
-    beyond = np.int32(below + 1)
+    y_flat, at_flat, x_flat = y.reshape(y.size), indices.reshape(y.size), x.reshape(x.size)
+    height, width = y.shape[1], y.shape[2]
     for p in prange(y.shape[0]):
-        for h in range(y.shape[1]):
-            y_row, at_row, upper, lower = y[p, h], indices[p, h], x[p, 2 * h], x[p, 2 * h + 1]
-            for w in range(y_row.size):
-                j = np.uintp(2) * np.uintp(w)
-                best, step = upper[j], np.int32(0)
-                value = upper[j + np.uintp(1)]
-                step = np.int32(1) if exceeds(value, best) else step
-                best = value if exceeds(value, best) else best
-                value = lower[j]
-                step = below if exceeds(value, best) else step
-                best = value if exceeds(value, best) else best
-                value = lower[j + np.uintp(1)]
-                step = beyond if exceeds(value, best) else step
-                y_row[w] = value if exceeds(value, best) else best
-                at_row[w] = step + 2 * h * x.shape[2] + 2 * w
+        for h in range(height):
+            to, place = (p * height + h) * width, 2 * h * x.shape[2]
+            if width >= vector_lanes(y):
+                pool_pairs(y_flat, at_flat, to, x_flat, p * x.shape[1] * x.shape[2] + place, x.shape[2], place, width)
+            else:
+                pool_narrow(y[p, h], indices[p, h], x[p, 2 * h], x[p, 2 * h + 1], place)
+
+
+@inner
+def pool_narrow(y, indices, upper, lower, place):
+    """A row of fewer windows than a vector has lanes; ``place``: of the first pixel in its plane."""
+    width = upper.size
+    for w in range(y.size):
+        left, right = 2 * w, 2 * w + 1
+        best, at = upper[left], left
+        for value, there in ((upper[right], right), (lower[left], width + left), (lower[right], width + right)):
+            taken = exceeds(value, best)
+            best, at = (value, there) if taken else (best, at)
+        y[w], indices[w] = best, place + at
 
 
 @kernel
