@@ -28,7 +28,7 @@ from numba_nn.core.epilogue import IDENTITY, finish_channel
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import pack_panels
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.simd import tile_columns, tile_rows, vector_lanes
+from numba_nn.core.simd import tile_columns, tile_rows, tile_shape, vector_lanes
 from numba_nn.core.tiles import copy_exactly, gather_transform, lane_transform, strip_transform
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
@@ -51,10 +51,9 @@ from numba_nn.layers.conv.winograd_tiles import (
     write_tiles,
 )
 
-HALF_PANEL = 16  # tiles that are missing in the last panel, more or less, where vectors are widest
 # What a tile's transform costs for an input channel and for an output channel, in multiply-adds, and for a pair of them that of
-# the weights, which is bound by memory, or, with every chunk of a weight gradient, that of the taps (Zen 4).
-INPUT_COST, OUTPUT_COST, WEIGHT_COST, TAPS_COST = 450, 300, 800, 300
+# the weights, which is bound by memory, or, with every chunk of a weight gradient, that of the taps (Zen 4; weights: Zen 3).
+INPUT_COST, OUTPUT_COST, WEIGHT_COST, TAPS_COST = 450, 300, 600, 300
 WEIGHT_WORK = 8  # of transforming a weight, in units of `Kernel.for_work`
 
 taps_to_lanes = lane_transform(from_taps(TAPS))
@@ -186,11 +185,14 @@ class Winograd(Algorithm):
         (images, channels), outputs, sizes = problem.x_shape[:2], problem.y_shape[1], problem.y_shape[2:]
         if one_pass == "input":
             channels, outputs, sizes = outputs, channels, problem.x_shape[2:]
-        tiles = max(1, images * math.prod(tile_grid.py_func(*sizes)))
+        of_image, panel = math.prod(tile_grid.py_func(*sizes)), tile_shape(problem.dtype)[1]
+        tiles = max(1, images * of_image)
         if one_pass == "weight":
             per_tile = NUMBERS + TAPS_COST / min(tiles, GRADIENT_TILES)
         else:
-            per_tile = NUMBERS * (tiles + HALF_PANEL) / tiles + (WEIGHT_COST / tiles if one_pass != "inference" else 0)
+            # Half a panel is missing in the last one, until there is a batch that fills it.
+            missing = 0 if tiles >= math.lcm(of_image, panel) else panel // 2
+            per_tile = NUMBERS * (tiles + missing) / tiles + (WEIGHT_COST / tiles if one_pass != "inference" else 0)
         direct = TAPS * TAPS * images * math.prod(sizes) / tiles
         return direct / (per_tile + INPUT_COST / outputs + OUTPUT_COST / channels)
 
