@@ -7,7 +7,8 @@ gradients on their way back and the layers' own scratch are *scratch*; arrays wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.container import Container
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.fusion import Run, fuse, in_order
+from numba_nn.core.fusion import Run, fuse, in_order, join
 from numba_nn.core.layer import Layer
 from numba_nn.core.plan import Lifetime, Plan
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
@@ -48,6 +49,7 @@ class Sequential(Container):
         self._layers = layers
         self._order = in_order(layers)
         self._steps = [layers[i] for i in self._order]
+        self._joined = join(self._steps)
         dtypes = {layer.dtype for layer in layers if layer.dtype is not None}
         if len(dtypes) > 1:
             raise ArgumentError(f"Sequential: layers have different dtypes: {sorted(map(str, dtypes))}")
@@ -108,7 +110,26 @@ class Sequential(Container):
         list of list of int
             Every layer once.
         """
-        return [self._order[run.start : run.stop] for run in fuse(self._steps, self._shapes(x_shape), keep)]
+        runs = fuse(self._steps, self._joined, self._shapes(x_shape), keep)
+        # Of two layers that run as one it is the second that counts: it has the parameters.
+        firsts = [self._order[run.start : run.rest][::-1] for run in runs]
+        return [first + self._order[run.rest : run.stop] for first, run in zip(firsts, runs, strict=True)]
+
+    def joined(self, x_shape: Shape) -> dict[str, Layer]:
+        """The layers that stand for two in training, each under the name of the second, which has the parameters.
+
+        Parameters
+        ----------
+        x_shape : tuple of int
+            Shape of the input.
+
+        Returns
+        -------
+        dict of str to Layer
+            None of them is among the children.
+        """
+        runs = fuse(self._steps, self._joined, self._shapes(x_shape), keep=True)
+        return {str(self._order[run.rest - 1]): run.layer for run in runs if run.layer is not self._steps[run.start]}
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the last layer's output.
@@ -127,8 +148,8 @@ class Sequential(Container):
     def saved_spec(self, x_shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
         """The outputs that a backward reads: that of the next layer, or of an activation done by the layer before."""
         shapes = self._shapes(x_shape)
-        runs = fuse(self._steps, shapes, keep=True)[:-1]
-        read = [run.stop for run in runs if run.epilogue.activation or self._steps[run.stop].keeps_input]
+        runs = fuse(self._steps, self._joined, shapes, keep=True)
+        read = [run.stop for run, after in itertools.pairwise(runs) if run.epilogue.activation or after.layer.keeps_input]
         return {f"y{i}": (shapes[i], dtype) for i in read}
 
     def _transient(self, call: Call) -> tuple[dict[str, Spec], dict[str, Lifetime]]:
@@ -146,16 +167,27 @@ class Sequential(Container):
         specs: dict[str, Spec] = {}
         lives: dict[str, Lifetime] = {}
         for i in range(1, len(self)):
-            spec, start = (shapes[i], call.dtype), len(self) + last - i
-            specs[f"dy{i}"], lives[f"dy{i}"] = spec, Lifetime(spec_nbytes(spec), start, start + 1)
+            spec = shapes[i], call.dtype
             if i in writers:
                 specs[f"y{i}"], lives[f"y{i}"] = spec, Lifetime(spec_nbytes(spec), writers[i], i)
+        for (before, _), (i, _) in itertools.pairwise(self._stages(call)):
+            spec = shapes[i], call.dtype
+            specs[f"dy{i}"] = spec
+            lives[f"dy{i}"] = Lifetime(spec_nbytes(spec), len(self) + last - i, len(self) + last - before)
         return specs, lives
+
+    def _stages(self, call: Call) -> list[tuple[int, Layer]]:
+        """The layers that backward goes through, with the number of the output that each one takes."""
+        stages = []
+        for run in call.geometry[True]:
+            stages += [(run.start, run.layer), *((i, self._steps[i]) for i in range(run.rest, run.stop))]
+        return stages
 
     def _geometry(self, x_shape: Shape, dtype: np.dtype[Any]) -> tuple[list[Run], list[Run]]:
         """Which layers run as one: without a backward to come, and with one."""
         shapes = self._shapes(x_shape)
-        return fuse(self._steps, shapes, keep=False), fuse(self._steps, shapes, keep=True)
+        runs = [fuse(self._steps, self._joined, shapes, keep) for keep in (False, True)]
+        return runs[0], runs[1]
 
     def _allocate(self, call: Call) -> None:
         specs, lives = self._transient(call)
@@ -167,19 +199,21 @@ class Sequential(Container):
         call.inference = call.scratch
         self._plans[call.x_shape[1:], call.dtype] = plan
         self._keep(len(self._free) + len(self._kept))
-        for layer, shape in zip(self._steps, self._shapes(call.x_shape), strict=False):
-            layer._call(shape, call.dtype)  # a strict workspace refuses before anything is written
+        shapes = self._shapes(call.x_shape)
+        for i, layer in self._stages(call):
+            layer._call(shapes[i], call.dtype)  # a strict workspace refuses before anything is written
 
     def _reserve_more(self, call: Call, training: bool, calls: int) -> None:
         super()._reserve_more(call, training, calls)
         done_before = {run.stop - 1 for run in call.geometry[True] if run.epilogue.activation}
-        for i, (layer, shape) in enumerate(zip(self._steps, self._shapes(call.x_shape), strict=False)):
-            layer.reserve(shape, dtype=call.dtype, training=training and i not in done_before)
+        shapes = self._shapes(call.x_shape)
+        for i, layer in self._stages(call):
+            layer.reserve(shapes[i], dtype=call.dtype, training=training and i not in done_before)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         for run in call.geometry[call.keep]:
             if run.folds():
-                x = self._run(call, self._steps[run.start], x, self._output(call, y, saved, run.stop), run.epilogue)
+                x = self._run(call, run.layer, x, self._output(call, y, saved, run.stop), run.epilogue)
             else:
                 for i in range(run.start, run.stop):
                     x = self._run(call, self._steps[i], x, self._output(call, y, saved, i + 1))
@@ -190,24 +224,36 @@ class Sequential(Container):
         return y if index == len(self) else saved[name] if name in saved else call.scratch[name]
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        first = 0 if dx is not None else self._first_trainable()
-        for i in range(len(self) - 1, first, -1):
-            self._steps[i]._propagate(dy, call.scratch[f"dy{i}"], True)
+        stages = self._stages(call)
+        first = 0 if dx is not None else first_trainable(layer for _, layer in stages)
+        for i, layer in reversed(stages[first + 1 :]):
+            layer._propagate(dy, call.scratch[f"dy{i}"], True)
             dy = call.scratch[f"dy{i}"]
-        if first < len(self):
-            self._steps[first]._propagate(dy, dx, dx is not None)
-        for layer in reversed(self._steps[:first]):
+        for _, layer in stages[first : first + 1]:
+            layer._propagate(dy, dx, dx is not None)
+        for _, layer in reversed(stages[:first]):
             layer._forget()
 
-    def _first_trainable(self) -> int:
-        """The first layer that has something to learn: gradients need not go further back."""
-        for i, layer in enumerate(self._steps):
-            if any(p.requires_grad for p in layer.parameters()):
-                return i
-        return len(self)
+    def _inner(self) -> list[Layer]:
+        return [*super()._inner(), *self._joined.values()]
+
+    def _pack(self) -> None:
+        super()._pack()
+        for layer in self._joined.values():
+            layer._pack()
 
     def _arguments(self) -> str:
         return ", ".join(repr(layer) for layer in self._layers)
+
+
+def first_trainable(layers: Iterable[Layer]) -> int:
+    """The position of the first layer that has something to learn: gradients need not go further back."""
+    position = 0
+    for layer in layers:
+        if any(p.requires_grad for p in layer.parameters()):
+            break
+        position += 1
+    return position
 
 
 def output_shapes(layers: Sequence[Layer], x_shape: Shape) -> list[Shape]:

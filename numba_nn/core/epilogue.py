@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.each import each
-from numba_nn.core.kernel import Out, inlined, inner, kernel
+from numba_nn.core.kernel import In, Out, inlined, inner, kernel
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.simd import affine_run
@@ -152,6 +152,15 @@ def finish_channel(y, at, count, scale, shift, activation, slope):
         for i in range(run.size):
             run[i] = scale * run[i] + shift
         activate(run, activation, slope)
+
+
+@kernel
+def finish_all(y: Out, scale: In, shift: In, activation: int, slope: float):
+    """y = activation(scale y + shift), where nothing was finished on the way; y: (N, O, pixels), scale, shift: (O,)."""
+    flat, pixels = y.reshape(y.size), y.shape[2]
+    for plane in prange(y.shape[0] * y.shape[1]):
+        channel = plane % y.shape[1]
+        finish_channel(flat, plane * pixels, pixels, scale[channel], shift[channel], activation, slope)
 
 
 @inner

@@ -9,7 +9,8 @@ A layer does what follows in its epilogue (`numba_nn.core.epilogue`):
 * these and maximum poolings: an activation whose backward makes do with its output. Where a backward is to come this needs an
   output that the Sequential owns: not the last one, which is the caller's and may be overwritten.
 
-Backward runs layer by layer.
+Backward runs layer by layer. But two layers may have *one in their place* (`Layer.behind`), forward and backward: an `Upsample`
+and the convolution that follows it.
 """
 
 from __future__ import annotations
@@ -28,10 +29,15 @@ CLIPPING = (RELU, RELU6)
 
 @dataclass(frozen=True)
 class Run:
-    """Layers ``start`` to ``stop`` of a Sequential, of which the first does the others in its epilogue."""
+    """Layers ``start`` to ``stop`` of a Sequential, of which the first does the others in its epilogue.
+
+    ``layer`` is the first one, or what stands in place of the first two: those before ``rest`` run as it.
+    """
 
     start: int
+    rest: int
     stop: int
+    layer: Layer
     epilogue: Epilogue
 
     def folds(self) -> bool:
@@ -50,13 +56,21 @@ def in_order(layers: Sequence[Layer]) -> list[int]:
     return order
 
 
-def fuse(layers: Sequence[Layer], shapes: Sequence[Shape], keep: bool) -> list[Run]:
+def join(layers: Sequence[Layer]) -> dict[int, Layer]:
+    """What may stand in place of two neighbours, by the position of the first."""
+    joined = {i: layers[i + 1].behind(layers[i]) for i in range(len(layers) - 1)}
+    return {i: layer for i, layer in joined.items() if layer is not None}
+
+
+def fuse(layers: Sequence[Layer], joined: dict[int, Layer], shapes: Sequence[Shape], keep: bool) -> list[Run]:
     """The runs of a Sequential.
 
     Parameters
     ----------
     layers : sequence of Layer
         Its layers, in the order in which they run.
+    joined : dict of int to Layer
+        What `join` makes of them.
     shapes : sequence of tuple of int
         Shape of its input, and of every layer's output.
     keep : bool
@@ -69,18 +83,21 @@ def fuse(layers: Sequence[Layer], shapes: Sequence[Shape], keep: bool) -> list[R
     """
     runs, start = [], 0
     while start < len(layers):
-        epilogue = _epilogue(layers[start:], len(shapes[start + 1]), keep)
-        stop = start + 1 + sum(part is not None for part in epilogue)
+        layer, rest = layers[start], start + 1
+        if start in joined and joined[start].pays(shapes[start]):
+            layer, rest = joined[start], start + 2
+        epilogue = _epilogue(layer, layers[rest:], len(shapes[rest]), keep)
+        stop = rest + sum(part is not None for part in epilogue)
         if keep and stop == len(layers):
-            stop, epilogue = start + 1, NOTHING
-        runs.append(Run(start, stop, epilogue))
+            stop, epilogue = rest, NOTHING
+        runs.append(Run(start, rest, stop, layer, epilogue))
         start = stop
     return runs
 
 
-def _epilogue(layers: Sequence[Layer], dimensions: int, keep: bool) -> Epilogue:
-    """What the first of these layers can do of the next ones."""
-    first, *rest = layers
+def _epilogue(first: Layer, following: Sequence[Layer], dimensions: int, keep: bool) -> Epilogue:
+    """What a layer can do of the next ones."""
+    rest = list(following)
     if first.epilogue_role not in ("product", "maximum"):
         return NOTHING
     norm = activation = None

@@ -67,6 +67,14 @@ class Layer(Buffers):
         """
         raise NotImplementedError
 
+    def behind(self, before: Layer) -> Layer | None:
+        """One layer in place of the one before and this one, if there is such; its ``pays`` says for which shapes."""
+        return None
+
+    def pays(self, x_shape: Shape) -> bool:
+        """Whether a layer made by `behind` is faster than the two that it stands for; for batches of any size."""
+        return False
+
     def forward_flops(self, x_shape: Shape) -> int:
         """Floating-point operations of a forward's matrix products; 0 for a layer that has none."""
         return 0

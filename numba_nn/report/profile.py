@@ -119,7 +119,7 @@ def profile(
     target = x if model.output_shape(x_shape) == x_shape else np.zeros(model.output_shape(x_shape), dtype)
     was_training = model.training
     step = TrainStep(model, loss, optimizer, x_shape)
-    owners = {**model.children(), "model": model, "loss": loss, "optimizer": optimizer}
+    owners = {**model.children(), **model.joined(x_shape), "model": model, "loss": loss, "optimizer": optimizer}
     for _ in range(2):
         step(x, target)
     first_peak = peak_gflops or measure_peak(dtype)

@@ -67,13 +67,12 @@ def choose(problem: Problem, wanted: str, device: Device = CPU) -> dict[str, Pas
     return {mode: {one_pass: made[kind] for one_pass, kind in passes.items()} for mode, passes in kinds.items()}
 
 
-def scratch_nbytes(problem: Problem, wanted: str, workers: int, device: Device = CPU) -> int:
+def scratch_nbytes(plans: dict[str, Passes], workers: int) -> int:
     """Bytes of the scratch that all passes share, with smaller batches, and with either precision.
 
     A smaller batch, or exactness, may have no use for Winograd's algorithm.
     """
-    plans = choose(problem, wanted, device).values()
-    specs = [algorithm.scratch_spec(one_pass, workers) for plan in plans for one_pass, algorithm in plan.items()]
+    specs = [algorithm.scratch_spec(one_pass, workers) for plan in plans.values() for one_pass, algorithm in plan.items()]
     return max(sum(map(spec_nbytes, spec.values())) for spec in specs)
 
 

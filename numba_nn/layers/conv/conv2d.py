@@ -1,6 +1,9 @@
 """The `Conv2d` layer."""
 
+from numba_nn.core.layer import Layer
 from numba_nn.layers.conv.convolution import Convolution
+from numba_nn.layers.conv.upsampled import UpsampledConvolution
+from numba_nn.layers.resize import Upsample
 
 
 class Conv2d(Convolution):
@@ -50,3 +53,18 @@ class Conv2d(Convolution):
     """
 
     letters = "N, C, H, W"
+
+    def behind(self, before: Layer) -> UpsampledConvolution | None:
+        """One layer for an `Upsample` and this one; a subclass of either stays by itself.
+
+        Parameters
+        ----------
+        before : Layer
+            The layer in front of this one.
+
+        Returns
+        -------
+        UpsampledConvolution or None
+            It, and only for an `Upsample`.
+        """
+        return UpsampledConvolution(before, self) if type(before) is Upsample and type(self) is Conv2d else None

@@ -94,7 +94,7 @@ class Convolution(Layer):
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """Bytes that the passes share."""
-        size = scratch_nbytes(self._problem(x_shape, dtype), self.algorithm, self._workers, self.device)
+        size = scratch_nbytes(self._geometry(x_shape, dtype), self._workers)
         return {"passes": ((size,), np.dtype(np.uint8))}
 
     @property

@@ -233,18 +233,19 @@ class ImplicitGemm(Algorithm):
 
     def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
         """Panels, whatever the images' size."""
-        return parameter.packed(("direct", self.problem.groups), scratch["weight"], functools.partial(self._pack, 0))
+        return parameter.packed(("direct", self.problem.groups), scratch["weight"], functools.partial(self.pack, 0))
 
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
     ) -> None:
-        self._correlate(0, scratch, y, x, weight, scale, shift, activation, slope)
+        self.correlate(0, scratch, y, x, weight, scale, shift, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
-        self._pack(1, scratch["weight"], weight)
-        self._correlate(1, scratch, dx, dy, scratch["weight"], self._nothing, self._nothing, IDENTITY, 0.0)
+        self.pack(1, scratch["weight"], weight)
+        self.correlate(1, scratch, dx, dy, scratch["weight"])
 
-    def _pack(self, which: int, packed: Array, weight: Array) -> None:
+    def pack(self, which: int, packed: Array, weight: Array) -> None:
+        """Pack weights (O, C / groups, ...) for the forward, 0, or the input gradient, 1."""
         problem, layout = self.problem, self._layouts[which]
         channels = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups
         rows, depth = channels[::-1] if which else channels
@@ -252,9 +253,10 @@ class ImplicitGemm(Algorithm):
             packed, weight.reshape(-1), layout.phases, layout.taps, rows, depth, layout.panel_rows, self._strides[which]
         )  # fmt: skip
 
-    def _correlate(self, which: int, scratch: Arrays, y: Array, x: Array, packed: Array, *terms: Any) -> None:
+    def correlate(self, which: int, scratch: Arrays, y: Array, x: Array, packed: Array, *terms: Any) -> None:
+        """y = forward of x, 0, or its input gradient, 1; the forward may be given terms of an epilogue."""
         problem, layout = self.problem, self._layouts[which]
-        scale, shift, activation, slope = terms
+        scale, shift, activation, slope = terms or (self._nothing, self._nothing, IDENTITY, 0.0)
         y_shape, x_shape = (problem.x_shape, problem.y_shape) if which else (problem.y_shape, problem.x_shape)
         conv2d_correlate.for_work(problem.work)(
             y.reshape(y_shape), scratch["planes"], scratch["sums"], x.reshape(x_shape), packed, scale, shift, layout.offsets,

@@ -1,0 +1,145 @@
+"""An `Upsample` and the convolution after it, as one layer: the same numbers as by themselves, and less memory."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+import numba_nn as nn
+from tests.allocations import no_array_data, no_runtime_memory
+from tests.cases import assert_close, gradients
+from tests.test_sequential import by_hand, numbers
+
+# channels in and out, taps, padding, factor, groups, image, batch
+GEOMETRIES = [
+    (6, 3, 3, 1, 2, 1, (5, 7), 2),
+    (4, 6, 3, 1, 2, 2, (4, 4), 1),
+    (5, 2, (3, 5), (0, 2), (2, 3), 1, (3, 4), 2),
+    (3, 2, 2, 1, 3, 1, (4, 5), 1),
+    (3, 2, 3, 4, 2, 1, (3, 3), 2),  # padding beyond the kernel's reach
+    (8, 3, 5, "same", 2, 1, (6, 5), 3),
+    (3, 2, 4, "same", 2, 1, (6, 5), 1),
+    (4, 2, (1, 3), (0, 1), (3, 2), 1, (4, 4), 2),
+    (70, 3, 3, 1, 2, 1, (16, 16), 2),
+]
+
+
+def layers(channels=4, out=3, taps=3, padding=1, factor=2, groups=1, dtype=np.float32):
+    nn.manual_seed(3)
+    conv = nn.Conv2d(channels, out, taps, padding=padding, groups=groups, dtype=dtype)
+    return [nn.LeakyReLU(0.1), nn.Upsample(scale_factor=factor), conv, nn.Sigmoid(), nn.Conv2d(out, 2, 1, dtype=dtype)]
+
+
+def joined(model, x_shape, keep=True):
+    return [1] not in model.runs(x_shape, keep)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_one_layer_equals_two(geometry, dtype):
+    *arguments, image, batch = geometry
+    model, x = nn.Sequential(*layers(*arguments, dtype)), numbers(batch, arguments[0], *image).astype(dtype)
+    assert joined(model, x.shape)
+    dy = numbers(*model.output_shape(x.shape), seed=2).astype(dtype)
+    expected, got = by_hand(layers(*arguments, dtype), x, dy), gradients(model, x, dy)
+    assert got.keys() == expected.keys()
+    for name, array in got.items():
+        assert_close(array, expected[name])
+    assert_close(model.eval()(x), got["y"])
+    assert_close(copy.deepcopy(model)(x), got["y"])
+
+
+@pytest.mark.parametrize("precision", ["default", "exact"])
+def test_precision_may_change_between_forward_and_backward(precision):
+    model, x = nn.Sequential(*layers()), numbers(2, 4, 5, 6)
+    expected = model(x)
+    nn.set_precision(precision)
+    try:
+        assert_close(model(x), expected)
+    finally:
+        nn.set_precision("default")
+    assert model.backward(np.ones_like(expected)).shape == x.shape
+
+
+def test_what_stays_by_itself():
+    class Own(nn.Conv2d):
+        pass
+
+    x_shape, up = (2, 4, 5, 6), nn.Upsample(scale_factor=2)
+    for before, conv in (
+        (nn.Upsample(size=(7, 9)), nn.Conv2d(4, 3, 3)),  # pixels that do not all show as often
+        (nn.Upsample(scale_factor=1), nn.Conv2d(4, 3, 3)),
+        (up, nn.Conv2d(4, 3, 3, stride=2)),
+        (up, nn.Conv2d(4, 3, 3, dilation=2)),
+        (up, nn.Conv2d(4, 3, 1)),
+        (up, nn.Conv2d(4, 4, 3, groups=4)),  # depthwise
+        (up, nn.Conv2d(4, 3, 3, algorithm="winograd")),
+        (up, Own(4, 3, 3)),
+    ):
+        assert [0] in nn.Sequential(before, conv).runs(x_shape, True), conv
+    wide = nn.Sequential(up, nn.Conv2d(128, 128, 3, padding=1))
+    assert wide.runs((1, 128, 4, 4), True) == wide.runs((64, 128, 4, 4), True) == [[0], [1]]  # Winograd's, for some batch
+
+
+def test_a_reserved_model_allocates_nothing_for_smaller_batches():
+    model, x = nn.Sequential(*layers()), numbers(5, 4, 6, 7)
+    y, dx = np.empty(model.output_shape(x.shape), np.float32), np.empty_like(x)
+    model.reserve(x.shape, strict=True)
+    for n in (5, 1, 3):
+        model.forward(x[:n], out=y[:n])
+        model.backward(y[:n], out=dx[:n])  # compiles
+        with no_array_data(), no_runtime_memory():
+            model.forward(x[:n], out=y[:n])
+            model.backward(y[:n], out=dx[:n])
+
+
+def test_the_enlarged_image_is_nowhere():
+    model = nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=4), nn.Conv2d(8, 1, 3, padding=1), nn.Flatten())
+    model.reserve((4, 8, 16, 16))
+    assert model.saved_nbytes + model.scratch_nbytes < 4 * 8 * 64 * 64 * 4
+
+
+def test_frozen_parameters_and_no_input_gradient():
+    model, x = nn.Sequential(*layers()[1:]), numbers(2, 4, 5, 6)
+    y = model(x)
+    assert model.backward(np.ones_like(y), input_gradient=False) is None
+    expected = model[1].weight.grad.copy()
+    model.zero_grad()
+    model[1].weight.requires_grad = model[1].bias.requires_grad = False
+    dx = model.backward(np.ones_like(model(x)))
+    assert (model[1].weight.grad == 0).all()
+    assert (dx != 0).any()
+    assert (expected != 0).any()
+
+
+def test_new_weights_count_in_eval_mode():
+    model, x = nn.Sequential(*layers()).eval(), numbers(2, 4, 5, 6)
+    before = model(x)
+    packed = model[2].packed_nbytes
+    assert packed > 0
+    model.load_state_dict({"2.weight": 2 * model[2].weight.value}, strict=False)
+    after = model(x)
+    assert not np.allclose(before, after)
+    by_itself = x
+    for layer in model:
+        by_itself = layer(by_itself)
+    assert_close(after, by_itself)
+
+
+def test_a_normalisation_folds_into_it():
+    model, x = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3), nn.ReLU()), numbers(2, 4, 5, 6)
+    model(x)
+    assert model.runs(x.shape, False) == [[1, 0, 2, 3]]
+    expected = x
+    for layer in model.eval():
+        expected = layer(expected)
+    assert_close(model(x), expected)
+    model[2].train()  # measures: layer by layer
+    assert not np.allclose(model(x), expected)
+
+
+def test_summary_says_so():
+    lines = nn.summary(nn.Sequential(*layers()), (2, 4, 5, 6)).splitlines()
+    assert [cell.strip() for cell in lines[3].strip("|").split("|")][-2:] == ["in 2", "in 2"]
