@@ -32,8 +32,10 @@ report: $(UV) ## measure every layer and write docs/layer_report.md and .json (A
 	$(RUN) numba-nn report --output docs $(ARGS)
 
 # Two processes that share the cache of kernels: most of the time goes into compiling. Threads that wait leave the cores to them.
+IN_TWO = --numprocesses 2 --dist worksteal
+
 test: $(UV) ## run the tests (those that need PyTorch or CUDA tools: parity, cuda-check)
-	OMP_WAIT_POLICY=passive $(RUN) --extra demo pytest --numprocesses 2 --dist worksteal --ignore tests/parity --ignore tests/cuda $(ARGS)
+	OMP_WAIT_POLICY=passive $(RUN) --extra demo pytest $(IN_TWO) --ignore tests/parity --ignore tests/cuda $(ARGS)
 
 lint: $(UV) ## check style, types and docstrings
 	$(RUN) ruff check .
@@ -55,7 +57,7 @@ PEERS := .peers/bin/python
 	touch $@
 
 parity: .peers/stamp ## compute what PyTorch computes
-	$(PEERS) -m pytest tests/parity tests/test_threads.py $(ARGS)
+	OMP_WAIT_POLICY=passive $(PEERS) -m pytest $(IN_TWO) tests/parity tests/test_threads.py $(ARGS)
 
 compare: .peers/stamp ## time the same work in numba_nn, PyTorch, onnxruntime and NumPy (ARGS="--only REGEX", "--quick", "--output docs")
 	$(PEERS) -m asv_benchmarks.compare $(ARGS)
@@ -76,7 +78,7 @@ isa-check: $(UV) ## check what the layers compute with AVX2, and with SSE2
 	$(MAKE) --jobs 2 --output-sync isa-avx2 isa-sse2
 
 cuda-check: $(UV) ## compile the CUDA twins and read their machine code; no GPU needed
-	NUMBA_NN_CUDA_TOOLS=required UV_PROJECT_ENVIRONMENT=.cuda $(RUN) --no-default-groups --group cuda-check --group test pytest tests/cuda $(ARGS)
+	NUMBA_NN_CUDA_TOOLS=required UV_PROJECT_ENVIRONMENT=.cuda $(RUN) --no-default-groups --group cuda-check --group test pytest $(IN_TWO) tests/cuda $(ARGS)
 
 gpu-check: $(UV) ## check the library on this machine's GPU, and time it (ARGS="--output FILE --only REGEX --quick")
 	$(RUN) --extra cuda python -m numba_nn.gpu_check $(ARGS)
