@@ -36,6 +36,11 @@ class Feed:
         self.array = CUDA.empty(shape, dtype)
         self._stages = [(cuda.pinned_array(shape, dtype), cuda.event(timing=False)) for _ in range(STAGES)]
 
+    def takes(self, values: NDArray[Any]) -> bool:
+        """Whether values fit into the array."""
+        room = self.array
+        return values.dtype == room.dtype and values.shape[1:] == room.shape[1:] and len(values) <= len(room)
+
     def send(self, values: NDArray[Any]) -> Any:
         """Have these values in the leading part of the array, in the order of the current stream; gives that part."""
         stage, through = self._stages[0]

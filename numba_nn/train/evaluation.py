@@ -10,7 +10,9 @@ import numpy as np
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_count
+from numba_nn.core.device import CPU, device_of
 from numba_nn.core.errors import ArgumentError, DataError, DTypeError, ShapeError
+from numba_nn.core.feed import Feed
 from numba_nn.core.layer import Layer
 from numba_nn.data import Batches
 from numba_nn.losses import Loss
@@ -27,7 +29,7 @@ class Loader(Protocol):
 def evaluate(
     model: Layer, loss: Loss, data: Any, metrics: Iterable[Metric] | Mapping[str, Metric] = (), batch_size: int = 256
 ) -> dict[str, Any]:
-    """Loss and metrics of a model on data, in eval mode.
+    """Loss and metrics of a model on data, in eval mode; a model on a GPU gets its batches there.
 
     Parameters
     ----------
@@ -92,10 +94,14 @@ def predict(model: Layer, x: Array, batch_size: int = 256) -> Array:
     if x.ndim == 0:
         raise ShapeError("predict: x must have shape (N, ...), got ()")
     y = np.empty(model.output_shape(x.shape), model.dtype or x.dtype)
+    runner = Runner(model)
     with evaluating(model):
         for start in range(0, len(x), batch_size):
             batch = slice(start, start + batch_size)
-            model.forward(x[batch], out=y[batch])
+            if model.device is CPU:
+                model.forward(x[batch], out=y[batch])
+            else:
+                y[batch] = model.device.to_host(runner.forward(x[batch]))
     return y
 
 
@@ -128,6 +134,37 @@ def evaluating(model: Layer) -> Iterator[None]:
             parameter.unlock()
 
 
+class Runner:
+    """A model's forward on batches of the host, over buffers that later batches use again.
+
+    Parameters
+    ----------
+    model : Layer
+        The model; batches go where it lives.
+    """
+
+    def __init__(self, model: Layer) -> None:
+        self.model, self.device = model, model.device
+        self._output = model.device.empty((0,), np.dtype(np.float32))
+        self._feeds: dict[str, Feed] = {}
+
+    def forward(self, x: Array) -> Array:
+        """The output, an array of the model's device; the next one overwrites it."""
+        shape, dtype = self.model.output_shape(x.shape), self.model.dtype or x.dtype
+        if self._output.shape[1:] != shape[1:] or len(self._output) < len(x) or self._output.dtype != dtype:
+            self._output = self.device.empty(shape, dtype)
+        return self.model.forward(self.bring("x", x), out=self._output[: len(x)])
+
+    def bring(self, name: str, array: Array) -> Array:
+        """An array on the model's device; on a GPU it is on its way there, in the place of what had this name before."""
+        if self.device is CPU:
+            return array
+        feed = self._feeds.get(name)
+        if feed is None or not feed.takes(array):
+            feed = self._feeds[name] = Feed(array.shape, array.dtype)
+        return feed.send(array)
+
+
 class Evaluator:
     """A model's loss and metrics on data, over buffers that later runs use again.
 
@@ -144,24 +181,19 @@ class Evaluator:
     def __init__(self, model: Layer, loss: Loss, metrics: dict[str, Metric]) -> None:
         check_trainable("evaluate", model, loss)
         self.model, self.loss, self.metrics = model, loss, metrics
-        self._output = np.empty((0,), np.float32)
-        self._value = np.empty(1, np.float32)
+        self._runner = Runner(model)
 
     def run(self, loader: Loader) -> dict[str, Any]:
-        """Values over all batches of a loader."""
-        tally = Tally(self.loss, self.metrics)
+        """Values over all batches of a loader; metrics are computed by the host."""
+        if self._runner.device is not self.model.device:
+            self._runner = Runner(self.model)
+        tally, runner = Tally(self.loss, self.metrics), self._runner
         with evaluating(self.model):
             for x, target in pairs("evaluate", loader, 0):
-                y = self._forward(x)
-                tally.add(float(self.loss.forward(y, target, out=self._value)[0]), y, target)
+                y = runner.forward(x)
+                value = self.loss.forward(y, runner.bring("target", target))
+                tally.add(float(value), y, target)
         return tally.values()
-
-    def _forward(self, x: Array) -> Array:
-        shape = self.model.output_shape(x.shape)
-        dtype = self.model.dtype or x.dtype
-        if self._output.shape[1:] != shape[1:] or len(self._output) < len(x) or self._output.dtype != dtype:
-            self._output, self._value = np.empty(shape, dtype), np.empty(1, dtype)
-        return self.model.forward(x, out=self._output[: len(x)])
 
 
 class Tally:
@@ -186,6 +218,8 @@ class Tally:
         """Count a batch; the last of an epoch may be smaller and weighs less."""
         self._sum += loss * len(prediction) if self._is_mean else loss
         self._items += len(prediction)
+        if self._metrics and device_of(prediction) is not CPU:
+            prediction = device_of(prediction).to_host(prediction)
         for metric in self._metrics.values():
             metric.update(prediction, target)
 

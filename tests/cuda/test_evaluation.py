@@ -1,0 +1,62 @@
+"""`predict`, `evaluate` and `fit` with models on the GPU, simulated, against the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from simulated_cuda import simulated
+
+import numba_nn as nn
+
+RNG = np.random.default_rng(0)
+X, LABELS = RNG.standard_normal((11, 6)).astype(np.float32), RNG.integers(0, 3, 11)
+
+
+@pytest.fixture(autouse=True)
+def gpu():
+    with simulated():
+        yield
+
+
+def model(device):
+    nn.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).to(device)
+
+
+def test_predict():
+    here, there = model("cpu"), model("cuda")
+    for batch in (4, 20):
+        found = nn.predict(there, X, batch)
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_allclose(found, nn.predict(here, X, batch), rtol=2e-3, atol=2e-3)  # tf32
+    assert there.training
+    assert nn.predict(there, X[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_evaluate(reduction):
+    found, expected = (
+        nn.evaluate(model(device), nn.CrossEntropyLoss(reduction=reduction), (X, LABELS), [nn.metrics.Accuracy()], 4)
+        for device in ("cuda", "cpu")
+    )
+    assert found.keys() == expected.keys()
+    assert found["loss"] == pytest.approx(expected["loss"], rel=2e-3)
+    assert found["accuracy"] == expected["accuracy"]
+
+
+def test_fit_with_validation_and_metrics():
+    histories = []
+    for device in ("cpu", "cuda"):
+        net = model(device)
+        optimizer = nn.optim.SGD(net.parameters(), lr=0.1)
+        metrics = [nn.metrics.Accuracy()]
+        data = (X, LABELS)
+        histories.append(nn.fit(net, nn.CrossEntropyLoss(), optimizer, data, data, epochs=2, batch_size=4, metrics=metrics))
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(histories[1][name], histories[0][name], rtol=5e-3)
+    assert histories[1].keys() == histories[0].keys()
+
+
+def test_a_target_out_of_range_is_refused_as_on_the_cpu():
+    with pytest.raises(nn.RangeError):
+        nn.evaluate(model("cuda"), nn.CrossEntropyLoss(), (X, LABELS + 1))
