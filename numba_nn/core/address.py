@@ -13,7 +13,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-GLOBAL = 1  # the address space of what cudaMalloc gives: without its name a load asks first which memory is meant
+from numba_nn.core.ptx import GLOBAL
 
 
 @intrinsic
@@ -45,7 +45,7 @@ def device_array_at(typingctx: Any, address: Any, size: Any, like: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = context.get_value_type(pointer)
-        there = builder.inttoptr(arguments[0], ir.PointerType(kind.pointee, GLOBAL))
+        there = builder.inttoptr(arguments[0], ir.PointerType(kind.pointee, GLOBAL))  # else a load asks which memory is meant
         return builder.addrspacecast(there, kind)
 
     return pointer(types.intp, size, like), codegen

@@ -30,7 +30,8 @@ from numba_nn.core.ptx import cuda
 from numba_nn.core.roles import Role, argument_roles
 
 THREADS = 256
-MAX_BLOCKS = 132 * 16  # 2,048 resident threads on each of an H200's 132 multiprocessors, twice
+MULTIPROCESSORS = 132  # of an H100 or H200
+MAX_BLOCKS = MULTIPROCESSORS * 16  # 2,048 resident threads on each, twice
 MOST_ELEMENTS = 2**31 - 1
 OPTIONS = {"fastmath": False}  # of the compiler: it would flush denormals
 
@@ -53,14 +54,19 @@ class CudaKernel:
         The body; its arguments carry roles.
     grid : callable, optional
         From the arguments to blocks and threads; nothing is launched where there is no block.
+    launch_bounds : tuple of int, optional
+        Threads of a block, and blocks that a multiprocessor shall hold at once: the compiler takes as many registers.
     """
 
     __name__: str
 
-    def __init__(self, py_func: Callable[..., Any], grid: Grid = covering) -> None:
+    def __init__(
+        self, py_func: Callable[..., Any], grid: Grid = covering, launch_bounds: tuple[int, int] | None = None
+    ) -> None:
         functools.update_wrapper(self, py_func)
         self.py_func = py_func
         self.grid = grid
+        self.options = {**OPTIONS, "launch_bounds": launch_bounds}
 
     @functools.cached_property
     def roles(self) -> dict[str, Any]:
@@ -70,7 +76,7 @@ class CudaKernel:
     @functools.cached_property
     def dispatcher(self) -> Any:
         """The ``numba.cuda`` dispatcher (lazy: decorating compiles nothing)."""
-        return cuda.jit(**OPTIONS)(self.py_func)
+        return cuda.jit(**self.options)(self.py_func)
 
     def arguments(self, given: tuple[Any, ...]) -> list[Any]:
         """The arguments of a launch: numbers for a ``float`` take the arrays' own precision, as float64 is slow on a GPU."""
@@ -96,9 +102,11 @@ class CudaKernel:
             raise ArgumentError(f"{where}: an array on a GPU has at most 2^31 - 1 elements, got {array.size}")
 
 
-def cuda_kernel(grid: Grid = covering) -> Callable[[Callable[..., Any]], CudaKernel]:
+def cuda_kernel(
+    grid: Grid = covering, launch_bounds: tuple[int, int] | None = None
+) -> Callable[[Callable[..., Any]], CudaKernel]:
     """Decorator of what runs on the GPU only: a step of a twin, or of a layer's algorithm for it."""
-    return lambda py_func: CudaKernel(py_func, grid)
+    return lambda py_func: CudaKernel(py_func, grid, launch_bounds)
 
 
 def portable_body(py_func: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_count, check_dtype
-from numba_nn.core.cuda_gemm import in_order, multiply_matrices
+from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
 from numba_nn.core.cuda_product import ADD
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import Terms, bias_terms, finish_features, neutral_terms
@@ -117,7 +117,7 @@ def linear_forward(
 ):  # fmt: skip
     """The epilogue is the product's own; nothing is packed."""
     (rows, features), depth = y.shape, weight.shape[1]
-    one = in_order(1)
+    one = own_matrices(1)
     multiply_matrices(y, x, weight, one, one, (rows, features, depth), (depth, 1), (1, depth), activation, scale, shift, slope)
 
 
@@ -125,7 +125,7 @@ def linear_forward(
 def linear_backward_input(dx: Out, packed_dy: Scratch, packed_weight: Scratch, dy: In, weight: In):
     """A product."""
     features, depth = weight.shape
-    one = in_order(1)
+    one = own_matrices(1)
     multiply_matrices(dx, dy, weight, one, one, (dy.shape[0], depth, features), (features, 1), (depth, 1))
 
 
@@ -133,7 +133,7 @@ def linear_backward_input(dx: Out, packed_dy: Scratch, packed_weight: Scratch, d
 def linear_backward_weight(dweight: Out, packed_dy: Scratch, packed_x: Scratch, x: In, dy: In):
     """A product, added."""
     features, depth = dweight.shape
-    one = in_order(1)
+    one = own_matrices(1)
     multiply_matrices(dweight, dy, x, one, one, (features, depth, dy.shape[0]), (1, features), (depth, 1), ADD)
 
 

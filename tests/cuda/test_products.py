@@ -14,8 +14,9 @@ from simulator import launch
 import numba_nn as nn
 from numba_nn.core import cuda_gemm
 from numba_nn.core.cuda_gemm import multiply_matrices
-from numba_nn.core.cuda_product import ADD, OVERWRITE, Shape, in_rows, tiled_product, vectors_along_depth, vectors_along_rows
-from numba_nn.core.cuda_tiles import BFLOAT16, DOUBLE, FLOAT16, SINGLE, TF32
+from numba_nn.core.cuda_loaders import vectors_along_depth, vectors_along_rows
+from numba_nn.core.cuda_product import ADD, OVERWRITE, Shape, in_rows, tiled_product
+from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32
 from numba_nn.core.device import CUDA
 from numba_nn.core.epilogue import IDENTITY, LEAKY_RELU, RELU, RELU6, SIGMOID, TANH
 from numba_nn.core.gemm import gemm
@@ -93,7 +94,7 @@ def test_matrices_are_chosen_for_each_product():
 
 @pytest.mark.parametrize("kind", ["tf32", "exact", "float16"])
 def test_large_tiles(kind, monkeypatch):
-    monkeypatch.setattr(cuda_gemm, "BLOCKS", 1)
+    monkeypatch.setattr(cuda_gemm, "MULTIPROCESSORS", 1)
     found, expected, tolerance = product(kind, 70, 72, 24, (False, True))
     np.testing.assert_allclose(found, expected, atol=tolerance)
 
@@ -161,11 +162,11 @@ def test_slices_of_the_depth_are_partial_sums():
 
 
 def test_kernels_are_made_once():
-    one, other = (tiled_product(SINGLE, (64, 64), (vectors_along_rows,) * 2, in_rows, ADD, True) for _ in range(2))
+    one, other = (tiled_product(FLOAT32, (64, 64), (vectors_along_rows,) * 2, in_rows, ADD, True) for _ in range(2))
     assert one is other
 
 
 def test_kinds_by_type_and_precision():
-    assert [cuda_gemm.kind_of(np.dtype(t)) for t in ("f4", "f8", "f2", "u2")] == [TF32, DOUBLE, FLOAT16, BFLOAT16]
+    assert [cuda_gemm.kind_of(np.dtype(t)) for t in ("f4", "f8", "f2", "u2")] == [TF32, FLOAT64, FLOAT16, BFLOAT16]
     nn.set_precision("exact")
-    assert cuda_gemm.kind_of(np.dtype("f4")) is SINGLE
+    assert cuda_gemm.kind_of(np.dtype("f4")) is FLOAT32

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.cuda_gemm import BLOCKS, as_bits, in_order, kind_of, loader_of, tile_of
-from numba_nn.core.cuda_product import ADD, AT_ONCE, OVERWRITE, Loader, Shape, in_rows, tiled_product
-from numba_nn.core.cuda_tiles import THREADS, Kind, depths_in_order, rows_in_order, u32
-from numba_nn.core.ptx import VECTOR_BYTES, cuda, device_function
+from numba_nn.core.cuda_gemm import SMALL_TILE, as_bits, kind_of, loader_of, own_matrices, tile_for
+from numba_nn.core.cuda_loaders import elements
+from numba_nn.core.cuda_product import ADD, OVERWRITE, Shape, in_rows, tiled_product
+from numba_nn.core.cuda_tiles import u32
+from numba_nn.core.parts import Helper
+from numba_nn.core.ptx import cuda, device_function
 from numba_nn.core.roles import In, Out
-from numba_nn.core.twin import cuda_kernel
+from numba_nn.core.twin import MULTIPROCESSORS, cuda_kernel
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 
@@ -60,97 +62,53 @@ def image_view(problem: Problem, rows: int, of_input: bool) -> tuple[int, ...]:
     return (*numbers, *(n for d in divisors for n in divisor(d)))
 
 
-# ---- loaders --------------------------------------------------------------------------------------------------------------
+# ---- where elements lie ---------------------------------------------------------------------------------------------------
 
 
-def patches(kind: Kind, rows: int, pixels_are_rows: bool, spread: bool) -> Loader:
+def at_taps(pixels_are_rows: bool, spread: bool) -> Helper:
     """Elements of images that taps meet at pixels. ``spread``: pixels are more than elements, by the stride."""
-    depths, total, copy = kind.depth, rows * kind.depth, kind.copy
-    in_order = pixels_are_rows or kind.plain
-    layout = depths_in_order(rows, depths) if in_order else rows_in_order(rows, depths, VECTOR_BYTES // kind.lanes)
-    at_once = min(AT_ONCE, total // THREADS)
 
     @device_function
-    def load(tile, at, source, view, product, first, k, end, t):
-        e = t
-        while e < u32(total):
-            for _ in range(at_once):
-                row, depth = e // u32(depths), e % u32(depths)
-                if pixels_are_rows:
-                    row, depth = e % u32(rows), e // u32(rows)
-                pixel, tap = u32(k + depth), u32(first + row)
-                if pixels_are_rows:
-                    pixel, tap = u32(first + row), u32(k + depth)
-                n, c = quotient(pixel, view, AREA), quotient(tap, view, TAPS)
-                pixel, tap = u32(pixel - n * u32(view[AREA])), u32(tap - c * u32(view[TAPS]))
-                u, i = quotient(pixel, view, ACROSS), quotient(tap, view, TAP_WIDTH)
-                v, j = u32(pixel - u * u32(view[ACROSS])), u32(tap - i * u32(view[TAP_WIDTH]))
-                h = u32(u * u32(view[UP_H]) + u32(view[BASE_H]) + i * u32(view[STEP_H]))  # below 0: large
-                w = u32(v * u32(view[UP_W]) + u32(view[BASE_W]) + j * u32(view[STEP_W]))
-                there = first + row < u32(view[ROWS]) and k + depth < end
-                if spread:
-                    near, left = quotient(h, view, DOWN_H), quotient(w, view, DOWN_W)
-                    there = there and near * u32(view[DOWN_H]) == h and left * u32(view[DOWN_W]) == w
-                    h, w = near, left
-                there = there and h < u32(view[HEIGHT]) and w < u32(view[WIDTH])
-                plane = n * u32(view[CHANNELS]) + product * u32(view[GROUP]) + c
-                where = u32((plane * u32(view[HEIGHT]) + h) * u32(view[WIDTH]) + w)
-                to = u32(at + row * u32(layout.row_step) + depth * u32(layout.depth_step))
-                copy(tile, to, source, where, 1 if there else 0)
-                e = u32(e + u32(THREADS))
+    def where(view, product, row, depth):
+        pixel, tap = (row, depth) if pixels_are_rows else (depth, row)
+        n, c = quotient(pixel, view, AREA), quotient(tap, view, TAPS)
+        pixel, tap = u32(pixel - n * u32(view[AREA])), u32(tap - c * u32(view[TAPS]))
+        u, i = quotient(pixel, view, ACROSS), quotient(tap, view, TAP_WIDTH)
+        v, j = u32(pixel - u * u32(view[ACROSS])), u32(tap - i * u32(view[TAP_WIDTH]))
+        h = u32(u * u32(view[UP_H]) + u32(view[BASE_H]) + i * u32(view[STEP_H]))  # below 0: large
+        w = u32(v * u32(view[UP_W]) + u32(view[BASE_W]) + j * u32(view[STEP_W]))
+        meets = True
+        if spread:
+            near, left = quotient(h, view, DOWN_H), quotient(w, view, DOWN_W)
+            meets, h, w = near * u32(view[DOWN_H]) == h and left * u32(view[DOWN_W]) == w, near, left
+        there = meets and h < u32(view[HEIGHT]) and w < u32(view[WIDTH])
+        plane = n * u32(view[CHANNELS]) + product * u32(view[GROUP]) + c
+        return (plane * u32(view[HEIGHT]) + h) * u32(view[WIDTH]) + w, there
 
-    return Loader(layout, load)
-
-
-def planes(kind: Kind, rows: int) -> Loader:
-    """Channels of images, whose pixels are the depth."""
-    return _along_depth(kind, rows, pixel_of_channel)
-
-
-def weights_of_inputs(kind: Kind, rows: int) -> Loader:
-    """Weights, whose rows are input channels; the depth is (output channel, tap)."""
-    return _along_depth(kind, rows, weight_of_input)
+    return where
 
 
 @device_function
 def pixel_of_channel(view, product, row, depth):
-    """Where an element of dy lies."""
+    """Elements of images, whose rows are channels; the depth is the pixel."""
     n = quotient(depth, view, AREA)
     plane = n * u32(view[CHANNELS]) + product * u32(view[GROUP]) + row
-    return plane * u32(view[AREA]) + depth - n * u32(view[AREA])
+    return plane * u32(view[AREA]) + depth - n * u32(view[AREA]), True
 
 
 @device_function
 def weight_of_input(view, product, row, depth):
-    """Where the weight of an input channel lies."""
+    """Weights, whose rows are input channels; the depth is (output channel, tap)."""
     o = quotient(depth, view, TAPS)
     matrix = (product * u32(view[GROUP]) + o) * u32(view[ROWS]) + row
-    return matrix * u32(view[TAPS]) + depth - o * u32(view[TAPS])
+    return matrix * u32(view[TAPS]) + depth - o * u32(view[TAPS]), True
 
 
-def _along_depth(kind: Kind, rows: int, where: Any) -> Loader:
-    """Elements, of which neighbouring threads read neighbouring depths."""
-    depths, total, copy = kind.depth, rows * kind.depth, kind.copy
-    layout = depths_in_order(rows, depths) if kind.plain else rows_in_order(rows, depths, VECTOR_BYTES // kind.lanes)
-    at_once = min(AT_ONCE, total // THREADS)
-
-    @device_function
-    def load(tile, at, source, view, product, first, k, end, t):
-        e = t
-        while e < u32(total):
-            for _ in range(at_once):
-                row, depth = e // u32(depths), e % u32(depths)
-                count = 1 if first + row < u32(view[ROWS]) and k + depth < end else 0
-                to = u32(at + row * u32(layout.row_step) + depth * u32(layout.depth_step))
-                copy(tile, to, source, u32(where(view, product, u32(first + row), u32(k + depth))), count)
-                e = u32(e + u32(THREADS))
-
-    return Loader(layout, load)
-
-
-inputs_at_outputs = functools.partial(patches, pixels_are_rows=True, spread=False)
-outputs_at_inputs = functools.partial(patches, pixels_are_rows=True, spread=True)
-inputs_by_taps = functools.partial(patches, pixels_are_rows=False, spread=False)
+channels_of_pixels = functools.partial(elements, where=pixel_of_channel, along_depth=True)
+weights_of_inputs = functools.partial(elements, where=weight_of_input, along_depth=True)
+inputs_at_outputs = functools.partial(elements, where=at_taps(pixels_are_rows=True, spread=False), along_depth=False)
+outputs_at_inputs = functools.partial(elements, where=at_taps(pixels_are_rows=True, spread=True), along_depth=False)
+inputs_by_taps = functools.partial(elements, where=at_taps(pixels_are_rows=False, spread=False), along_depth=True)
 
 
 # ---- passes ---------------------------------------------------------------------------------------------------------------
@@ -170,7 +128,7 @@ def convolve(
     kind, (_, channels, *size), groups = kind_of(x.dtype), problem.y_shape, problem.groups
     rows, depth, columns = channels // groups, weight.size // channels, y.size // channels
     loaders = loader_of(kind, weight, rows * depth, (depth, 1)), inputs_at_outputs
-    run = tiled_product(kind, tile_of(kind, rows, columns, groups), loaders, in_planes, activation, y.dtype == x.dtype)
+    run = tiled_product(kind, tile_for(kind, rows, columns, groups), loaders, in_planes, activation, y.dtype == x.dtype)
     run(
         *(as_bits(array.ravel()) for array in (y, weight, x)), order, order, scale, shift,
         tuple(Shape(rows, columns, depth, groups, 1, depth)), (rows, depth, depth, 1), image_view(problem, columns, True),
@@ -184,7 +142,7 @@ def convolve_backward_input(dx: Any, dy: Any, weight: Any, order: Any, problem: 
     rows, columns = channels // groups, dx.size // channels
     depth = problem.y_shape[1] // groups * math.prod(problem.taps)
     loaders = weights_of_inputs, outputs_at_inputs
-    run = tiled_product(kind, tile_of(kind, rows, columns, groups), loaders, in_planes, OVERWRITE, dx.dtype == dy.dtype)
+    run = tiled_product(kind, tile_for(kind, rows, columns, groups), loaders, in_planes, OVERWRITE, dx.dtype == dy.dtype)
     given = [as_bits(array.ravel()) for array in (dx, weight, dy)]
     run(
         *given, order, order, given[0], given[0], tuple(Shape(rows, columns, depth, groups, 1, depth)),
@@ -197,8 +155,8 @@ def most_slices(problem: Problem) -> int:
     """Slices that the sum over pixels is cut into, at the most: enough blocks for a large GPU, no more for a smaller batch."""
     rows, pixels = problem.y_shape[1] // problem.groups, problem.y_shape[0] * math.prod(problem.y_shape[2:])
     columns = problem.x_shape[1] // problem.groups * math.prod(problem.taps)
-    tiles = -(-rows // 64) * -(-columns // 64) * problem.groups
-    return max(1, min(2 * BLOCKS // tiles, pixels // LEAST_DEPTH))
+    tiles = -(-rows // SMALL_TILE[0]) * -(-columns // SMALL_TILE[1]) * problem.groups
+    return max(1, min(2 * MULTIPROCESSORS // tiles, pixels // LEAST_DEPTH))
 
 
 def weight_slices(problem: Problem) -> tuple[int, int]:
@@ -213,7 +171,7 @@ def convolve_backward_weight(dweight: Any, partial: Any, x: Any, dy: Any, order:
     kind, groups, (slices, span) = kind_of(x.dtype), problem.groups, weight_slices(problem)
     rows, columns, pixels = problem.y_shape[1] // groups, dweight.size // problem.y_shape[1], dy.size // problem.y_shape[1]
     to, finish = (dweight, ADD) if slices == 1 else (partial, OVERWRITE)
-    run = tiled_product(kind, (64, 64), (planes, inputs_by_taps), in_rows, finish, to.dtype == x.dtype)
+    run = tiled_product(kind, SMALL_TILE, (channels_of_pixels, inputs_by_taps), in_rows, finish, to.dtype == x.dtype)
     given = [as_bits(array.ravel()) for array in (to, dy, x)]
     run(
         *given, order, order, given[0], given[0], tuple(Shape(rows, columns, pixels, groups, slices, span)),
@@ -229,7 +187,7 @@ class OnCuda(Algorithm):
     name = "cuda"
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, self._groups = problem, in_order(problem.groups)
+        self.problem, self._groups = problem, own_matrices(problem.groups)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         """Partial sums of the weights' gradient."""
