@@ -21,6 +21,7 @@ from numba_nn.core.cuda_product import ADD, OVERWRITE, in_rows, tiled_product
 from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
 from numba_nn.core.epilogue import RELU, TANH
 from numba_nn.core.kernel import In, Out
+from numba_nn.core.portable import covering_windows
 from numba_nn.core.ptx import cuda
 from numba_nn.core.twin import CudaKernel, cuda_kernel
 from numba_nn.layers.conv.cuda import (
@@ -36,6 +37,7 @@ REQUIRED = "NUMBA_NN_CUDA_TOOLS" in os.environ  # `make cuda-check` sets it: the
 pytestmark = pytest.mark.skipif(bool(offline.missing()) and not REQUIRED, reason=offline.missing())
 
 REGISTERS = 255  # what a thread can have; 256 threads of 255 registers still make one resident block
+BY_WINDOWS = {"drop_elements"}  # they take 16 bytes at a time, like `portable` element-wise kernels
 OF_A_PRODUCT = 128  # then two blocks of 256 threads are resident
 
 
@@ -49,7 +51,7 @@ def compiled(dtype: Any) -> list[Launch]:
     launched = {launch.kernel.py_func for launch in found}
     others = [k.cuda for k in elementwise_kernels() if k.cuda.py_func not in launched]
     names = {k.cuda: k for k in elementwise_kernels()}
-    return found + [Launch(CudaKernel(k.py_func), signature(k, example(names[k], 64, dtype))) for k in others]
+    return found + [Launch(k, signature(k, example(names[k], 64, dtype))) for k in others]
 
 
 # Few in float64, and for one GPU: what it could show there alone are stack and registers.
@@ -70,6 +72,9 @@ def test_machine_code(launch, dtype, target):
     assert faults(code, float64_allowed=wide or name in IN_FLOAT64, conversions_allowed=name in CONVERTS) == []
     assert 0 < code.registers <= REGISTERS
     assert f".target {target}" in code.ptx
+    if launch.kernel.grid is covering_windows or name in BY_WINDOWS:
+        assert code.operations["LDG.E.128"] > 0
+        assert code.operations["STG.E.128"] > 0
 
 
 # Matrix products: the large tiles, and what is not aligned
