@@ -12,6 +12,9 @@ arrays of four that live in registers, and between these and memory go 16 bytes 
                                         at += 4 threads()
 
 Loads whose values nobody uses vanish. In other loops a thread takes one element at a time: ``i = thread()``, and so on.
+
+In a loop over rows, ``for t in prange(tasks.shape[0])``, a block of threads has a row. In the same manner it shares the
+elements of the arrays that `numba_nn.core.address.part_at` gives there; those that are written must not overlap others.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import numpy as np
 
 from numba_nn.core.ptx import WINDOW, cuda, device_function, load_window, starts_aligned, store_window
 from numba_nn.core.roles import Role, argument_roles
-from numba_nn.core.twin import THREADS, CudaKernel, covering, cuda_helper
+from numba_nn.core.twin import THREADS, CudaKernel, Grid, covering, cuda_helper
 
 u64 = np.uint64
 
@@ -99,12 +102,18 @@ def portable_twin(py_func: Callable[..., Any]) -> CudaKernel:
     names |= {"_cuda": cuda, "_u64": u64}
     names |= {name: value for name, value in BLOCKS_OF_ONE.items() if name in names}
     exec(compile(ast.fix_missing_locations(tree), inspect.getfile(py_func), "exec"), names)
-    return CudaKernel(names[py_func.__name__], covering_windows if loops.by_windows else covering)
+    return CudaKernel(names[py_func.__name__], loops.grid)
 
 
 def statements(*lines: str) -> list[ast.stmt]:
     """Source as a tree."""
     return ast.parse("\n".join(lines)).body
+
+
+Stride = tuple[str, str]
+"""A thread's number among those that share a loop, and how many these are."""
+OF_GRID: Stride = "_thread()", "_threads_in_grid()"
+OF_BLOCK: Stride = "_u64(_cuda.threadIdx.x)", "_u64(_cuda.blockDim.x)"
 
 
 class ThreadLoop(ast.NodeTransformer):
@@ -117,36 +126,53 @@ class ThreadLoop(ast.NodeTransformer):
 
     Attributes
     ----------
-    by_windows : bool
-        Whether the loop over threads takes four elements at a time.
+    grid : callable
+        What the loop over threads asks for.
     """
 
     def __init__(self, roles: Mapping[str, Any]) -> None:
-        self.roles = {name: role for name, role in roles.items() if isinstance(role, Role)}
-        self.by_windows = False
+        self.names = list(roles)
+        self.arrays = {name: role.writes for name, role in roles.items() if isinstance(role, Role)}
+        self.parts: dict[str, bool] = {}
+        self.grid: Grid = covering
 
     def visit_For(self, node: ast.For) -> Any:
         """A loop over `prange` as a thread runs it; one over a block's elements, of which there is one or none."""
-        self.generic_visit(node)
         i, iterated = ast.unparse(node.target), ast.unparse(node.iter)
-        if of_grid := re.fullmatch(r"prange\((.+)\)", iterated):
-            windows = Windows(i, self.roles)
-            body = windows.body_of(node)
-            self.by_windows = windows.suffice
-            loop = windows.loop(of_grid[1], body) if windows.suffice else one_by_one(i, of_grid[1], node.body)
+        if of_rows := re.fullmatch(r"prange\((\w+)\.shape\[0\]\)", iterated):
+            loop = self._of_rows(node, i, of_rows[1])
+        elif of_grid := re.fullmatch(r"prange\((.+)\)", iterated):
+            self.generic_visit(node)
+            loop, by_windows = shared(node, i, of_grid[1], self.arrays, OF_GRID)
+            self.grid = covering_windows if by_windows else covering
+        elif (part := iterated.removeprefix("range(").removesuffix(".size)")) in self.parts:
+            loop, _ = shared(node, i, f"{part}.size", self.parts, OF_BLOCK)
         elif of_block := re.fullmatch(r"range\((\w+\.size)\)", iterated):
             loop = statements(f"{i} = _u64(0)", f"if {of_block[1]} > 0: pass")
             loop[1].body = node.body  # type: ignore[attr-defined]
         else:
-            return node
+            return self.generic_visit(node)
         return [ast.copy_location(statement, node) for statement in loop]
 
+    def _of_rows(self, node: ast.For, row: str, array: str) -> list[ast.stmt]:
+        """A block of threads has a row, and shares the elements of what `part_at` gives."""
+        assigned = (n for n in ast.walk(node) if isinstance(n, ast.Assign) and ast.unparse(n.value).startswith("part_at("))
+        self.parts = {ast.unparse(n.targets[0]): True for n in assigned}
+        number = self.names.index(array)
+        self.grid = lambda *arguments: (arguments[number].shape[0], THREADS)
+        self.generic_visit(node)
+        return [*statements(f"{row} = _u64(_cuda.blockIdx.x)"), *node.body]
 
-def one_by_one(i: str, count: str, body: list[ast.stmt]) -> list[ast.stmt]:
-    """A loop over every so-manieth element."""
-    loop = statements(f"{i} = _thread()", f"while {i} < _u64({count}): {i} += _threads_in_grid()")
-    loop[1].body[:0] = body  # type: ignore[attr-defined]
-    return loop
+
+def shared(node: ast.For, i: str, count: str, arrays: Mapping[str, bool], stride: Stride) -> tuple[list[ast.stmt], bool]:
+    """A loop over a thread's share, and whether it takes windows."""
+    windows = Windows(i, arrays)
+    body = windows.body_of(node)
+    if windows.suffice:
+        return windows.loop(count, body, stride), True
+    loop = statements(f"{i} = {stride[0]}", f"while {i} < _u64({count}): {i} += {stride[1]}")
+    loop[1].body[:0] = node.body  # type: ignore[attr-defined]
+    return loop, False
 
 
 class Windows(ast.NodeTransformer):
@@ -156,8 +182,8 @@ class Windows(ast.NodeTransformer):
     ----------
     index : str
         The loop's index.
-    roles : mapping
-        Name to role of every array argument.
+    arrays : mapping
+        Name to whether it may be written, of every array.
 
     Attributes
     ----------
@@ -165,10 +191,10 @@ class Windows(ast.NodeTransformer):
         Whether arrays are touched at the index alone, and it is used for nothing else.
     """
 
-    def __init__(self, index: str, roles: Mapping[str, Role]) -> None:
-        self.index, self.roles, self.suffice = index, roles, True
+    def __init__(self, index: str, arrays: Mapping[str, bool]) -> None:
+        self.index, self.arrays, self.suffice = index, arrays, True
         self.places, self.bounds = {index}, {index}
-        self.touched: dict[str, bool] = {}  # array to whether it may be written
+        self.touched: dict[str, bool] = {}  # array to whether it is written
 
     def body_of(self, loop: ast.For) -> list[ast.stmt]:
         """The body; what it says of the arrays is noted."""
@@ -188,25 +214,25 @@ class Windows(ast.NodeTransformer):
     def visit_Subscript(self, node: ast.Subscript) -> Any:
         """``x[i]`` as ``x_window[i]``."""
         name = ast.unparse(node.value)
-        if name not in self.roles or ast.unparse(node.slice) not in self.places:
+        if name not in self.arrays or ast.unparse(node.slice) not in self.places:
             return self.generic_visit(node)
-        written = self.roles[name].writes and (isinstance(node.ctx, ast.Store) or isinstance(node.slice, ast.Slice))
+        written = self.arrays[name] and (isinstance(node.ctx, ast.Store) or isinstance(node.slice, ast.Slice))
         self.touched[name] = self.touched.get(name, False) or written
         node.value = ast.Name(f"{name}_window", ast.Load())
         return node
 
     def visit_Name(self, node: ast.Name) -> Any:
         """An array or an index by itself."""
-        self.suffice &= node.id not in self.roles and node.id not in self.bounds
+        self.suffice &= node.id not in self.arrays and node.id not in self.bounds
         return node
 
-    def loop(self, count: str, body: list[ast.stmt]) -> list[ast.stmt]:
-        """The loop over every so-manieth window."""
-        begin, loop = statements(f"_at = _thread() * _u64({WINDOW})", f"while _at < _u64({count}): pass")
+    def loop(self, count: str, body: list[ast.stmt], stride: Stride) -> list[ast.stmt]:
+        """The loop over a thread's windows."""
+        begin, loop = statements(f"_at = {stride[0]} * _u64({WINDOW})", f"while _at < _u64({count}): pass")
         inside = [f"{name}_window = _cuda.local.array({WINDOW}, {name}.dtype)" for name in self.touched]
         fetched = statements(*inside, *(f"_fetch({name}_window, {name}, _at)" for name in self.touched))
         lanes = [[*statements(f"{self.index} = _u64({lane})"), *copy.deepcopy(body)] for lane in range(WINDOW)]
         written = [f"_put({name}, _at, {name}_window)" for name, writes in self.touched.items() if writes]
-        end = statements(*written, f"_at += _threads_in_grid() * _u64({WINDOW})")
+        end = statements(*written, f"_at += {stride[1]} * _u64({WINDOW})")
         loop.body = [*fetched, *itertools.chain(*lanes), *end]  # type: ignore[attr-defined]
         return [begin, loop]
