@@ -18,14 +18,12 @@ from numba_nn.core.cuda_loaders import (
     vectors_along_depth,
     vectors_along_rows,
 )
-from numba_nn.core.cuda_product import OVERWRITE, Shape, in_rows, tiled_product
+from numba_nn.core.cuda_product import OVERWRITE
+from numba_nn.core.cuda_slices import multiply_into_rows
 from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
 from numba_nn.core.device import CUDA
 from numba_nn.core.precision import get_precision
 from numba_nn.core.ptx import VECTOR_BYTES
-from numba_nn.core.twin import MULTIPROCESSORS
-
-LARGE_TILE, SMALL_TILE = (128, 128), (64, 64)
 
 
 def kind_of(dtype: Any) -> Kind:
@@ -33,13 +31,6 @@ def kind_of(dtype: Any) -> Kind:
     if dtype == np.float32:
         return FLOAT32 if get_precision() == "exact" else TF32
     return {"float64": FLOAT64, "float16": FLOAT16, "uint16": BFLOAT16}[np.dtype(dtype).name]
-
-
-def tile_for(kind: Kind, rows: int, columns: int, products: int) -> tuple[int, int]:
-    """Rows and columns of a block's tile of C; large ones where no multiprocessor is left without,
-    but in float64, which has no registers for them."""
-    blocks = -(-rows // LARGE_TILE[0]) * -(-columns // LARGE_TILE[1]) * products
-    return LARGE_TILE if blocks >= MULTIPROCESSORS and kind is not FLOAT64 else SMALL_TILE
 
 
 def loader_of(kind: Kind, matrix: Any, size: int, strides: tuple[int, int]) -> LoaderOf:
@@ -66,6 +57,7 @@ def multiply_matrices(
     c: Any, a: Any, b: Any, a_of: Any, b_of: Any,
     shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int],
     finish: int = OVERWRITE, scale: Any = None, shift: Any = None, slope: float = 0.0,
+    partial: Any = None,
 ) -> None:  # fmt: skip
     """C[s] = A[a_of[s]] B[b_of[s]] for every product s, on device arrays; see `numba_nn.core.gemm.gemm`.
 
@@ -85,15 +77,12 @@ def multiply_matrices(
         (N,), for an activation.
     slope : float, optional
         Of a leaky ReLU.
+    partial : device array, optional
+        Flat, of `partial_size` for partial sums; without room the depth of a product of few tiles is not cut.
     """
-    rows, columns, depth = shape
-    kind, products = kind_of(a.dtype), a_of.size
+    (rows, columns, depth), kind = shape, kind_of(a.dtype)
     c, a, b = (as_bits(array.ravel()) for array in (c, a, b))
     turned = b_strides[::-1]
     loaders = loader_of(kind, a, rows * depth, a_strides), loader_of(kind, b, depth * columns, turned)
-    run = tiled_product(kind, tile_for(kind, rows, columns, products), loaders, in_rows, finish, c.dtype == kind.dtype)
-    run(
-        c, a, b, a_of, b_of, c if scale is None else scale, c if shift is None else shift,
-        tuple(Shape(rows, columns, depth, products, 1, depth)), (rows, depth, *a_strides), (columns, depth, *turned),
-        (rows, columns), slope,
-    )  # fmt: skip
+    views = (rows, depth, *a_strides), (columns, depth, *turned)
+    multiply_into_rows(kind, loaders, finish, c, partial, (a, b, a_of, b_of), scale, shift, shape, views, slope)

@@ -66,9 +66,10 @@ ACTIVATIONS = {
 }
 
 
-def finisher(code: int, read: Any, write: Any) -> Helper:
-    """``finish(c, at, total, scale, shift, feature, slope)``: store a sum."""
+def finisher(kind: Kind, code: int, narrow: bool) -> Helper:
+    """``finish(c, at, total, scale, shift, feature, slope)``: store a sum; narrow: as one of the kind's own numbers."""
     activation: Any = ACTIVATIONS.get(code)
+    read, write = (kind.read, kind.write) if narrow else (as_it_is, as_it_is)
 
     @device_function
     def overwrite(c, at, total, scale, shift, feature, slope):
@@ -168,8 +169,7 @@ def tiled_product(
     loader_a, loader_b = loaders[0](kind, rows), loaders[1](kind, columns)
     count, accumulate, row_of, column_of = kind.sums(kind, rows, columns, loader_a.layout, loader_b.layout)
     multiply, sum_dtype = main_loop(kind, loader_a, loader_b, accumulate), kind.sum_dtype
-    read, write = (kind.read, kind.write) if narrow else (as_it_is, as_it_is)
-    store = store_sums(count, row_of, column_of, place, finisher(finish, read, write))
+    store = store_sums(count, row_of, column_of, place, finisher(kind, finish, narrow))
 
     def product(
         c: Out, a: In, b: In, a_of: In, b_of: In, scale: In, shift: In,

@@ -15,9 +15,9 @@ from offline import compile_twin, faults, signature
 from training import CONVERTS, IN_FLOAT64
 from twins import elementwise_kernels, example
 
-from numba_nn.core.cuda_gemm import LARGE_TILE, SMALL_TILE
 from numba_nn.core.cuda_loaders import elements_along_depth, elements_along_rows, vectors_along_depth, vectors_along_rows
 from numba_nn.core.cuda_product import ADD, OVERWRITE, in_rows, tiled_product
+from numba_nn.core.cuda_slices import LARGE_TILE, SMALL_TILE
 from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
 from numba_nn.core.epilogue import RELU, TANH
 from numba_nn.core.kernel import In, Out
@@ -119,6 +119,8 @@ CONVOLUTIONS = [
     (TF32, LARGE_TILE, (vectors_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
     (TF32, SMALL_TILE, (weights_of_inputs, outputs_at_inputs), in_planes, OVERWRITE, (29, 29, 5)),
     (TF32, SMALL_TILE, (channels_of_pixels, inputs_by_taps), in_rows, OVERWRITE, (29, 29, 2)),
+    (TF32, LARGE_TILE, (channels_of_pixels, inputs_by_taps), in_rows, ADD, (29, 29, 2)),
+    (FLOAT32, LARGE_TILE, (channels_of_pixels, inputs_by_taps), in_rows, ADD, (29, 29, 2)),
     (FLOAT32, LARGE_TILE, (elements_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
     (BFLOAT16, LARGE_TILE, (vectors_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
 ]

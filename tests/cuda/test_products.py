@@ -12,10 +12,11 @@ from simulated_cuda import simulated
 from simulator import launch
 
 import numba_nn as nn
-from numba_nn.core import cuda_gemm
+from numba_nn.core import cuda_gemm, cuda_slices
 from numba_nn.core.cuda_gemm import multiply_matrices
 from numba_nn.core.cuda_loaders import vectors_along_depth, vectors_along_rows
 from numba_nn.core.cuda_product import ADD, OVERWRITE, Shape, in_rows, tiled_product
+from numba_nn.core.cuda_slices import most_slices, partial_size, slices_of
 from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32
 from numba_nn.core.device import CUDA
 from numba_nn.core.epilogue import IDENTITY, LEAKY_RELU, RELU, RELU6, SIGMOID, TANH
@@ -107,7 +108,7 @@ def test_leading_dimensions_broadcast(number, batch):
 
 @pytest.mark.parametrize("kind", ["tf32", "exact", "float16"])
 def test_large_tiles(kind, monkeypatch):
-    monkeypatch.setattr(cuda_gemm, "MULTIPROCESSORS", 1)
+    monkeypatch.setattr(cuda_slices, "MULTIPROCESSORS", 1)
     found, expected, tolerance = product(kind, 70, 72, 24, (False, True))
     np.testing.assert_allclose(found, expected, atol=tolerance)
 
@@ -145,6 +146,58 @@ def test_the_kernel_of_the_cpu_has_it_as_its_twin():
     for _ in range(2):
         gemm(c, none, none, on_device(a), on_device(b), single, single, (4, 5, 3), (3, 1), (5, 1), 1)
     np.testing.assert_allclose(c.copy_to_host().reshape(4, 5), 2 * a[0] @ b[0], atol=1e-2)
+
+
+# The depth in slices
+
+
+@pytest.mark.parametrize("finish", [OVERWRITE, ADD, TANH])
+@pytest.mark.parametrize(("kind", "transposed"), list(zip(KINDS, [*TRANSPOSITIONS, (False, False)], strict=True)))
+def test_a_deep_product_of_few_tiles_is_cut(kind, transposed, finish, monkeypatch):
+    monkeypatch.setattr(cuda_slices, "LEAST_SPAN", 32)
+    sums = np.float64 if kind == "float64" else np.float32
+    size = 3, 70, 100
+    assert slices_of(*size, 2) == (2, 64)
+    room = np.full(partial_size(*size, 2), np.nan, sums)
+    scale, shift = np.linspace(0.5, 1, 70).astype(sums), np.linspace(-1, 1, 70).astype(sums)
+    terms = {"scale": CUDA.from_host(scale), "shift": CUDA.from_host(shift), "partial": CUDA.from_host(room)}
+    found, expected, tolerance = product(kind, *size, transposed, finish, of=((0, 1), (0, 0)), **terms)
+    if finish == TANH:
+        expected = np.tanh(scale * expected + shift)
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+    assert np.isfinite(terms["partial"].copy_to_host()).any()
+
+
+def test_no_batch_that_is_smaller_needs_more_room():
+    for columns, depth in ((64, 1024), (1000, 700), (100, 2000), (10_000, 10_000)):
+        for rows in (1, 63, 65, 700):
+            slices = {fewer: slices_of(fewer, columns, depth, 1)[0] for fewer in range(1, rows + 1)}
+            most = max(n * fewer * columns if n > 1 else 0 for fewer, n in slices.items())
+            assert most <= partial_size(rows, columns, depth)
+            assert most_slices(rows, columns, depth, 1) >= max(slices_of(rows, columns, k, 1)[0] for k in range(0, depth, 7))
+
+
+@pytest.mark.parametrize("depth", [0, 1, 255, 256, 511, 512, 1000, 4097])
+def test_slices_cover_the_depth(depth):
+    slices, span = slices_of(64, 64, depth, 1)
+    assert (slices - 1) * span <= max(0, depth - 1) < slices * span
+    assert (slices > 1) == (depth >= 512)
+
+
+def test_a_linear_layer_has_room_for_slices(monkeypatch):
+    monkeypatch.setattr(cuda_slices, "LEAST_SPAN", 32)
+    x = np.random.default_rng(0).standard_normal((70, 130)).astype(np.float32)
+    nn.set_precision("exact")
+    found = {}
+    for device in ("cpu", "cuda"):
+        layer = nn.Linear(130, 5).to(device)
+        for parameter in layer.parameters():
+            parameter.device.assign(parameter.value, np.linspace(-1, 1, parameter.value.size).reshape(parameter.value.shape))
+        on = layer.device.from_host
+        y, dx = layer(on(x)), layer.backward(on(x[:, :5] + 0))
+        found[device] = [layer.device.to_host(a) for a in (y, dx, *(p.grad for p in layer.parameters()))]
+    for got, expected in zip(found["cuda"], found["cpu"], strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
 
 
 # The kernel itself: orders of threads, slices of the depth

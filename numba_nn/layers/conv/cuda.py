@@ -18,18 +18,15 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.cuda_gemm import SMALL_TILE, as_bits, kind_of, loader_of, own_matrices, tile_for
+from numba_nn.core.cuda_gemm import as_bits, kind_of, loader_of, own_matrices
 from numba_nn.core.cuda_loaders import elements
-from numba_nn.core.cuda_product import ADD, OVERWRITE, Shape, in_rows, tiled_product
+from numba_nn.core.cuda_product import ADD, OVERWRITE, Shape, tiled_product
+from numba_nn.core.cuda_slices import multiply_into_rows, partial_size, tile_for
 from numba_nn.core.cuda_tiles import u32
 from numba_nn.core.parts import Helper
-from numba_nn.core.ptx import cuda, device_function
-from numba_nn.core.roles import In, Out
-from numba_nn.core.twin import MULTIPROCESSORS, cuda_kernel
+from numba_nn.core.ptx import device_function
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
-
-LEAST_DEPTH = 512  # pixels of a slice, at least: what its partial sums cost to write and read is then little
 
 # Places of numbers in a view, which is a tuple to a kernel. A divisor has three: itself, and those that `quotient` takes.
 ROWS, CHANNELS, GROUP, HEIGHT, WIDTH, UP_H, BASE_H, STEP_H, UP_W, BASE_W, STEP_W = range(11)
@@ -151,34 +148,18 @@ def convolve_backward_input(dx: Any, dy: Any, weight: Any, order: Any, problem: 
     )  # fmt: skip
 
 
-def most_slices(problem: Problem) -> int:
-    """Slices that the sum over pixels is cut into, at the most: enough blocks for a large GPU, no more for a smaller batch."""
-    rows, pixels = problem.y_shape[1] // problem.groups, problem.y_shape[0] * math.prod(problem.y_shape[2:])
+def weight_product(problem: Problem) -> tuple[int, int, int]:
+    """Rows, columns and depth of a group's product for the gradient of its weights; the depth are pixels."""
     columns = problem.x_shape[1] // problem.groups * math.prod(problem.taps)
-    tiles = -(-rows // SMALL_TILE[0]) * -(-columns // SMALL_TILE[1]) * problem.groups
-    return max(1, min(2 * MULTIPROCESSORS // tiles, pixels // LEAST_DEPTH))
-
-
-def weight_slices(problem: Problem) -> tuple[int, int]:
-    """Slices of the sum over pixels, and pixels of each, by the shape alone."""
-    slices, pixels = most_slices(problem), problem.y_shape[0] * math.prod(problem.y_shape[2:])
-    span = -(-pixels // (slices * 32)) * 32
-    return max(1, -(-pixels // span)) if span else 1, max(span, 1)
+    return problem.y_shape[1] // problem.groups, columns, problem.y_shape[0] * math.prod(problem.y_shape[2:])
 
 
 def convolve_backward_weight(dweight: Any, partial: Any, x: Any, dy: Any, order: Any, problem: Problem) -> None:
-    """dweight += gradient of the weights; partial: float32 (float64), (`weight_slices` times the size of dweight,) if many."""
-    kind, groups, (slices, span) = kind_of(x.dtype), problem.groups, weight_slices(problem)
-    rows, columns, pixels = problem.y_shape[1] // groups, dweight.size // problem.y_shape[1], dy.size // problem.y_shape[1]
-    to, finish = (dweight, ADD) if slices == 1 else (partial, OVERWRITE)
-    run = tiled_product(kind, SMALL_TILE, (channels_of_pixels, inputs_by_taps), in_rows, finish, to.dtype == x.dtype)
-    given = [as_bits(array.ravel()) for array in (to, dy, x)]
-    run(
-        *given, order, order, given[0], given[0], tuple(Shape(rows, columns, pixels, groups, slices, span)),
-        gradient_view(problem, rows), image_view(problem, columns, True), (rows, columns), 0.0,
-    )  # fmt: skip
-    if slices > 1:
-        add_slices(dweight.ravel(), partial.ravel(), slices, rows * columns)
+    """dweight += gradient of the weights; partial: flat, `partial_size` of `weight_product`, float32 (float64)."""
+    size, loaders = weight_product(problem), (channels_of_pixels, inputs_by_taps)
+    dweight, dy, x = (as_bits(array.ravel()) for array in (dweight, dy, x))
+    views = gradient_view(problem, size[0]), image_view(problem, size[1], True)
+    multiply_into_rows(kind_of(x.dtype), loaders, ADD, dweight, partial, (dy, x, order, order), None, None, size, views)
 
 
 class OnCuda(Algorithm):
@@ -192,8 +173,8 @@ class OnCuda(Algorithm):
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         """Partial sums of the weights' gradient."""
         problem = self.problem
-        weights = problem.y_shape[1] * (problem.x_shape[1] // problem.groups) * math.prod(problem.taps)
-        return {"partial": ((most_slices(problem) * weights if one_pass == "weight" else 0,), problem.dtype)}
+        size = partial_size(*weight_product(problem), problem.groups) if one_pass == "weight" else 0
+        return {"partial": ((size,), problem.dtype)}
 
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
@@ -213,16 +194,3 @@ class OnCuda(Algorithm):
 def gradient_view(problem: Problem, rows: int) -> tuple[int, ...]:
     """The view of dy at its own pixels."""
     return (rows, problem.y_shape[1], rows, *image_view(problem, rows, True)[3:])
-
-
-@cuda_kernel()
-def add_slices(total: Out, partial: In, slices: int, size: int):
-    """total += sums over the slices of each group, in order."""
-    i = u32(cuda.grid(1))
-    while i < u32(total.size):
-        first = i // u32(size) * u32(size) * u32(slices) + i % u32(size)
-        s = total.dtype.type(0)
-        for part in range(u32(slices)):
-            s += partial[u32(first + u32(part) * u32(size))]
-        total[i] += s
-        i = u32(i + u32(cuda.gridsize(1)))
