@@ -8,7 +8,7 @@ arrays of four that live in registers, and between these and memory go 16 bytes 
         y[i] = relu(x[i])           while at < x.size:
                                         fetch(y_window, y, at), fetch(x_window, x, at)
                                         i = 0, y_window[i] = relu(x_window[i]), i = 1, ..., i = 3, ...
-                                        put(y, at, y_window)
+                                        put(y, at, y_window, x.size)
                                         at += 4 threads()
 
 Loads whose values nobody uses vanish. In other loops a thread takes one element at a time: ``i = thread()``, and so on.
@@ -62,6 +62,10 @@ def one_element(block, size):
 
 
 BLOCKS_OF_ONE = {"block_count": as_many, "block_bounds": one_element}
+Stride = tuple[str, str]
+"""A thread's number among those that share a loop, and how many these are."""
+OF_GRID: Stride = "_thread()", "_threads_in_grid()"
+OF_BLOCK: Stride = "_u64(_cuda.threadIdx.x)", "_u64(_cuda.blockDim.x)"
 
 
 @device_function
@@ -75,13 +79,14 @@ def fetch(window, array, at):
 
 
 @device_function
-def put(array, at, window):
-    """Write a window where `fetch` took it from."""
-    if starts_aligned(array) and at + u64(WINDOW) <= u64(array.size):
+def put(array, at, window, end):
+    """Write a window where `fetch` took it from, up to an element ``end`` and to the array's last."""
+    stop = min(u64(end), u64(array.size))
+    if starts_aligned(array) and at + u64(WINDOW) <= stop:
         store_window(array, at, (window[0], window[1], window[2], window[3]))
     else:
         for lane in range(WINDOW):
-            if at + u64(lane) < u64(array.size):
+            if at + u64(lane) < stop:
                 array[at + u64(lane)] = window[lane]
 
 
@@ -108,12 +113,6 @@ def portable_twin(py_func: Callable[..., Any]) -> CudaKernel:
 def statements(*lines: str) -> list[ast.stmt]:
     """Source as a tree."""
     return ast.parse("\n".join(lines)).body
-
-
-Stride = tuple[str, str]
-"""A thread's number among those that share a loop, and how many these are."""
-OF_GRID: Stride = "_thread()", "_threads_in_grid()"
-OF_BLOCK: Stride = "_u64(_cuda.threadIdx.x)", "_u64(_cuda.blockDim.x)"
 
 
 class ThreadLoop(ast.NodeTransformer):
@@ -145,10 +144,10 @@ class ThreadLoop(ast.NodeTransformer):
             self.generic_visit(node)
             loop, by_windows = shared(node, i, of_grid[1], self.arrays, OF_GRID)
             self.grid = covering_windows if by_windows else covering
-        elif (part := iterated.removeprefix("range(").removesuffix(".size)")) in self.parts:
-            loop, _ = shared(node, i, f"{part}.size", self.parts, OF_BLOCK)
-        elif of_block := re.fullmatch(r"range\((\w+\.size)\)", iterated):
-            loop = statements(f"{i} = _u64(0)", f"if {of_block[1]} > 0: pass")
+        elif (of_local := re.fullmatch(r"range\((\w+)\.size\)", iterated)) and of_local[1] in self.parts:
+            loop, _ = shared(node, i, f"{of_local[1]}.size", self.parts, OF_BLOCK)
+        elif of_local and of_local[1] not in self.arrays and not self.parts:
+            loop = statements(f"{i} = _u64(0)", f"if {of_local[1]}.size > 0: pass")
             loop[1].body = node.body  # type: ignore[attr-defined]
         else:
             return self.generic_visit(node)
@@ -232,7 +231,7 @@ class Windows(ast.NodeTransformer):
         inside = [f"{name}_window = _cuda.local.array({WINDOW}, {name}.dtype)" for name in self.touched]
         fetched = statements(*inside, *(f"_fetch({name}_window, {name}, _at)" for name in self.touched))
         lanes = [[*statements(f"{self.index} = _u64({lane})"), *copy.deepcopy(body)] for lane in range(WINDOW)]
-        written = [f"_put({name}, _at, {name}_window)" for name, writes in self.touched.items() if writes]
+        written = [f"_put({name}, _at, {name}_window, {count})" for name, writes in self.touched.items() if writes]
         end = statements(*written, f"_at += {stride[1]} * _u64({WINDOW})")
         loop.body = [*fetched, *itertools.chain(*lanes), *end]  # type: ignore[attr-defined]
         return [begin, loop]

@@ -74,7 +74,7 @@ def drop_elements(y: Out, draw: Saved, x: In, least: int, scale: float):
     window[1] *= scale if b >= low else zero
     window[2] *= scale if c >= low else zero
     window[3] *= scale if d >= low else zero
-    put(y, at, window)
+    put(y, at, window, x.size)
 
 
 @kernel

@@ -109,6 +109,11 @@ def one_of_all(y: Out, x: In):
         y[i] = x[i] * x[0]
 
 
+def the_first_half(y: Out, x: In):
+    for i in prange(x.size // 2):
+        y[i] = x[i]
+
+
 def where_its_block_begins(y: Out, x: In):
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
@@ -120,13 +125,14 @@ def where_its_block_begins(y: Out, x: In):
     [
         (in_order, lambda x: 1 + x, True),
         (in_blocks, lambda x: 1 + x, True),
+        (the_first_half, lambda x: np.where(np.arange(x.size) < x.size // 2, x, 1), True),
         (its_number, lambda x: x + np.arange(x.size), False),
         (its_neighbour, lambda x: x + np.append(x[:1], x[:-1]), False),
         (one_of_all, lambda x: x * x[0], False),
         (where_its_block_begins, lambda x: x * np.arange(x.size), False),
     ],
 )
-@pytest.mark.parametrize("n", [3, 4, 30])
+@pytest.mark.parametrize("n", [3, 8, 30])
 def test_windows_are_taken_where_nothing_else_is_touched(function, expected, by_windows, n):
     twin, x, found = portable_twin(function), values(n, np.float64, 0), np.ones(n)
     assert (twin.grid is covering_windows) == by_windows

@@ -121,7 +121,7 @@ def plane_normalize(y: Out, mean: Saved, inv_std: Saved, x: In, weight: In, bias
             fetch(window, source, at)
             for lane in range(WINDOW):
                 window[lane] = (window[lane] - center) * scale + shift
-            put(target, at, window)
+            put(target, at, window, target.size)
             at += np.uint64(row_of_threads()) * np.uint64(WINDOW)
         p = next_plane(p)
 
@@ -185,6 +185,6 @@ def plane_backward_input(dx: Out, mean: Saved, coefficients: Scratch, x: In, dy:
             fetch(slopes, gradient, at)
             for lane in range(WINDOW):
                 values[lane] = scale * slopes[lane] - level - slope * (values[lane] - center)
-            put(target, at, values)
+            put(target, at, values, target.size)
             at += np.uint64(row_of_threads()) * np.uint64(WINDOW)
         p = next_plane(p)
