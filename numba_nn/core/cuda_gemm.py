@@ -18,8 +18,8 @@ from numba_nn.core.cuda_loaders import (
     vectors_along_depth,
     vectors_along_rows,
 )
-from numba_nn.core.cuda_product import OVERWRITE
-from numba_nn.core.cuda_slices import multiply_into_rows
+from numba_nn.core.cuda_product import OVERWRITE, in_rows
+from numba_nn.core.cuda_slices import multiply
 from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
 from numba_nn.core.device import CUDA
 from numba_nn.core.precision import get_precision
@@ -84,5 +84,5 @@ def multiply_matrices(
     c, a, b = (as_bits(array.ravel()) for array in (c, a, b))
     turned = b_strides[::-1]
     loaders = loader_of(kind, a, rows * depth, a_strides), loader_of(kind, b, depth * columns, turned)
-    views = (rows, depth, *a_strides), (columns, depth, *turned)
-    multiply_into_rows(kind, loaders, finish, c, partial, (a, b, a_of, b_of), scale, shift, shape, views, slope)
+    views = (rows, depth, *a_strides), (columns, depth, *turned), (rows, columns)
+    multiply(kind, loaders, in_rows, finish, c, partial, (a, b, a_of, b_of), scale, shift, shape, views, slope)

@@ -1,4 +1,4 @@
-"""Products on a GPU whose C lies in rows. Where it has few tiles, the depth is cut, so that all multiprocessors have work.
+"""Products on a GPU, by tiles of C. Where these are few, the depth is cut, so that all multiprocessors have work.
 
 A slice's partial sums go to scratch, and a second kernel adds them in order and finishes them. How a depth is cut follows from
 the shape alone, so results are the same every time.
@@ -10,12 +10,15 @@ import functools
 from typing import Any
 
 from numba_nn.core.cuda_loaders import LoaderOf
+from numba_nn.core.cuda_planes import split
 from numba_nn.core.cuda_product import OVERWRITE, Shape, finisher, in_rows, tiled_product
 from numba_nn.core.cuda_tiles import FLOAT64, Kind, u32
+from numba_nn.core.parts import Helper
 from numba_nn.core.ptx import cuda
 from numba_nn.core.roles import In, Out
 from numba_nn.core.twin import MULTIPROCESSORS, CudaKernel
 
+Views = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 LARGE_TILE, SMALL_TILE = (128, 128), (64, 64)
 LEAST_SPAN = 256  # depths of a slice, at least: loads of its operands are then 4 times what its sums cost to write and read
 SPAN_STEP = 32  # the largest depth of a tile
@@ -56,9 +59,9 @@ def partial_size(rows: int, columns: int, depth: int, products: int = 1) -> int:
     return most
 
 
-def multiply_into_rows(
-    kind: Kind, loaders: tuple[LoaderOf, LoaderOf], finish: int, c: Any, partial: Any, operands: tuple[Any, Any, Any, Any],
-    scale: Any, shift: Any, size: tuple[int, int, int], views: tuple[tuple[int, ...], tuple[int, ...]], slope: float = 0.0,
+def multiply(
+    kind: Kind, loaders: tuple[LoaderOf, LoaderOf], place: Helper, finish: int, c: Any, partial: Any,
+    operands: tuple[Any, Any, Any, Any], scale: Any, shift: Any, size: tuple[int, int, int], views: Views, slope: float = 0.0,
 ) -> None:  # fmt: skip
     """C[s] = finish(A[a_of[s]] B[b_of[s]]) for every product s, on device arrays; see `tiled_product`.
 
@@ -68,6 +71,8 @@ def multiply_into_rows(
         Of numbers.
     loaders : tuple of callable
         Of the operands.
+    place : Helper
+        Where an element of C lies, and its feature.
     finish : int
         `OVERWRITE`, `ADD`, or an activation's code.
     c : device array
@@ -77,11 +82,11 @@ def multiply_into_rows(
     operands : tuple of device array
         A, B, a_of, b_of.
     scale, shift : device array or None
-        By columns, for an activation.
+        By features, for an activation.
     size : tuple of int
         Rows, columns, depth.
     views : tuple of tuple
-        Of A and B.
+        Of A, B and C.
     slope : float, optional
         Of a leaky ReLU.
     """
@@ -90,28 +95,35 @@ def multiply_into_rows(
     slices, span = slices_of(rows, columns, depth, products)
     if partial is None or partial.dtype != kind.sum_dtype or partial.size < slices * products * rows * columns:
         slices, span = 1, depth
-    to, code, tile = (c, finish, tile_for(kind, rows, columns, products)) if slices == 1 else (partial, OVERWRITE, SMALL_TILE)
-    scale, shift = (to if terms is None else terms for terms in (scale, shift))
-    shape = Shape(rows, columns, depth, products, slices, span)
-    run = tiled_product(kind, tile, loaders, in_rows, code, to.dtype == kind.dtype)
-    run(to, *operands, scale, shift, tuple(shape), *views, (rows, columns), slope)
-    if slices > 1:
-        add = slices_added(kind, finish, c.dtype == kind.dtype)
-        add(c, partial, scale, shift, slices, rows * columns, columns, slope)
+    narrow, tile = c.dtype == kind.dtype, tile_for(kind, rows, columns, products) if slices == 1 else SMALL_TILE
+    scale, shift = (c if terms is None else terms for terms in (scale, shift))
+    shape = tuple(Shape(rows, columns, depth, products, slices, span))
+    if slices == 1:
+        run = tiled_product(kind, tile, loaders, place, finish, narrow)
+        run(c, *operands, scale, shift, shape, *views, slope)
+    else:
+        run = tiled_product(kind, tile, loaders, in_rows, OVERWRITE, partial.dtype == kind.dtype)
+        run(partial, *operands, partial, partial, shape, *views[:2], (rows, columns), slope)
+        slices_added(kind, place, finish, narrow)(c, partial, scale, shift, shape, views[2], slope)
 
 
 @functools.cache
-def slices_added(kind: Kind, finish: int, narrow: bool) -> CudaKernel:
+def slices_added(kind: Kind, place: Helper, finish: int, narrow: bool) -> CudaKernel:
     """The kernel that finishes sums over slices, made once; see `tiled_product`."""
     finish_sum, sum_dtype = finisher(kind, finish, narrow), kind.sum_dtype
 
-    def add_slices(c: Out, partial: In, scale: In, shift: In, slices: int, size: int, columns: int, slope: float):
-        i = u32(cuda.grid(1))
+    def add_slices(c: Out, partial: In, scale: In, shift: In, shape: tuple[int, ...], view: tuple[int, ...], slope: float):
+        rows, columns, _, _, slices, _ = shape
+        i, size = u32(cuda.grid(1)), u32(rows * columns)
         while i < u32(c.size):
-            first, total = i // u32(size) * u32(size) * u32(slices) + i % u32(size), sum_dtype(0)
-            for part in range(u32(slices)):
-                total += partial[u32(first + u32(part) * u32(size))]
-            finish_sum(c, i, total, scale, shift, i % u32(columns), slope)
+            product, rest = split(i, size)
+            row, column = split(rest, columns)
+            at, total = u32(product * u32(slices) * size + rest), sum_dtype(0)
+            for _ in range(u32(slices)):
+                total += partial[at]
+                at = u32(at + size)
+            to, feature = place(row, column, product, view)
+            finish_sum(c, u32(to), total, scale, shift, u32(feature), slope)
             i = u32(i + u32(cuda.gridsize(1)))
 
     return CudaKernel(add_slices)

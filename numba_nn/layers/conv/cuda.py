@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ import numpy as np
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.cuda_gemm import as_bits, kind_of, loader_of, own_matrices
 from numba_nn.core.cuda_loaders import elements
-from numba_nn.core.cuda_product import ADD, OVERWRITE, Shape, tiled_product
-from numba_nn.core.cuda_slices import multiply_into_rows, partial_size, tile_for
+from numba_nn.core.cuda_product import ADD, OVERWRITE, in_rows
+from numba_nn.core.cuda_slices import multiply, partial_size
 from numba_nn.core.cuda_tiles import u32
 from numba_nn.core.parts import Helper
 from numba_nn.core.ptx import device_function
@@ -118,48 +119,60 @@ def in_planes(row, column, product, view):
     return (n * u32(view[0]) + channel) * u32(view[2]) + column - n * u32(view[2]), channel
 
 
+def product_of(one_pass: str, problem: Problem) -> tuple[int, int, int]:
+    """Rows, columns and depth of a group's product, for a pass."""
+    taps, inputs, outputs = math.prod(problem.taps), problem.x_shape[1] // problem.groups, problem.y_shape[1] // problem.groups
+    pixels, input_pixels = (shape[0] * math.prod(shape[2:]) for shape in (problem.y_shape, problem.x_shape))
+    if one_pass == "weight":
+        return outputs, inputs * taps, pixels
+    return (inputs, input_pixels, outputs * taps) if one_pass == "input" else (outputs, pixels, inputs * taps)
+
+
+def planes_view(shape: Sequence[int], groups: int) -> tuple[int, ...]:
+    """The view of C for `in_planes`."""
+    return (shape[1], shape[1] // groups, *divisor(math.prod(shape[2:])))
+
+
 def convolve(
-    y: Any, x: Any, weight: Any, scale: Any, shift: Any, order: Any, problem: Problem, activation: int, slope: float
+    y: Any,
+    partial: Any,
+    x: Any,
+    weight: Any,
+    scale: Any,
+    shift: Any,
+    order: Any,
+    problem: Problem,
+    activation: int,
+    slope: float,
 ) -> None:
-    """y = activation(scale times convolution of x + shift); ``order``: (groups,) int64, 0, 1, 2, ..."""
-    kind, (_, channels, *size), groups = kind_of(x.dtype), problem.y_shape, problem.groups
-    rows, depth, columns = channels // groups, weight.size // channels, y.size // channels
+    """y = activation(scale times convolution of x + shift).
+
+    ``order``: (groups,) int64, 0, 1, 2, ...; partial: flat, room for partial sums, of the kind of sums, or None.
+    """
+    (rows, columns, depth), kind = product_of("forward", problem), kind_of(x.dtype)
     loaders = loader_of(kind, weight, rows * depth, (depth, 1)), inputs_at_outputs
-    run = tiled_product(kind, tile_for(kind, rows, columns, groups), loaders, in_planes, activation, y.dtype == x.dtype)
-    run(
-        *(as_bits(array.ravel()) for array in (y, weight, x)), order, order, scale, shift,
-        tuple(Shape(rows, columns, depth, groups, 1, depth)), (rows, depth, depth, 1), image_view(problem, columns, True),
-        (channels, rows, *divisor(math.prod(size))), slope,
-    )  # fmt: skip
+    y, weight, x = (as_bits(array.ravel()) for array in (y, weight, x))
+    views = (rows, depth, depth, 1), image_view(problem, columns, True), planes_view(problem.y_shape, problem.groups)
+    operands, size = (weight, x, order, order), (rows, columns, depth)
+    multiply(kind, loaders, in_planes, activation, y, partial, operands, scale, shift, size, views, slope)
 
 
-def convolve_backward_input(dx: Any, dy: Any, weight: Any, order: Any, problem: Problem) -> None:
+def convolve_backward_input(dx: Any, partial: Any, dy: Any, weight: Any, order: Any, problem: Problem) -> None:
     """dx = gradient of the input."""
-    kind, (_, channels, *size), groups = kind_of(dy.dtype), problem.x_shape, problem.groups
-    rows, columns = channels // groups, dx.size // channels
-    depth = problem.y_shape[1] // groups * math.prod(problem.taps)
-    loaders = weights_of_inputs, outputs_at_inputs
-    run = tiled_product(kind, tile_for(kind, rows, columns, groups), loaders, in_planes, OVERWRITE, dx.dtype == dy.dtype)
-    given = [as_bits(array.ravel()) for array in (dx, weight, dy)]
-    run(
-        *given, order, order, given[0], given[0], tuple(Shape(rows, columns, depth, groups, 1, depth)),
-        image_view(problem, rows, False), image_view(problem, columns, False),
-        (channels, rows, *divisor(math.prod(size))), 0.0,
-    )  # fmt: skip
-
-
-def weight_product(problem: Problem) -> tuple[int, int, int]:
-    """Rows, columns and depth of a group's product for the gradient of its weights; the depth are pixels."""
-    columns = problem.x_shape[1] // problem.groups * math.prod(problem.taps)
-    return problem.y_shape[1] // problem.groups, columns, problem.y_shape[0] * math.prod(problem.y_shape[2:])
+    size, loaders = product_of("input", problem), (weights_of_inputs, outputs_at_inputs)
+    dx, weight, dy = (as_bits(array.ravel()) for array in (dx, weight, dy))
+    of_weight, of_dy = (image_view(problem, count, False) for count in size[:2])
+    views, operands = (of_weight, of_dy, planes_view(problem.x_shape, problem.groups)), (weight, dy, order, order)
+    multiply(kind_of(dy.dtype), loaders, in_planes, OVERWRITE, dx, partial, operands, None, None, size, views)
 
 
 def convolve_backward_weight(dweight: Any, partial: Any, x: Any, dy: Any, order: Any, problem: Problem) -> None:
-    """dweight += gradient of the weights; partial: flat, `partial_size` of `weight_product`, float32 (float64)."""
-    size, loaders = weight_product(problem), (channels_of_pixels, inputs_by_taps)
+    """dweight += gradient of the weights."""
+    size, loaders = product_of("weight", problem), (channels_of_pixels, inputs_by_taps)
     dweight, dy, x = (as_bits(array.ravel()) for array in (dweight, dy, x))
-    views = gradient_view(problem, size[0]), image_view(problem, size[1], True)
-    multiply_into_rows(kind_of(x.dtype), loaders, ADD, dweight, partial, (dy, x, order, order), None, None, size, views)
+    views = gradient_view(problem, size[0]), image_view(problem, size[1], True), size[:2]
+    operands = dy, x, order, order
+    multiply(kind_of(x.dtype), loaders, in_rows, ADD, dweight, partial, operands, None, None, size, views)
 
 
 class OnCuda(Algorithm):
@@ -171,20 +184,19 @@ class OnCuda(Algorithm):
         self.problem, self._groups = problem, own_matrices(problem.groups)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
-        """Partial sums of the weights' gradient."""
-        problem = self.problem
-        size = partial_size(*weight_product(problem), problem.groups) if one_pass == "weight" else 0
-        return {"partial": ((size,), problem.dtype)}
+        """Partial sums of a product of few tiles."""
+        rows, columns, depth = product_of(one_pass, self.problem)  # fewer images: fewer columns, or a smaller depth
+        return {"partial": ((partial_size(columns, rows, depth, self.problem.groups),), self.problem.dtype)}
 
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
     ) -> None:  # fmt: skip
         """y = activation(scale times convolution of x + shift)."""
-        convolve(y, x, weight, scale, shift, self._groups, self.problem, activation, slope)
+        convolve(y, scratch["partial"], x, weight, scale, shift, self._groups, self.problem, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         """dx = gradient of the input."""
-        convolve_backward_input(dx, dy, weight, self._groups, self.problem)
+        convolve_backward_input(dx, scratch["partial"], dy, weight, self._groups, self.problem)
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
         """dweight += gradient of the weights."""
