@@ -10,23 +10,29 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import types
+from numba.core.cpu import CPUContext
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-GLOBAL = 1  # the address space of what cudaMalloc gives: without its name a load asks first which memory is meant
+from numba_nn.core.ptx import GLOBAL
 
 
 @intrinsic
 def part_at(typingctx: Any, address: Any, start: Any, stop: Any, like: Any) -> Any:
     """``part_at(address, start, stop, like)``: a flat array of the elements ``start`` to ``stop`` from an address on.
 
-    Of the dtype of the array ``like``; loops over it from 0 on vectorise.
+    Of the dtype of the array ``like``; loops over it from 0 on vectorise. On a GPU it lies in global memory: were that not
+    said, a load would ask which memory is meant.
     """
     part = types.Array(like.dtype, 1, "C")
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address, start, stop, _ = arguments
-        data = builder.inttoptr(address, context.get_value_type(types.CPointer(like.dtype)))
+        pointer = context.get_value_type(types.CPointer(like.dtype))
+        there = pointer if isinstance(context, CPUContext) else ir.PointerType(pointer.pointee, GLOBAL)
+        data = builder.inttoptr(address, there)
+        if there is not pointer:
+            data = builder.addrspacecast(data, pointer)
         itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_value_type(like.dtype)))
         array = make_array(part)(context, builder)
         populate_array(
@@ -36,16 +42,3 @@ def part_at(typingctx: Any, address: Any, start: Any, stop: Any, like: Any) -> A
         return array._getvalue()
 
     return part(types.intp, types.intp, types.intp, like), codegen
-
-
-@intrinsic
-def device_array_at(typingctx: Any, address: Any, size: Any, like: Any) -> Any:
-    """``device_array_at(address, size, like)``: elements on the GPU; the size is for the simulator."""
-    pointer = types.CPointer(like.dtype)
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = context.get_value_type(pointer)
-        there = builder.inttoptr(arguments[0], ir.PointerType(kind.pointee, GLOBAL))
-        return builder.addrspacecast(there, kind)
-
-    return pointer(types.intp, size, like), codegen

@@ -11,37 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.cuda_product import (
-    OVERWRITE,
+from numba_nn.core.cuda_loaders import (
     LoaderOf,
-    Shape,
     elements_along_depth,
     elements_along_rows,
-    in_rows,
-    tiled_product,
     vectors_along_depth,
     vectors_along_rows,
 )
-from numba_nn.core.cuda_tiles import BFLOAT16, DOUBLE, FLOAT16, SINGLE, TF32, Kind
+from numba_nn.core.cuda_product import OVERWRITE, in_rows
+from numba_nn.core.cuda_slices import multiply
+from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
 from numba_nn.core.device import CUDA
 from numba_nn.core.precision import get_precision
 from numba_nn.core.ptx import VECTOR_BYTES
-
-LARGE, SMALL = (128, 128), (64, 64)
-BLOCKS = 132  # multiprocessors of an H100 or H200: fewer large tiles leave some without work
 
 
 def kind_of(dtype: Any) -> Kind:
     """How numbers of a type are multiplied, in the precision that is set."""
     if dtype == np.float32:
-        return SINGLE if get_precision() == "exact" else TF32
-    return {"float64": DOUBLE, "float16": FLOAT16, "uint16": BFLOAT16}[np.dtype(dtype).name]
-
-
-def tile_of(kind: Kind, rows: int, columns: int, products: int) -> tuple[int, int]:
-    """Rows and columns of a block's tile of C; float64 has no registers for large ones."""
-    blocks = -(-rows // LARGE[0]) * -(-columns // LARGE[1]) * products
-    return LARGE if blocks >= BLOCKS and kind is not DOUBLE else SMALL
+        return FLOAT32 if get_precision() == "exact" else TF32
+    return {"float64": FLOAT64, "float16": FLOAT16, "uint16": BFLOAT16}[np.dtype(dtype).name]
 
 
 def loader_of(kind: Kind, matrix: Any, size: int, strides: tuple[int, int]) -> LoaderOf:
@@ -54,7 +43,7 @@ def loader_of(kind: Kind, matrix: Any, size: int, strides: tuple[int, int]) -> L
 
 
 @functools.cache
-def in_order(count: int) -> Any:
+def own_matrices(count: int) -> Any:
     """0, 1, 2, ..., on the device: ``a_of`` and ``b_of`` where every product has matrices of its own."""
     return CUDA.from_host(np.arange(count, dtype=np.int64))
 
@@ -68,6 +57,7 @@ def multiply_matrices(
     c: Any, a: Any, b: Any, a_of: Any, b_of: Any,
     shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int],
     finish: int = OVERWRITE, scale: Any = None, shift: Any = None, slope: float = 0.0,
+    partial: Any = None,
 ) -> None:  # fmt: skip
     """C[s] = A[a_of[s]] B[b_of[s]] for every product s, on device arrays; see `numba_nn.core.gemm.gemm`.
 
@@ -87,15 +77,12 @@ def multiply_matrices(
         (N,), for an activation.
     slope : float, optional
         Of a leaky ReLU.
+    partial : device array, optional
+        Flat, of `partial_size` for partial sums; without room the depth of a product of few tiles is not cut.
     """
-    rows, columns, depth = shape
-    kind, products = kind_of(a.dtype), a_of.size
+    (rows, columns, depth), kind = shape, kind_of(a.dtype)
     c, a, b = (as_bits(array.ravel()) for array in (c, a, b))
     turned = b_strides[::-1]
     loaders = loader_of(kind, a, rows * depth, a_strides), loader_of(kind, b, depth * columns, turned)
-    run = tiled_product(kind, tile_of(kind, rows, columns, products), loaders, in_rows, finish, c.dtype == kind.dtype)
-    run(
-        c, a, b, a_of, b_of, c if scale is None else scale, c if shift is None else shift,
-        tuple(Shape(rows, columns, depth, products, 1, depth)), (rows, depth, *a_strides), (columns, depth, *turned),
-        (rows, columns), slope,
-    )  # fmt: skip
+    views = (rows, depth, *a_strides), (columns, depth, *turned), (rows, columns)
+    multiply(kind, loaders, in_rows, finish, c, partial, (a, b, a_of, b_of), scale, shift, shape, views, slope)

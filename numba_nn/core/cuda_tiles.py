@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numba_nn.core.cuda_reduce import WARP
 from numba_nn.core.parts import Helper
 from numba_nn.core.ptx import (
     VECTOR_BYTES,
@@ -34,8 +35,8 @@ from numba_nn.core.ptx import (
     to_f16,
 )
 
-THREADS = 256
-WARPS = 2, 4  # of a block, over the rows and over the columns of its tile of C; each a rectangle of fragments, 16 x 8
+WARP_ROWS, WARP_COLUMNS = 2, 4  # warps of a block over its tile of C; each has a rectangle of fragments, 16 x 8
+TILE_THREADS = WARP * WARP_ROWS * WARP_COLUMNS
 SIDE = 16  # where there are no fragments: threads over the rows, and over the columns
 u32 = np.uint32
 
@@ -51,9 +52,9 @@ class Layout(NamedTuple):
     size: int
 
 
-def rows_in_order(rows: int, depth: int, itemsize: int) -> Layout:
-    """Row after row, 16 bytes between them."""
-    step = depth + VECTOR_BYTES // itemsize
+def rows_in_order(rows: int, depth: int, lanes: int) -> Layout:
+    """Row after row, 16 bytes of so many elements between them."""
+    step = depth + lanes
     return Layout(step, 1, rows * step)
 
 
@@ -195,15 +196,15 @@ def tensor_sums(fragment_of: Callable[[Layout], Helper], multiply: Any, step: in
     """`Sums` on tensor cores, which take ``step`` of the depth at once. Two fragments of B are loaded like one of A."""
 
     def sums_of(kind: Kind, rows: int, columns: int, layout_a: Layout, layout_b: Layout) -> Sums:
-        warp_rows, warp_columns, depth = rows // WARPS[0], columns // WARPS[1], kind.depth
+        warp_rows, warp_columns, depth = rows // WARP_ROWS, columns // WARP_COLUMNS, kind.depth
         down, across = warp_rows // 16, warp_columns // 8
         fragment_a, fragment_b = fragment_of(layout_a), fragment_of(layout_b)
 
         @device_function
         def accumulate(sums, tile_a, at_a, tile_b, at_b, t):
             right = cuda.local.array((across, 2), np.uint32)
-            lane, warp = t % u32(32), t // u32(32)
-            top, left = warp % u32(WARPS[0]) * u32(warp_rows), warp // u32(WARPS[0]) * u32(warp_columns)
+            lane, warp = t % u32(WARP), t // u32(WARP)
+            top, left = warp % u32(WARP_ROWS) * u32(warp_rows), warp // u32(WARP_ROWS) * u32(warp_columns)
             for k in range(0, depth, step):
                 for j in range(0, across, 2):
                     b = fragment_b(tile_b, at_b, left + u32(8 * j), u32(k), lane)
@@ -218,13 +219,13 @@ def tensor_sums(fragment_of: Callable[[Layout], Helper], multiply: Any, step: in
 
         @device_function
         def row(t, n):
-            in_fragment = t % u32(32) // u32(4) + u32(n % 4 // 2 * 8)
-            return t // u32(32) % u32(WARPS[0]) * u32(warp_rows) + u32(n // 4 // across * 16) + in_fragment
+            in_fragment = t % u32(WARP) // u32(4) + u32(n % 4 // 2 * 8)
+            return t // u32(WARP) % u32(WARP_ROWS) * u32(warp_rows) + u32(n // 4 // across * 16) + in_fragment
 
         @device_function
         def column(t, n):
             in_fragment = t % u32(4) * u32(2) + u32(n % 2)
-            return t // u32(32 * WARPS[0]) * u32(warp_columns) + u32(n // 4 % across * 8) + in_fragment
+            return t // u32(WARP * WARP_ROWS) * u32(warp_columns) + u32(n // 4 % across * 8) + in_fragment
 
         return Sums(4 * down * across, accumulate, row, column)
 
@@ -249,8 +250,8 @@ def copy_now(to, to_at, source, at, count):
     to[to_at] = value
 
 
-SINGLE = Kind("float32", np.float32, np.float32, 16, True, plain_sums, copy_element, as_it_is, as_it_is)
-DOUBLE = Kind("float64", np.float64, np.float64, 8, True, plain_sums, copy_element, as_it_is, as_it_is)
+FLOAT32 = Kind("float32", np.float32, np.float32, 16, True, plain_sums, copy_element, as_it_is, as_it_is)
+FLOAT64 = Kind("float64", np.float64, np.float64, 8, True, plain_sums, copy_element, as_it_is, as_it_is)
 TF32 = Kind(
     "tf32", np.float32, np.float32, 16, False, tensor_sums(fragment_tf32, multiply_tf32, 8), copy_element, as_it_is, as_it_is
 )

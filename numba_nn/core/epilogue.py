@@ -19,9 +19,9 @@ from numba_nn.core.device import CPU, Device
 from numba_nn.core.each import each
 from numba_nn.core.kernel import In, Out, inlined, inner, kernel
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.portable import thread, threads_in_grid
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.simd import affine_run
-from numba_nn.core.twin import thread, threads_in_grid
 from numba_nn.core.vmath import number, sigmoid, tanh
 
 IDENTITY, RELU, LEAKY_RELU, RELU6, SIGMOID, TANH = range(6)

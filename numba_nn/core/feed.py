@@ -11,7 +11,7 @@ from numba_nn.core.device import CPU, CUDA, Device
 from numba_nn.core.ptx import cuda
 from numba_nn.core.workspace import Shape
 
-STAGES = 2  # the host writes one while the other is on its way
+PINNED_ARRAYS = 2  # the host writes one while the other is on its way
 
 
 class Feed:
@@ -34,7 +34,7 @@ class Feed:
 
     def __init__(self, shape: Shape, dtype: Any) -> None:
         self.array = CUDA.empty(shape, dtype)
-        self._stages = [(cuda.pinned_array(shape, dtype), cuda.event(timing=False)) for _ in range(STAGES)]
+        self._stages = [(cuda.pinned_array(shape, dtype), cuda.event(timing=False)) for _ in range(PINNED_ARRAYS)]
 
     def takes(self, values: NDArray[Any]) -> bool:
         """Whether values fit into the array."""

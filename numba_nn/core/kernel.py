@@ -42,13 +42,14 @@ from numba_nn.core.cache import KernelCache
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import MissingTwinError, TwinMismatchError
 from numba_nn.core.parts import Helper, compiled_as_parts
+from numba_nn.core.portable import portable_twin
 from numba_nn.core.roles import In as In
 from numba_nn.core.roles import Out as Out
 from numba_nn.core.roles import Role as Role
 from numba_nn.core.roles import Saved as Saved
 from numba_nn.core.roles import Scratch as Scratch
 from numba_nn.core.roles import argument_roles
-from numba_nn.core.twin import CudaKernel, Grid, covering, portable_body
+from numba_nn.core.twin import CudaKernel, Grid, covering
 
 # reassoc lets reductions vectorise; nnan and ninf are left out: NaN and infinity pass through every kernel.
 FASTMATH = frozenset({"contract", "reassoc", "arcp"})
@@ -278,7 +279,7 @@ def kernel(py_func: Callable[..., Any]) -> Kernel:
 def portable(py_func: Callable[..., Any]) -> Kernel:
     """`kernel` whose body is its CUDA twin too: iterations of its only `prange` loop are independent, one for each thread."""
     declared = Kernel(py_func)
-    declared._twin = CudaKernel(portable_body(py_func))
+    declared._twin = portable_twin(py_func)
     return declared
 
 

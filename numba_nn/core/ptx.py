@@ -35,6 +35,7 @@ I16, I32, I64 = (ir.IntType(bits) for bits in (16, 32, 64))
 F32 = ir.FloatType()
 GLOBAL, SHARED = 1, 3  # address spaces
 VECTOR_BYTES = 16
+WINDOW = 4  # elements that a thread of an element-wise kernel takes at a time: 16 bytes of float32
 
 
 class LazyCuda:
@@ -109,35 +110,64 @@ def _lanes(array: types.Type) -> int:
 # ---- 16 bytes at a time ---------------------------------------------------------------------------------------------------
 
 
+def _align(array: types.Array, count: int) -> int:
+    """Bytes at whose multiples so many elements begin, if they are moved by accesses of up to 16 bytes."""
+    return min(VECTOR_BYTES, count * array.dtype.bitwidth // 8)
+
+
+def _load(name: str, count_of: Callable[[types.Array], int]) -> Any:
+    def typer(typingctx, array, at):
+        result = types.UniTuple(array.dtype, count_of(array))
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _address(context, builder, (array, at), arguments)
+            vector = ir.VectorType(pointer.type.pointee, result.count)
+            values = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=_align(array, result.count))
+            return _tuple_of(context, builder, result, values, lambda v, i: builder.extract_element(v, I32(i)))
+
+        return result(array, at), codegen
+
+    typer.__name__ = name
+    return intrinsic(typer)
+
+
+def _store(name: str, count_of: Callable[[types.Array], int]) -> Any:
+    def typer(typingctx, array, at, values):
+        expected = types.UniTuple(array.dtype, count_of(array))
+        _require(values == expected, f"{name}: expected {expected}, got {values}")
+
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _address(context, builder, (array, at), arguments[:2])
+            vector = ir.Constant(ir.VectorType(pointer.type.pointee, expected.count), ir.Undefined)
+            for i in range(expected.count):
+                vector = builder.insert_element(vector, builder.extract_value(arguments[2], i), I32(i))
+            there = builder.bitcast(pointer, vector.type.as_pointer())
+            builder.store(vector, there, align=_align(array, expected.count))
+            return context.get_dummy_value()
+
+        return types.void(array, at, values), codegen
+
+    typer.__name__ = name
+    return intrinsic(typer)
+
+
+load16, store16 = _load("load16", _lanes), _store("store16", _lanes)
+"""``load16(array, at)``: a tuple of the elements in 16 bytes, by one access (``ld.v4.b32``); ``store16(array, at, values)``."""
+load_window, store_window = _load("load_window", lambda array: WINDOW), _store("store_window", lambda array: WINDOW)
+"""The same for four elements, by accesses of up to 16 bytes; the address is a multiple of `starts_aligned`'s."""
+
+
 @intrinsic
-def load16(typingctx, array, at):
-    """``load16(array, at)``: a tuple of the elements in 16 bytes, by one access (``ld.v4.b32``)."""
-    result = types.UniTuple(array.dtype, _lanes(array))
+def starts_aligned(typingctx, array):
+    """``starts_aligned(array)``: whether its memory begins where four elements may be loaded at once."""
+    _require(isinstance(array, types.Array) and array.layout == "C" and array.ndim == 1, f"expected a flat array, got {array}")
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _address(context, builder, (array, at), arguments)
-        vector = ir.VectorType(pointer.type.pointee, result.count)
-        values = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=VECTOR_BYTES)
-        return _tuple_of(context, builder, result, values, lambda v, i: builder.extract_element(v, I32(i)))
+        address = builder.ptrtoint(context.make_array(array)(context, builder, arguments[0]).data, I64)
+        rest = builder.and_(address, I64(_align(array, WINDOW) - 1))
+        return builder.icmp_unsigned("==", rest, I64(0))
 
-    return result(array, at), codegen
-
-
-@intrinsic
-def store16(typingctx, array, at, values):
-    """``store16(array, at, values)``: write a tuple of the elements in 16 bytes, by one access (``st.v4.b32``)."""
-    expected = types.UniTuple(array.dtype, _lanes(array))
-    _require(values == expected, f"store16: expected {expected}, got {values}")
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _address(context, builder, (array, at), arguments[:2])
-        vector = ir.Constant(ir.VectorType(pointer.type.pointee, expected.count), ir.Undefined)
-        for i in range(expected.count):
-            vector = builder.insert_element(vector, builder.extract_value(arguments[2], i), I32(i))
-        builder.store(vector, builder.bitcast(pointer, vector.type.as_pointer()), align=VECTOR_BYTES)
-        return context.get_dummy_value()
-
-    return types.void(array, at, values), codegen
+    return types.boolean(array), codegen
 
 
 # ---- copies that go on while the thread does: from global to shared memory ------------------------------------------------

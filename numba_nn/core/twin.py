@@ -3,8 +3,7 @@
 `CudaKernel` is one launch. A kernel's twin takes its place on device arrays, with the same arguments. It is one of
 
 * a body of its own, ``@k.on_cuda`` or ``@k.on_cuda(grid=...)``;
-* the CPU's body, where iterations of its `prange` loop are independent: ``@portable``. On the GPU `prange` deals iterations to
-  threads, and a block of `numba_nn.core.reduce` is one element;
+* the CPU's body, where iterations of its `prange` loop are independent: ``@portable``, see `numba_nn.core.portable`;
 * several launches, ``@k.on_cuda(steps=True)``: a plain function that calls `CudaKernel` objects made by `cuda_kernel`.
 
 Bodies index in 32 bits, as 64-bit arithmetic costs several instructions for each: arrays of 2^31 elements are refused.
@@ -12,11 +11,7 @@ Bodies index in 32 bits, as 64-bit arithmetic costs several instructions for eac
 
 from __future__ import annotations
 
-import ast
 import functools
-import inspect
-import re
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +25,8 @@ from numba_nn.core.ptx import cuda
 from numba_nn.core.roles import Role, argument_roles
 
 THREADS = 256
-MAX_BLOCKS = 132 * 16  # 2,048 resident threads on each of an H200's 132 multiprocessors, twice
+MULTIPROCESSORS = 132  # of an H100 or H200
+MAX_BLOCKS = MULTIPROCESSORS * 16  # 2,048 resident threads on each, twice
 MOST_ELEMENTS = 2**31 - 1
 OPTIONS = {"fastmath": False}  # of the compiler: it would flush denormals
 
@@ -53,14 +49,19 @@ class CudaKernel:
         The body; its arguments carry roles.
     grid : callable, optional
         From the arguments to blocks and threads; nothing is launched where there is no block.
+    launch_bounds : tuple of int, optional
+        Threads of a block, and blocks that a multiprocessor shall hold at once: the compiler takes as many registers.
     """
 
     __name__: str
 
-    def __init__(self, py_func: Callable[..., Any], grid: Grid = covering) -> None:
+    def __init__(
+        self, py_func: Callable[..., Any], grid: Grid = covering, launch_bounds: tuple[int, int] | None = None
+    ) -> None:
         functools.update_wrapper(self, py_func)
         self.py_func = py_func
         self.grid = grid
+        self.options = {**OPTIONS, "launch_bounds": launch_bounds}
 
     @functools.cached_property
     def roles(self) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class CudaKernel:
     @functools.cached_property
     def dispatcher(self) -> Any:
         """The ``numba.cuda`` dispatcher (lazy: decorating compiles nothing)."""
-        return cuda.jit(**OPTIONS)(self.py_func)
+        return cuda.jit(**self.options)(self.py_func)
 
     def arguments(self, given: tuple[Any, ...]) -> list[Any]:
         """The arguments of a launch: numbers for a ``float`` take the arrays' own precision, as float64 is slow on a GPU."""
@@ -96,72 +97,13 @@ class CudaKernel:
             raise ArgumentError(f"{where}: an array on a GPU has at most 2^31 - 1 elements, got {array.size}")
 
 
-def cuda_kernel(grid: Grid = covering) -> Callable[[Callable[..., Any]], CudaKernel]:
+def cuda_kernel(
+    grid: Grid = covering, launch_bounds: tuple[int, int] | None = None
+) -> Callable[[Callable[..., Any]], CudaKernel]:
     """Decorator of what runs on the GPU only: a step of a twin, or of a layer's algorithm for it."""
-    return lambda py_func: CudaKernel(py_func, grid)
-
-
-def portable_body(py_func: Callable[..., Any]) -> Callable[..., Any]:
-    """A CPU kernel's body for the GPU.
-
-    ``for i in prange(n)`` becomes ``while i < n`` with a thread's own i and the grid's stride; a block has one element.
-    """
-    lines, first = inspect.getsourcelines(py_func)
-    tree = ast.increment_lineno(ast.parse(textwrap.dedent("".join(lines))), first - 1)
-    definition = ThreadLoop().visit(tree).body[0]
-    definition.decorator_list = []
-    names = {**py_func.__globals__, "_thread": thread, "_threads": threads_in_grid, "_unsigned": np.uint64}
-    names |= {name: value for name, value in BLOCKS_OF_ONE.items() if name in names}
-    exec(compile(ast.fix_missing_locations(tree), inspect.getfile(py_func), "exec"), names)
-    body: Callable[..., Any] = names[py_func.__name__]
-    return body
-
-
-class ThreadLoop(ast.NodeTransformer):
-    """Replaces loops; see `portable_body`. Unsigned: a signed index costs a test for negative values."""
-
-    def visit_For(self, node: ast.For) -> Any:
-        """A loop over `prange` as a thread runs it; one over a block's elements, of which there is one or none."""
-        self.generic_visit(node)
-        i, iterated = ast.unparse(node.target), ast.unparse(node.iter)
-        if of_grid := re.fullmatch(r"prange\((.+)\)", iterated):
-            first, loop = ast.parse(f"{i} = _thread()\nwhile {i} < _unsigned({of_grid[1]}):\n    {i} += _threads()").body
-        elif of_block := re.fullmatch(r"range\((\w+\.size)\)", iterated):
-            first, loop = ast.parse(f"{i} = _unsigned(0)\nif {of_block[1]} > 0:\n    pass").body
-        else:
-            return node
-        assert isinstance(loop, (ast.While, ast.If))
-        loop.body[:0] = node.body
-        return [ast.copy_location(first, node), ast.copy_location(loop, node)]
+    return lambda py_func: CudaKernel(py_func, grid, launch_bounds)
 
 
 def cuda_helper(py_func: Callable[..., Any]) -> Helper:
     """Decorator of helpers that run on the GPU only."""
     return Helper(py_func, {"nopython": True})
-
-
-@cuda_helper
-def thread():  # type: ignore[no-untyped-def]
-    """Index of this thread in the grid."""
-    return np.uint64(cuda.grid(1))
-
-
-@cuda_helper
-def threads_in_grid():  # type: ignore[no-untyped-def]
-    """Number of threads in the grid."""
-    return np.uint64(cuda.gridsize(1))
-
-
-@cuda_helper
-def as_many(size):  # type: ignore[no-untyped-def]
-    """Blocks of one element: `numba_nn.core.reduce.block_count` on the GPU."""
-    return size
-
-
-@cuda_helper
-def one_element(block, size):  # type: ignore[no-untyped-def]
-    """Bounds of a block of one element: `numba_nn.core.reduce.block_bounds` on the GPU."""
-    return block, block + np.uint64(1)
-
-
-BLOCKS_OF_ONE = {"block_count": as_many, "block_bounds": one_element}

@@ -148,7 +148,7 @@ def sigmoid_forward(y: Out, saved_y: Saved, x: In):
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
         each(sigmoid, y[start:stop], (x[start:stop],))
-        keep(saved_y, y[start:stop], start)
+        keep(saved_y[start:stop], y[start:stop])
 
 
 @portable
@@ -165,7 +165,7 @@ def tanh_forward(y: Out, saved_y: Saved, x: In):
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
         each(tanh, y[start:stop], (x[start:stop],))
-        keep(saved_y, y[start:stop], start)
+        keep(saved_y[start:stop], y[start:stop])
 
 
 @portable

@@ -24,7 +24,8 @@ from numba_nn.core.checks import check_number, check_rank
 from numba_nn.core.cuda_reduce import block_per_row
 from numba_nn.core.kernel import In, Out, Saved, kernel
 from numba_nn.core.layer import Layer
-from numba_nn.core.ptx import cuda
+from numba_nn.core.portable import fetch, put
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.random import MaskStream, words
 from numba_nn.core.reduce import BLOCK, block_bounds
 from numba_nn.core.twin import THREADS
@@ -62,20 +63,18 @@ def drop_elements(y: Out, draw: Saved, x: In, least: int, scale: float):
             b[i] = a[i] * (factor if w[i % 4] >= low else zero)
 
 
-@drop_elements.on_cuda(grid=lambda y, *_: (-(-y.size // (4 * THREADS)), THREADS))
+@drop_elements.on_cuda(grid=lambda y, *_: (-(-y.size // (WINDOW * THREADS)), THREADS))
 def drop_elements(y: Out, draw: Saved, x: In, least: int, scale: float):
     """A thread has the four elements of a block of the stream."""
-    block, zero, size = np.uint32(cuda.grid(1)), x.dtype.type(0), np.uint32(x.size)
+    block, low, zero = np.uint32(cuda.grid(1)), np.uint32(least), x.dtype.type(0)
+    window, at = cuda.local.array(WINDOW, x.dtype), np.uint64(WINDOW) * np.uint64(block)
     a, b, c, d = words(block, draw[1], draw[0])
-    i = np.uint32(4 * block)
-    if i < size:
-        y[i] = x[i] * (scale if a >= np.uint32(least) else zero)
-    if i + 1 < size:
-        y[i + 1] = x[i + 1] * (scale if b >= np.uint32(least) else zero)
-    if i + 2 < size:
-        y[i + 2] = x[i + 2] * (scale if c >= np.uint32(least) else zero)
-    if i + 3 < size:
-        y[i + 3] = x[i + 3] * (scale if d >= np.uint32(least) else zero)
+    fetch(window, x, at)
+    window[0] *= scale if a >= low else zero
+    window[1] *= scale if b >= low else zero
+    window[2] *= scale if c >= low else zero
+    window[3] *= scale if d >= low else zero
+    put(y, at, window, x.size)
 
 
 @kernel

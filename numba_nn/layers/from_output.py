@@ -11,9 +11,8 @@ from numba_nn.core.workspace import Shape, Spec
 
 
 @inner
-def keep(saved_y, y, first):
-    """saved_y[first:] = y, unless it is empty."""
-    kept = saved_y[first : first + y.size]
+def keep(kept, y):
+    """kept = y, unless it is empty."""
     for i in range(kept.size):
         kept[i] = y[i]
 

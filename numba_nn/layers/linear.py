@@ -18,8 +18,9 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_count, check_dtype
-from numba_nn.core.cuda_gemm import in_order, multiply_matrices
+from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
 from numba_nn.core.cuda_product import ADD
+from numba_nn.core.cuda_slices import partial_size
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import Terms, bias_terms, finish_features, neutral_terms
 from numba_nn.core.errors import ShapeError
@@ -115,26 +116,30 @@ def linear_backward_bias(dbias: Out, partial: Scratch, dy: In):
 def linear_forward(
     y: Out, packed_x: Scratch, packed_weight: Scratch, x: In, weight: In, scale: In, shift: In, activation: int, slope: float
 ):  # fmt: skip
-    """The epilogue is the product's own; nothing is packed."""
+    """The epilogue is the product's own; nothing is packed, but partial sums go where weights would be."""
     (rows, features), depth = y.shape, weight.shape[1]
-    one = in_order(1)
-    multiply_matrices(y, x, weight, one, one, (rows, features, depth), (depth, 1), (1, depth), activation, scale, shift, slope)
+    one, size = own_matrices(1), (rows, features, depth)
+    multiply_matrices(
+        y, x, weight, one, one, size, (depth, 1), (1, depth), activation, scale, shift, slope, partial=packed_weight
+    )
 
 
 @linear_backward_input.on_cuda(steps=True)
 def linear_backward_input(dx: Out, packed_dy: Scratch, packed_weight: Scratch, dy: In, weight: In):
     """A product."""
     features, depth = weight.shape
-    one = in_order(1)
-    multiply_matrices(dx, dy, weight, one, one, (dy.shape[0], depth, features), (features, 1), (depth, 1))
+    one = own_matrices(1)
+    size = dy.shape[0], depth, features
+    multiply_matrices(dx, dy, weight, one, one, size, (features, 1), (depth, 1), partial=packed_weight)
 
 
 @linear_backward_weight.on_cuda(steps=True)
 def linear_backward_weight(dweight: Out, packed_dy: Scratch, packed_x: Scratch, x: In, dy: In):
     """A product, added."""
     features, depth = dweight.shape
-    one = in_order(1)
-    multiply_matrices(dweight, dy, x, one, one, (features, depth, dy.shape[0]), (1, features), (depth, 1), ADD)
+    one = own_matrices(1)
+    size = features, depth, dy.shape[0]
+    multiply_matrices(dweight, dy, x, one, one, size, (1, features), (depth, 1), ADD, partial=packed_x)
 
 
 @linear_backward_bias.on_cuda(steps=True)
@@ -239,11 +244,12 @@ class Linear(Layer):
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """Room for the packed operands of the largest of the three products, the left one also for sums of dy.
 
-        On a GPU nothing is packed.
+        On a GPU nothing is packed: there the right one is for partial sums.
         """
         b, i, o = math.prod(x_shape[:-1]), self.in_features, self.out_features
         if self.device is not CPU:
-            return {"left": ((-(-b // BIAS_ROWS) * o,), dtype), "right": ((0,), dtype)}
+            partial = max(partial_size(*mnk) for mnk in ((b, o, i), (b, i, o), (o, i, b)))
+            return {"left": ((-(-b // BIAS_ROWS) * o,), dtype), "right": ((partial,), dtype)}
         return operand_room(b, i, o, dtype)
 
     def forward_flops(self, x_shape: Shape) -> int:

@@ -111,7 +111,7 @@ def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x:
             share = x.dtype.type(1 / row_exponentials(y_row, x[o].reshape(-1))[1])
             for k in range(y_row.size):
                 y_row[k] *= share
-            keep(saved_y, y_row, o * y_row.size)
+            keep(saved_y[o * y_row.size : (o + 1) * y_row.size], y_row)
         else:
             exponentials(y, largest, total, x, o, start, stop)
             shares = total[o, start:stop]
@@ -121,7 +121,8 @@ def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x:
                 y_line = y[o, k, start:stop]
                 for i in range(shares.size):
                     y_line[i] *= shares[i]
-                keep(saved_y, y_line, (o * x.shape[1] + k) * x.shape[2] + start)
+                first = (o * x.shape[1] + k) * x.shape[2] + start
+                keep(saved_y[first : first + y_line.size], y_line)
 
 
 @kernel
@@ -166,7 +167,7 @@ def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch
             depth = log(x.dtype.type(mass))
             for k in range(y_row.size):
                 y_row[k] = (x_row[k] - top) - depth
-            keep(saved_y, y_row, o * y_row.size)
+            keep(saved_y[o * y_row.size : (o + 1) * y_row.size], y_row)
         else:
             exponentials(y, largest, total, x, o, start, stop)
             tops, depths = largest[o, start:stop], total[o, start:stop]
@@ -176,7 +177,8 @@ def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch
                 y_line, x_line = y[o, k, start:stop], x[o, k, start:stop]
                 for i in range(depths.size):
                     y_line[i] = (x_line[i] - tops[i]) - depths[i]
-                keep(saved_y, y_line, (o * x.shape[1] + k) * x.shape[2] + start)
+                first = (o * x.shape[1] + k) * x.shape[2] + start
+                keep(saved_y[first : first + y_line.size], y_line)
 
 
 @kernel

@@ -22,13 +22,14 @@ from numba_nn.core.cuda_reduce import one_block
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.indices import check_range
 from numba_nn.core.kernel import In, Out, Saved, Scratch, kernel
-from numba_nn.core.ptx import cuda
+from numba_nn.core.portable import fetch
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
-from numba_nn.core.twin import THREADS, cuda_helper, cuda_kernel
+from numba_nn.core.twin import cuda_helper, cuda_kernel
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.softmax import task_bounds, task_count
 from numba_nn.losses.base import Loss, own_weight
-from numba_nn.losses.sums import block_per_sum, elements_of_thread, put_sum, total_of
+from numba_nn.losses.sums import STEP, block_per_sum, put_sum, total_of, windows_of_thread
 
 
 @kernel
@@ -76,12 +77,16 @@ def class_loss_mean(loss: Out, scale: Saved, partial: Scratch, each: In, mass: I
 @cuda_kernel(grid=block_per_sum)
 def pair_sums(partial: Out, each: In, mass: In):
     """partial[0] = sum each and partial[1] = sum mass of every block."""
-    zero, (i, stop) = each.dtype.type(0), elements_of_thread(each)
-    total, weight = zero, zero
-    while i < stop:
-        total += each[i]
-        weight += mass[i]
-        i = np.uint32(i + np.uint32(THREADS))
+    total, weight = each.dtype.type(0), each.dtype.type(0)
+    losses, masses = cuda.local.array(WINDOW, each.dtype), cuda.local.array(WINDOW, mass.dtype)
+    at, stop = windows_of_thread(each)
+    while at < stop:
+        fetch(losses, each, at)
+        fetch(masses, mass, at)
+        for lane in range(WINDOW):
+            total += losses[lane]
+            weight += masses[lane]
+        at += np.uint64(STEP)
     put_sum(partial[0], total, each)
     put_sum(partial[1], weight, each)
 

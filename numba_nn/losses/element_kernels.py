@@ -11,10 +11,12 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel, portable
+from numba_nn.core.portable import fetch
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
-from numba_nn.core.twin import THREADS, cuda_kernel
+from numba_nn.core.twin import cuda_kernel
 from numba_nn.core.vmath import exp_below, log, polynomial, sigmoid
-from numba_nn.losses.sums import block_per_sum, elements_of_thread, put_sum, scaled_total
+from numba_nn.losses.sums import STEP, block_per_sum, put_sum, scaled_total, windows_of_thread
 
 LEAST_LOG = -100.0  # PyTorch's bound on the logarithms of BCELoss
 LEAST_VARIANCE = 1e-12  # and on p (1 - p) in its gradient
@@ -186,10 +188,15 @@ def logistic_error_backward(dx: Out, prediction: In, target: In, weight: In, pos
 @cuda_kernel(grid=block_per_sum)
 def squared_error_sums(partial: Out, prediction: In, target: In):
     """partial = sum of the single losses of every block."""
-    total, (i, stop) = prediction.dtype.type(0), elements_of_thread(prediction)
-    while i < stop:
-        total += (prediction[i] - target[i]) * (prediction[i] - target[i])
-        i = np.uint32(i + np.uint32(THREADS))
+    total, (at, stop) = prediction.dtype.type(0), windows_of_thread(prediction)
+    p = cuda.local.array(WINDOW, prediction.dtype)
+    t = cuda.local.array(WINDOW, target.dtype)
+    while at < stop:
+        fetch(p, prediction, at)
+        fetch(t, target, at)
+        for lane in range(WINDOW):
+            total += (p[lane] - t[lane]) * (p[lane] - t[lane])
+        at += np.uint64(STEP)
     put_sum(partial, total, prediction)
 
 
@@ -205,10 +212,15 @@ def squared_error_forward(
 @cuda_kernel(grid=block_per_sum)
 def absolute_error_sums(partial: Out, prediction: In, target: In):
     """partial = sum of the single losses of every block."""
-    total, (i, stop) = prediction.dtype.type(0), elements_of_thread(prediction)
-    while i < stop:
-        total += abs(prediction[i] - target[i])
-        i = np.uint32(i + np.uint32(THREADS))
+    total, (at, stop) = prediction.dtype.type(0), windows_of_thread(prediction)
+    p = cuda.local.array(WINDOW, prediction.dtype)
+    t = cuda.local.array(WINDOW, target.dtype)
+    while at < stop:
+        fetch(p, prediction, at)
+        fetch(t, target, at)
+        for lane in range(WINDOW):
+            total += abs(p[lane] - t[lane])
+        at += np.uint64(STEP)
     put_sum(partial, total, prediction)
 
 
@@ -225,10 +237,17 @@ def absolute_error_forward(
 def likelihood_error_sums(partial: Out, prediction: In, target: In, weight: In):
     """partial = sum of the single losses of every block."""
     one, least = prediction.dtype.type(1), prediction.dtype.type(LEAST_LOG)
-    total, (i, stop) = prediction.dtype.type(0), elements_of_thread(prediction)
-    while i < stop:
-        total += likelihood_error(prediction[i], target[i], weight[i], one, least)
-        i = np.uint32(i + np.uint32(THREADS))
+    total, (at, stop) = prediction.dtype.type(0), windows_of_thread(prediction)
+    p = cuda.local.array(WINDOW, prediction.dtype)
+    t = cuda.local.array(WINDOW, target.dtype)
+    w = cuda.local.array(WINDOW, weight.dtype)
+    while at < stop:
+        fetch(p, prediction, at)
+        fetch(t, target, at)
+        fetch(w, weight, at)
+        for lane in range(WINDOW):
+            total += likelihood_error(p[lane], t[lane], w[lane], one, least)
+        at += np.uint64(STEP)
     put_sum(partial, total, prediction)
 
 
@@ -245,10 +264,19 @@ def likelihood_error_forward(
 def logistic_error_sums(partial: Out, prediction: In, target: In, weight: In, pos_weight: In):
     """partial = sum of the single losses of every block."""
     one = prediction.dtype.type(1)
-    total, (i, stop) = prediction.dtype.type(0), elements_of_thread(prediction)
-    while i < stop:
-        total += logistic_error(prediction[i], target[i], weight[i], pos_weight[i], one)
-        i = np.uint32(i + np.uint32(THREADS))
+    total, (at, stop) = prediction.dtype.type(0), windows_of_thread(prediction)
+    p = cuda.local.array(WINDOW, prediction.dtype)
+    t = cuda.local.array(WINDOW, target.dtype)
+    w = cuda.local.array(WINDOW, weight.dtype)
+    v = cuda.local.array(WINDOW, pos_weight.dtype)
+    while at < stop:
+        fetch(p, prediction, at)
+        fetch(t, target, at)
+        fetch(w, weight, at)
+        fetch(v, pos_weight, at)
+        for lane in range(WINDOW):
+            total += logistic_error(p[lane], t[lane], w[lane], v[lane], one)
+        at += np.uint64(STEP)
     put_sum(partial, total, prediction)
 
 

@@ -6,16 +6,14 @@ import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-import numpy as np
 from numba import prange
 
-from numba_nn.core.address import device_array_at, part_at
+from numba_nn.core.address import part_at
 from numba_nn.core.checks import check_number
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.kernel import In, Out, Saved, inlined, kernel, portable
-from numba_nn.core.twin import THREADS
+from numba_nn.core.kernel import In, Out, Saved, inlined, portable
 from numba_nn.optim.optimizer import Optimizer
-from numba_nn.optim.table import ACTIVE, GRADIENT, GROUP, STATE, VALUE, block_per_task, block_task, task_bounds
+from numba_nn.optim.table import ACTIVE, GRADIENT, GROUP, STATE, VALUE, task_bounds
 
 LR, SCALE, BETA1, FRESH1, BETA2, FRESH2, EPS, DECAY, KEEP, SIGN, AMSGRAD = range(11)
 """Columns of coefficients: lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), beta1, 1 - beta1, beta2, 1 - beta2, eps, weight decay in
@@ -47,7 +45,7 @@ def adam_moments(w, g, m, v, constants):
     return beta1 * m + fresh1 * g, beta2 * v + fresh2 * g * g
 
 
-@kernel
+@portable
 def adam_update(coefficients: In, table: In, chunks: In):
     """Update every chunk of every parameter in a table; see `Optimizer` for the arguments."""
     for t in prange(chunks.shape[0]):
@@ -56,10 +54,11 @@ def adam_update(coefficients: In, table: In, chunks: In):
         gradient = part_at(table[p, GRADIENT], start, stop, coefficients)
         first = part_at(table[p, STATE], start, stop, coefficients)
         second = part_at(table[p, STATE + 1], start, stop, coefficients)
-        largest = part_at(table[p, table.shape[1] - 1], start, stop, coefficients)  # the second itself, unless amsgrad
         c = coefficients[p]
         constants = c[BETA1], c[FRESH1], c[BETA2], c[FRESH2], c[DECAY], c[SIGN]
         lr, scale, eps, keep, amsgrad = c[LR], c[SCALE], c[EPS], c[KEEP], c[AMSGRAD] != 0
+        last = stop if amsgrad else start  # else there is no such array
+        largest = part_at(table[p, table.shape[1] - 1], start, last, coefficients)
         for i in range(value.size):
             w = keep * value[i]
             m, v = adam_moments(w, gradient[i], first[i], second[i], constants)
@@ -68,29 +67,6 @@ def adam_update(coefficients: In, table: In, chunks: In):
                 v = largest[i] if largest[i] > v else v
                 largest[i] = v
             value[i] = w - lr * m / (math.sqrt(v) * scale + eps)
-
-
-@adam_update.on_cuda(grid=block_per_task)
-def adam_update(coefficients: In, table: In, chunks: In):
-    """`adam_update` with a block of threads for each task."""
-    p, i, stop = block_task(table, chunks)
-    value = device_array_at(table[p, VALUE], stop, coefficients)
-    gradient = device_array_at(table[p, GRADIENT], stop, coefficients)
-    first = device_array_at(table[p, STATE], stop, coefficients)
-    second = device_array_at(table[p, STATE + 1], stop, coefficients)
-    largest = device_array_at(table[p, table.shape[1] - 1], stop, coefficients)
-    c = coefficients[p]
-    constants = c[BETA1], c[FRESH1], c[BETA2], c[FRESH2], c[DECAY], c[SIGN]
-    lr, scale, eps, keep, amsgrad = c[LR], c[SCALE], c[EPS], c[KEEP], c[AMSGRAD] != 0
-    while i < stop:
-        w = keep * value[i]
-        m, v = adam_moments(w, gradient[i], first[i], second[i], constants)
-        first[i], second[i] = m, v
-        if amsgrad:
-            v = largest[i] if largest[i] > v else v
-            largest[i] = v
-        value[i] = w - lr * m / (math.sqrt(v) * scale + eps)
-        i = np.uint32(i + np.uint32(THREADS))
 
 
 class Adam(Optimizer):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.address import device_array_at, part_at
+from numba_nn.core.address import part_at
 from numba_nn.core.checks import check_number
 from numba_nn.core.cuda_reduce import WARPS, block_maximum, block_sum, larger, one_block
 from numba_nn.core.device import CPU
@@ -26,8 +26,6 @@ from numba_nn.optim.table import (
     GRADIENT,
     ParameterTable,
     as_parameters,
-    block_per_task,
-    block_task,
     task_bounds,
 )  # fmt: skip
 
@@ -63,10 +61,10 @@ def gradient_power_sums(partial: Out, like: In, table: In, chunks: In, power: fl
 @gradient_power_sums.on_cuda(grid=lambda partial, *_: (partial.size, THREADS))
 def gradient_power_sums(partial: Out, like: In, table: In, chunks: In, power: float):
     """`gradient_power_sums` with a block of threads for each task."""
-    p, i, stop = block_task(table, chunks)
-    gradient = device_array_at(table[p, GRADIENT], stop, like)
+    p, start, stop = task_bounds(table, chunks, cuda.blockIdx.x)
+    gradient, i = part_at(table[p, GRADIENT], start, stop, like), np.uint32(cuda.threadIdx.x)
     room, total = cuda.shared.array(WARPS, np.float64), np.float64(0)
-    while i < stop:
+    while i < np.uint32(gradient.size):
         size = abs(np.float64(gradient[i]))
         if power == math.inf:
             total = larger(size, total)
@@ -91,26 +89,18 @@ def norm_and_factor(norm: Out, factor: Out, partial: In, power: float, max_norm:
         factor[0] = max_norm / (norm[0] + 1e-6)
 
 
-@kernel
+@portable
 def gradient_scale(factor: In, like: In, table: In, chunks: In):
-    """g = factor g, in every chunk; it writes through the addresses in the table, hence no argument is an Out."""
-    scale = like.dtype.type(factor[0])
+    """g = factor g, in every chunk, unless the factor is 1 or larger: on a GPU the host does not know it.
+
+    It writes through the addresses in the table, hence no argument is an Out.
+    """
+    scale, one = like.dtype.type(factor[0]), like.dtype.type(1)
     for t in prange(chunks.shape[0]):
         p, start, stop = task_bounds(table, chunks, t)
-        gradient = part_at(table[p, GRADIENT], start, stop, like)
+        gradient = part_at(table[p, GRADIENT], start, start if scale >= one else stop, like)
         for i in range(gradient.size):
             gradient[i] *= scale
-
-
-@gradient_scale.on_cuda(grid=lambda factor, *others: block_per_task(*others))
-def gradient_scale(factor: In, like: In, table: In, chunks: In):
-    """`gradient_scale` with a block of threads for each task."""
-    p, i, stop = block_task(table, chunks)
-    gradient, scale = device_array_at(table[p, GRADIENT], stop, like), like.dtype.type(factor[0])
-    if not scale >= like.dtype.type(1):  # the host does not know it
-        while i < stop:
-            gradient[i] *= scale
-            i = np.uint32(i + np.uint32(THREADS))
 
 
 @portable

@@ -33,7 +33,7 @@ class Optimizer:
 
     ``_update`` changes values and state through the addresses in the table. It takes coefficients, table, and
 
-    * chunks: (T, 2) parameter and first element of every task.
+    * chunks: (T, 3) parameter, first element, and the one after the last, of every task.
 
     A copy, or what is unpickled, has parameters of its own, unless the model is copied in the same call.
 

@@ -6,16 +6,14 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 from numba import prange
 
-from numba_nn.core.address import device_array_at, part_at
+from numba_nn.core.address import part_at
 from numba_nn.core.checks import check_number
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.kernel import In, Out, Saved, inlined, kernel, portable
-from numba_nn.core.twin import THREADS
+from numba_nn.core.kernel import In, Out, Saved, inlined, portable
 from numba_nn.optim.optimizer import Optimizer
-from numba_nn.optim.table import ACTIVE, GRADIENT, GROUP, STATE, VALUE, block_per_task, block_task, task_bounds
+from numba_nn.optim.table import ACTIVE, GRADIENT, GROUP, STATE, VALUE, task_bounds
 
 LR, MOMENTUM, FRESH, DECAY, AHEAD, SIGN, BEGINS = range(7)
 """Columns of coefficients: lr, momentum, 1 - dampening, weight decay, the velocity's share in a step by Nesterov's momentum (0
@@ -42,17 +40,17 @@ def sgd_gradient(w, g, decay, sign):
     return g + decay * w if decay != 0 else g
 
 
-@kernel
+@portable
 def sgd_update(coefficients: In, table: In, chunks: In):
     """Update every chunk of every parameter in a table; see `Optimizer` for the arguments."""
     for t in prange(chunks.shape[0]):
         p, start, stop = task_bounds(table, chunks, t)
         value = part_at(table[p, VALUE], start, stop, coefficients)
         gradient = part_at(table[p, GRADIENT], start, stop, coefficients)
-        velocity = part_at(table[p, STATE], start, stop, coefficients)
         c = coefficients[p]
         lr, momentum, fresh, decay, sign, begins = c[LR], c[MOMENTUM], c[FRESH], c[DECAY], c[SIGN], c[BEGINS] != 0
         ahead, nesterov = c[AHEAD], c[AHEAD] != 0
+        velocity = part_at(table[p, STATE], start, stop if momentum != 0 else start, coefficients)
         for i in range(value.size):
             step = g = sgd_gradient(value[i], gradient[i], decay, sign)
             if momentum != 0:
@@ -60,26 +58,6 @@ def sgd_update(coefficients: In, table: In, chunks: In):
                 velocity[i] = v
                 step = g + ahead * v if nesterov else v
             value[i] -= lr * step
-
-
-@sgd_update.on_cuda(grid=block_per_task)
-def sgd_update(coefficients: In, table: In, chunks: In):
-    """`sgd_update` with a block of threads for each task."""
-    p, i, stop = block_task(table, chunks)
-    value = device_array_at(table[p, VALUE], stop, coefficients)
-    gradient = device_array_at(table[p, GRADIENT], stop, coefficients)
-    velocity = device_array_at(table[p, STATE], stop, coefficients)
-    c = coefficients[p]
-    lr, momentum, fresh, decay, sign, begins = c[LR], c[MOMENTUM], c[FRESH], c[DECAY], c[SIGN], c[BEGINS] != 0
-    ahead, nesterov = c[AHEAD], c[AHEAD] != 0
-    while i < stop:
-        step = g = sgd_gradient(value[i], gradient[i], decay, sign)
-        if momentum != 0:
-            v = g if begins else momentum * velocity[i] + fresh * g
-            velocity[i] = v
-            step = g + ahead * v if nesterov else v
-        value[i] -= lr * step
-        i = np.uint32(i + np.uint32(THREADS))
 
 
 class SGD(Optimizer):

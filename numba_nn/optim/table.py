@@ -11,15 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import prange
 
-from numba_nn.core.address import device_array_at, part_at
+from numba_nn.core.address import part_at
 from numba_nn.core.call import Array
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError, DeviceError
 from numba_nn.core.feed import Mirror
-from numba_nn.core.kernel import In, inner, kernel
+from numba_nn.core.kernel import In, inner, portable
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.ptx import cuda
-from numba_nn.core.twin import THREADS, cuda_helper
+from numba_nn.core.twin import THREADS
 
 CHUNK = 16_384  # elements of a task: 64 KB of each array in float32
 CUDA_CHUNK = 8 * THREADS
@@ -37,7 +36,7 @@ class Tasks(NamedTuple):
     members : ndarray
         Their rows in the table.
     chunks : ndarray
-        (T, 2): row, and first element, of every task.
+        (T, 3): row, first element, and the one after the last, of every task.
     elements : int
         Their number of elements.
     """
@@ -103,9 +102,9 @@ class ParameterTable:
     def _tasks_of(self, dtype: np.dtype[Any]) -> Tasks:
         sizes = [(i, p.value.size) for i, p in enumerate(self.parameters) if p.value.dtype == dtype]
         step = CHUNK if self.device is CPU else CUDA_CHUNK
-        chunks = [(i, start) for i, size in sizes for start in range(0, size, step)]
+        chunks = [(i, start, min(size, start + step)) for i, size in sizes for start in range(0, size, step)]
         members = self.device.from_host(np.array([i for i, _ in sizes], np.int64))
-        places = self.device.from_host(np.array(chunks, np.int64).reshape(-1, 2))
+        places = self.device.from_host(np.array(chunks, np.int64).reshape(-1, 3))
         return Tasks(self.device.empty((0,), dtype), members, places, sum(n for _, n in sizes))
 
     def refresh(self) -> None:
@@ -143,46 +142,18 @@ class ParameterTable:
 @inner
 def task_bounds(table, chunks, t):
     """Parameter of a task, its first element, and the one after its last; a frozen parameter's tasks are empty."""
-    p, start = chunks[t, 0], chunks[t, 1]
-    stop = min(table[p, SIZE], start + CHUNK) if table[p, ACTIVE] != 0 else start
-    return p, start, stop
+    p, start, stop = chunks[t, 0], chunks[t, 1], chunks[t, 2]
+    return p, start, stop if table[p, ACTIVE] != 0 else start
 
 
-def block_per_task(first: Any, table: Any, chunks: Any, *_: Any) -> tuple[int, int]:
-    """A grid with a block of threads for each task."""
-    return chunks.shape[0], THREADS
-
-
-@cuda_helper
-def block_task(table, chunks):
-    """On the GPU: parameter of this block's task, this thread's first element, and the one after the task's last.
-
-    A thread has every `THREADS`-th element of the task; none, where the parameter is frozen.
-    """
-    p, start = chunks[cuda.blockIdx.x, 0], chunks[cuda.blockIdx.x, 1]
-    stop = min(table[p, SIZE], start + CUDA_CHUNK) if table[p, ACTIVE] != 0 else start
-    return p, np.uint32(start + cuda.threadIdx.x), np.uint32(stop)
-
-
-@kernel
+@portable
 def gradient_clear(like: In, table: In, chunks: In):
     """g = 0, in every chunk; it writes through the addresses in the table, hence no argument is an Out."""
+    zero = like.dtype.type(0)
     for t in prange(chunks.shape[0]):
-        p, start = chunks[t, 0], chunks[t, 1]
-        gradient = part_at(table[p, GRADIENT], start, min(table[p, SIZE], start + CHUNK), like)
+        gradient = part_at(table[chunks[t, 0], GRADIENT], chunks[t, 1], chunks[t, 2], like)
         for i in range(gradient.size):
-            gradient[i] = 0
-
-
-@gradient_clear.on_cuda(grid=block_per_task)
-def gradient_clear(like: In, table: In, chunks: In):
-    """`gradient_clear` with a block of threads for each task."""
-    p, start = chunks[cuda.blockIdx.x, 0], chunks[cuda.blockIdx.x, 1]
-    i, stop = np.uint32(start + cuda.threadIdx.x), np.uint32(min(table[p, SIZE], start + CUDA_CHUNK))
-    gradient = device_array_at(table[p, GRADIENT], stop, like)
-    while i < stop:
-        gradient[i] = 0
-        i = np.uint32(i + np.uint32(THREADS))
+            gradient[i] = zero
 
 
 def as_parameters(where: str, given: Any) -> list[Parameter]:

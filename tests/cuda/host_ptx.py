@@ -42,6 +42,23 @@ def store16(array: np.ndarray, at: Any, values: tuple[Any, ...]) -> None:
     _elements(array, at, VECTOR_BYTES // array.itemsize)[:] = values
 
 
+def load_window(array: np.ndarray, at: Any) -> tuple[Any, ...]:
+    """See `ptx.load_window`."""
+    assert starts_aligned(array)
+    return tuple(_elements(array, at, ptx.WINDOW))
+
+
+def store_window(array: np.ndarray, at: Any, values: tuple[Any, ...]) -> None:
+    """See `ptx.store_window`."""
+    assert starts_aligned(array)
+    _elements(array, at, ptx.WINDOW)[:] = values
+
+
+def starts_aligned(array: np.ndarray) -> bool:
+    """See `ptx.starts_aligned`."""
+    return array.ctypes.data % min(VECTOR_BYTES, ptx.WINDOW * array.itemsize) == 0
+
+
 def _copy(to: np.ndarray, to_at: Any, source: np.ndarray, at: Any, count: Any, width: int) -> None:
     """The destination is poisoned until somebody waits."""
     flat, at, count = np.ndarray.view(source, np.ndarray).reshape(-1), int(at), int(count)
@@ -150,7 +167,8 @@ to_bf16, from_bf16 = _bits(ml_dtypes.bfloat16)
 to_f16, from_f16 = _bits(np.float16)
 
 PTX_TWINS: dict[Any, Any] = {
-    **{getattr(ptx, f.__name__): f for f in (load16, store16, copy16, copy_element, commit_copies, wait_copies, round_tf32)},
+    **{getattr(ptx, f.__name__): f for f in (load16, store16, load_window, store_window, starts_aligned)},
+    **{getattr(ptx, f.__name__): f for f in (copy16, copy_element, commit_copies, wait_copies, round_tf32)},
     ptx.load_matrices: _of_warp(_matrices(turned=False)),
     ptx.load_matrices_turned: _of_warp(_matrices(turned=True)),
     ptx.multiply_tf32: _of_warp(_product(_singles, 1)),

@@ -25,9 +25,10 @@ def _rounded(function: Any) -> Any:
     return twin
 
 
-def array_at(address: int, size: int, like: np.ndarray) -> np.ndarray:
-    """A device array by its address: simulated ones lie in host memory."""
-    memory = (c_char * (int(size) * like.dtype.itemsize)).from_address(int(address))
+def part_at(address: int, start: int, stop: int, like: np.ndarray) -> np.ndarray:
+    """A part of a device array by its address: simulated ones lie in host memory."""
+    size, itemsize = int(stop - start), like.dtype.itemsize
+    memory = (c_char * (size * itemsize)).from_address(int(address) + int(start) * itemsize)
     return np.frombuffer(memory, like.dtype) if size else np.empty(0, like.dtype)
 
 
@@ -37,7 +38,7 @@ def _each(function: Any, target: Any, sources: Any) -> None:
 
 
 HOST_TWINS: dict[Any, Any] = {
-    address.device_array_at: array_at,
+    address.part_at: part_at,
     each: _each,
     vmath.number: lambda x, single, double: type(x)(single if isinstance(x, np.float32) else double),
     vmath.multiply_add: lambda a, b, c: type(a)(np.float64(a) * np.float64(b) + np.float64(c)),

@@ -32,7 +32,7 @@ def launches(dtype: Any) -> list[Launch]:
 
     def note(dispatcher: Any, grid: Any, block: Any, arguments: list[Any]) -> None:
         key = dispatcher.py_func, types_of(arguments)
-        found.setdefault(key, Launch(CudaKernel(dispatcher.py_func), key[1]))
+        found.setdefault(key, Launch(dispatcher.kernel, key[1]))
 
     with simulated(note):
         run_for_launches(dtype)

@@ -25,7 +25,7 @@ from numba import typeof
 from numba.core import types
 from numba.np import numpy_support
 
-from numba_nn.core.twin import OPTIONS, CudaKernel
+from numba_nn.core.twin import CudaKernel
 
 TARGETS = {"sm_80": (8, 0), "sm_90a": (9, 0, "a")}
 SHARED_BYTES = 48 * 1024  # more compiles without a word and fails at the launch
@@ -96,7 +96,7 @@ def compile_twin(k: CudaKernel, argument_types: tuple[types.Type, ...], target: 
     from numba import cuda
 
     with device_to_compile_for(TARGETS[target]):
-        ptx, _ = cuda.compile_ptx(k.py_func, argument_types, cc=TARGETS[target], **OPTIONS)
+        ptx, _ = cuda.compile_ptx(k.py_func, argument_types, cc=TARGETS[target], **k.options)
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=target))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(linker.link("cubin").code)

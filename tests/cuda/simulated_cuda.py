@@ -99,8 +99,8 @@ class DeviceArray:
 class Dispatcher:
     """A kernel; ``dispatcher[blocks, threads](...)`` runs it in the simulator."""
 
-    def __init__(self, py_func: Callable[..., None]) -> None:
-        self.py_func = py_func
+    def __init__(self, kernel: CudaKernel) -> None:
+        self.kernel, self.py_func = kernel, kernel.py_func
 
     def __getitem__(self, configuration: tuple[Any, ...]) -> Callable[..., None]:
         def run(*arguments: Any) -> None:
@@ -176,7 +176,7 @@ def simulated(launch: Callable[..., None] = launch, allocates: bool = True) -> I
     vars(cuda)["_module"] = SimulatedCuda(launch, allocates)
     try:
         # A kernel that has a dispatcher of numba.cuda's keeps it, and gets another one in here.
-        simulated_dispatcher = property(lambda kernel: Dispatcher(kernel.py_func))
+        simulated_dispatcher = property(lambda kernel: Dispatcher(kernel))
         with (
             mock.patch("numba_nn.core.capture.graph_builder", GraphBuilder),
             mock.patch.object(CudaKernel, "dispatcher", simulated_dispatcher),

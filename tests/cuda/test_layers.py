@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from simulated_cuda import simulated
 from simulator import launch
-from trials import EXTRAS, PRODUCT_TRIALS, TRIALS, normal
+from trials import EXTRAS, PRODUCT_EXTRAS, PRODUCT_TRIALS, TRIALS, normal
 
 import numba_nn as nn
 from numba_nn.core.device import CPU, CUDA
@@ -49,7 +49,7 @@ def test_products_are_exact_where_that_is_asked_for(trial, exact):
     assert_alike(trial.run(CUDA), trial.run(CPU))
 
 
-@pytest.mark.parametrize("trial", [PRODUCT_TRIALS[0], PRODUCT_TRIALS[3], PRODUCT_TRIALS[-1]], ids=str)
+@pytest.mark.parametrize("trial", PRODUCT_TRIALS[::4] + PRODUCT_EXTRAS[-1:], ids=str)
 def test_tensor_cores_round_factors_to_eleven_bits(trial):
     found, expected = trial.run(CUDA), trial.run(CPU)
     for name, array in expected.items():
@@ -58,7 +58,7 @@ def test_tensor_cores_round_factors_to_eleven_bits(trial):
 
 
 @pytest.mark.parametrize("order", ["reversed", "interleaved"])
-@pytest.mark.parametrize("trial", [*EXTRAS, *ROWS], ids=str)
+@pytest.mark.parametrize("trial", [*EXTRAS, *ROWS, *PRODUCT_TRIALS[::4]], ids=str)
 def test_in_float64_and_in_whatever_order_threads_run(trial, order):
     with simulated(functools.partial(launch, order=order)):
         found, expected = trial.run(CUDA, np.float64), trial.run(CPU, np.float64)

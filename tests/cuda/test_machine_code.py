@@ -12,31 +12,24 @@ from launches import Launch, launches
 from numba.core import types
 from numba.np.numpy_support import from_dtype
 from offline import compile_twin, faults, signature
-from training import CONVERTS, FLOAT64
+from training import CONVERTS, IN_FLOAT64
 from twins import elementwise_kernels, example
 
-from numba_nn.core.cuda_gemm import LARGE, SMALL
-from numba_nn.core.cuda_product import (
-    ADD,
-    OVERWRITE,
-    elements_along_depth,
-    elements_along_rows,
-    in_rows,
-    tiled_product,
-    vectors_along_depth,
-    vectors_along_rows,
-)
-from numba_nn.core.cuda_tiles import BFLOAT16, DOUBLE, FLOAT16, SINGLE, TF32, Kind
+from numba_nn.core.cuda_loaders import elements_along_depth, elements_along_rows, vectors_along_depth, vectors_along_rows
+from numba_nn.core.cuda_product import ADD, OVERWRITE, in_rows, tiled_product
+from numba_nn.core.cuda_slices import LARGE_TILE, SMALL_TILE
+from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
 from numba_nn.core.epilogue import RELU, TANH
 from numba_nn.core.kernel import In, Out
+from numba_nn.core.portable import covering_windows
 from numba_nn.core.ptx import cuda
-from numba_nn.core.twin import CudaKernel
+from numba_nn.core.twin import CudaKernel, cuda_kernel
 from numba_nn.layers.conv.cuda import (
+    channels_of_pixels,
     in_planes,
     inputs_at_outputs,
     inputs_by_taps,
     outputs_at_inputs,
-    planes,
     weights_of_inputs,
 )
 
@@ -44,7 +37,16 @@ REQUIRED = "NUMBA_NN_CUDA_TOOLS" in os.environ  # `make cuda-check` sets it: the
 pytestmark = pytest.mark.skipif(bool(offline.missing()) and not REQUIRED, reason=offline.missing())
 
 REGISTERS = 255  # what a thread can have; 256 threads of 255 registers still make one resident block
-OF_A_PRODUCT = 136  # with more than 128, one block of 256 threads is resident, not two
+# Loops that take 16 bytes at a time, beside those that `portable` makes: what they load, and what they store.
+LOAD_WINDOWS = {
+    "adam_update", "sgd_update", "gradient_scale", "drop_elements", "plane_moments", "plane_gradient_sums", "plane_normalize",
+    "plane_backward_input", "squared_error_sums", "absolute_error_sums", "likelihood_error_sums", "logistic_error_sums",
+    "pair_sums",
+}  # fmt: skip
+STORE_WINDOWS = {
+    "adam_update", "sgd_update", "gradient_scale", "gradient_clear", "drop_elements", "plane_normalize", "plane_backward_input",
+}  # fmt: skip
+OF_A_PRODUCT = 128  # then two blocks of 256 threads are resident
 
 
 def test_the_tools_are_there():
@@ -52,12 +54,12 @@ def test_the_tools_are_there():
 
 
 def compiled(dtype: Any) -> list[Launch]:
-    """What layers launch, and the element-wise twins that they do not."""
-    found = launches(dtype)
+    """What layers launch, but matrix products, which have tests of their own; and the element-wise twins that they do not."""
+    found = [launch for launch in launches(dtype) if not launch.kernel.__name__.startswith("product_")]
     launched = {launch.kernel.py_func for launch in found}
     others = [k.cuda for k in elementwise_kernels() if k.cuda.py_func not in launched]
     names = {k.cuda: k for k in elementwise_kernels()}
-    return found + [Launch(CudaKernel(k.py_func), signature(k, example(names[k], 64, dtype))) for k in others]
+    return found + [Launch(k, signature(k, example(names[k], 64, dtype))) for k in others]
 
 
 # Few in float64, and for one GPU: what it could show there alone are stack and registers.
@@ -75,9 +77,12 @@ TRIED = [(np.float32, "sm_80", 1), (np.float32, "sm_90a", 1), (np.float64, "sm_9
 def test_machine_code(launch, dtype, target):
     code = compile_twin(launch.kernel, launch.argument_types, target)
     name, wide = launch.kernel.__name__, dtype is np.float64
-    assert faults(code, float64_allowed=wide or name in FLOAT64, conversions_allowed=name in CONVERTS) == []
+    assert faults(code, float64_allowed=wide or name in IN_FLOAT64, conversions_allowed=name in CONVERTS) == []
     assert 0 < code.registers <= REGISTERS
     assert f".target {target}" in code.ptx
+    by_windows = launch.kernel.grid is covering_windows
+    assert code.operations["LDG.E.128"] > 0 or not (by_windows or name in LOAD_WINDOWS)
+    assert code.operations["STG.E.128"] > 0 or not (by_windows or name in STORE_WINDOWS)
 
 
 # Matrix products: the large tiles, and what is not aligned
@@ -91,12 +96,12 @@ def product_types(kind: Kind, views: tuple[int, int, int] = (4, 4, 2)) -> tuple[
 
 
 PRODUCTS = [
-    (TF32, LARGE, (vectors_along_depth, vectors_along_rows), RELU, ["HMMA.1688.F32.TF32", "LDGSTS.E.BYPASS.128.ZFILL"]),
-    (TF32, SMALL, (elements_along_depth, elements_along_rows), ADD, ["HMMA.1688.F32.TF32", "LDGSTS.E"]),
-    (SINGLE, LARGE, (vectors_along_rows, elements_along_depth), TANH, ["FFMA", "LDS.128", "LDGSTS.E.BYPASS.128.ZFILL"]),
-    (DOUBLE, SMALL, (vectors_along_rows, elements_along_depth), ADD, ["DFMA", "LDS.128", "LDGSTS.E.64"]),
-    (BFLOAT16, LARGE, (vectors_along_depth, vectors_along_rows), RELU, ["HMMA.16816.F32.BF16", "LDSM.16.MT88.4"]),
-    (FLOAT16, LARGE, (elements_along_depth, elements_along_rows), OVERWRITE, ["HMMA.16816.F32", "LDSM.16.M88.4"]),
+    (TF32, LARGE_TILE, (vectors_along_depth, vectors_along_rows), RELU, ["HMMA.1688.F32.TF32", "LDGSTS.E.BYPASS.128.ZFILL"]),
+    (TF32, SMALL_TILE, (elements_along_depth, elements_along_rows), ADD, ["HMMA.1688.F32.TF32", "LDGSTS.E"]),
+    (FLOAT32, LARGE_TILE, (vectors_along_rows, elements_along_depth), TANH, ["FFMA", "LDS.128", "LDGSTS.E.BYPASS.128.ZFILL"]),
+    (FLOAT64, SMALL_TILE, (vectors_along_rows, elements_along_depth), ADD, ["DFMA", "LDS.128", "LDGSTS.E.64"]),
+    (BFLOAT16, LARGE_TILE, (vectors_along_depth, vectors_along_rows), RELU, ["HMMA.16816.F32.BF16", "LDSM.16.MT88.4"]),
+    (FLOAT16, LARGE_TILE, (elements_along_depth, elements_along_rows), OVERWRITE, ["HMMA.16816.F32", "LDSM.16.M88.4"]),
 ]
 
 
@@ -107,19 +112,21 @@ PRODUCTS = [
 )
 def test_machine_code_of_products(target, kind, tile, loaders, finish, expected):
     code = compile_twin(tiled_product(kind, tile, loaders, in_rows, finish, True), product_types(kind), target)
-    assert faults(code, float64_allowed=kind is DOUBLE) == []
+    assert faults(code, float64_allowed=kind is FLOAT64) == []
     assert code.registers <= OF_A_PRODUCT
     assert [name for name in expected if not code.operations[name]] == []
 
 
 CONVOLUTIONS = [
-    (TF32, LARGE, (vectors_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
-    (TF32, SMALL, (weights_of_inputs, outputs_at_inputs), in_planes, OVERWRITE, (29, 29, 5)),
-    (TF32, SMALL, (planes, inputs_by_taps), in_rows, OVERWRITE, (29, 29, 2)),
-    (SINGLE, LARGE, (elements_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
-    (BFLOAT16, LARGE, (vectors_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
+    (TF32, LARGE_TILE, (vectors_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
+    (TF32, SMALL_TILE, (weights_of_inputs, outputs_at_inputs), in_planes, OVERWRITE, (29, 29, 5)),
+    (TF32, SMALL_TILE, (channels_of_pixels, inputs_by_taps), in_rows, OVERWRITE, (29, 29, 2)),
+    (TF32, LARGE_TILE, (channels_of_pixels, inputs_by_taps), in_rows, ADD, (29, 29, 2)),
+    (FLOAT32, LARGE_TILE, (channels_of_pixels, inputs_by_taps), in_rows, ADD, (29, 29, 2)),
+    (FLOAT32, LARGE_TILE, (elements_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
+    (BFLOAT16, LARGE_TILE, (vectors_along_depth, inputs_at_outputs), in_planes, RELU, (4, 29, 5)),
 ]
-FASTEST = {TF32: "HMMA.1688.F32.TF32", SINGLE: "FFMA", BFLOAT16: "HMMA.16816.F32.BF16"}
+FASTEST = {TF32: "HMMA.1688.F32.TF32", FLOAT32: "FFMA", BFLOAT16: "HMMA.16816.F32.BF16"}
 
 
 @pytest.mark.parametrize(
@@ -130,6 +137,12 @@ def test_machine_code_of_convolutions(kind, tile, loaders, place, finish, views)
     assert faults(code) == []
     assert code.registers <= OF_A_PRODUCT
     assert code.operations[FASTEST[kind]] > 0
+
+
+def test_launch_bounds_reach_the_compiler():
+    code = compile_twin(cuda_kernel(launch_bounds=(128, 3))(copy), (FLAT, FLAT))
+    assert ".maxntid 128" in code.ptx
+    assert ".minnctapersm 3" in code.ptx
 
 
 # Planted bugs

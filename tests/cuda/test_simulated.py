@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba import prange
 from simulator import launch
 from twins import clip_below, elementwise_kernels, example, values
 
 from numba_nn.core.kernel import In, Kernel, Out, Role
+from numba_nn.core.portable import covering_windows, portable_twin
 from numba_nn.core.ptx import cuda
+from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.twin import MAX_BLOCKS, THREADS, CudaKernel
 
 KERNELS = elementwise_kernels()
@@ -60,6 +63,81 @@ def test_special_values_come_out_alike(k):
 
     with np.errstate(all="ignore"):
         assert_same(*both(k, 20, np.float32, (2, 4), "depth-first", sprinkle))
+
+
+@pytest.mark.parametrize("k", KERNELS, ids=lambda k: k.__name__)
+def test_what_is_not_aligned_gives_the_same_bits(k):
+    aligned, views = example(k, 23, np.float32), example(k, 23, np.float32)
+    for i, array in enumerate(views):
+        if isinstance(array, np.ndarray):
+            views[i] = np.empty(array.size + 1 + i, array.dtype)[1 + i :]
+            views[i][:] = array
+    for arguments in (aligned, views):
+        launch(k.cuda, 2, 4, arguments)
+    for expected, got in zip(aligned, views, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+# Four elements at a time, where that is allowed
+
+
+def in_order(y: Out, x: In):
+    for i in prange(x.size):
+        y[i] += x[i]
+
+
+def in_blocks(y: Out, x: In):
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        target, source = y[start:stop], x[start:stop]
+        for i in range(source.size):
+            target[i] += source[i]
+
+
+def its_number(y: Out, x: In):
+    for i in prange(x.size):
+        y[i] = x[i] + i
+
+
+def its_neighbour(y: Out, x: In):
+    for i in prange(x.size):
+        y[i] = x[i] + (x[i - 1] if i > 0 else x[i])
+
+
+def one_of_all(y: Out, x: In):
+    for i in prange(x.size):
+        y[i] = x[i] * x[0]
+
+
+def the_first_half(y: Out, x: In):
+    for i in prange(x.size // 2):
+        y[i] = x[i]
+
+
+def where_its_block_begins(y: Out, x: In):
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        y[start:stop] = x[start:stop] * start
+
+
+@pytest.mark.parametrize(
+    ("function", "expected", "by_windows"),
+    [
+        (in_order, lambda x: 1 + x, True),
+        (in_blocks, lambda x: 1 + x, True),
+        (the_first_half, lambda x: np.where(np.arange(x.size) < x.size // 2, x, 1), True),
+        (its_number, lambda x: x + np.arange(x.size), False),
+        (its_neighbour, lambda x: x + np.append(x[:1], x[:-1]), False),
+        (one_of_all, lambda x: x * x[0], False),
+        (where_its_block_begins, lambda x: x * np.arange(x.size), False),
+    ],
+)
+@pytest.mark.parametrize("n", [3, 8, 30])
+def test_windows_are_taken_where_nothing_else_is_touched(function, expected, by_windows, n):
+    twin, x, found = portable_twin(function), values(n, np.float64, 0), np.ones(n)
+    assert (twin.grid is covering_windows) == by_windows
+    launch(twin, 2, 3, [found, x])
+    np.testing.assert_array_equal(found, expected(x))
 
 
 def test_relus_twin_passes_nan_through():

@@ -10,7 +10,7 @@ import numba_nn as nn
 from numba_nn.core.device import CUDA
 from tests.loss_cases import ONE_OF_EACH_LOSS
 
-FLOAT64 = {
+IN_FLOAT64 = {
     "scaled_total", "sum_of_sums", "mean_of_sums",  # what blocks of threads summed is added by one block
     "count_loss",  # one number for each step
     "sgd_prepare", "adam_prepare",  # a thread for each parameter: powers of the betas

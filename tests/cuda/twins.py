@@ -11,6 +11,7 @@ import numpy as np
 
 import numba_nn
 from numba_nn.core.kernel import In, Kernel, Out, Role, kernel
+from numba_nn.core.portable import covering_windows
 from numba_nn.core.ptx import cuda
 from numba_nn.core.twin import CudaKernel, covering
 
@@ -50,7 +51,11 @@ def elementwise_kernels() -> list[Kernel]:
 
 def is_elementwise(twin: Any) -> bool:
     """Whether a grid of any size does, and arrays are flat and of one dtype: not for optimisers and losses of classes."""
-    return isinstance(twin, CudaKernel) and twin.grid is covering and not {"table", "ignore_index"} & twin.roles.keys()
+    return (
+        isinstance(twin, CudaKernel)
+        and twin.grid in (covering, covering_windows)
+        and not {"table", "ignore_index"} & twin.roles.keys()
+    )
 
 
 def values(n: int, dtype: Any, seed: int) -> np.ndarray:

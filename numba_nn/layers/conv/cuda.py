@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.cuda_gemm import BLOCKS, as_bits, in_order, kind_of, loader_of, tile_of
-from numba_nn.core.cuda_product import ADD, AT_ONCE, OVERWRITE, Loader, Shape, in_rows, tiled_product
-from numba_nn.core.cuda_tiles import THREADS, Kind, depths_in_order, rows_in_order, u32
-from numba_nn.core.ptx import VECTOR_BYTES, cuda, device_function
-from numba_nn.core.roles import In, Out
-from numba_nn.core.twin import cuda_kernel
+from numba_nn.core.cuda_gemm import as_bits, kind_of, loader_of, own_matrices
+from numba_nn.core.cuda_loaders import elements
+from numba_nn.core.cuda_product import ADD, OVERWRITE, in_rows
+from numba_nn.core.cuda_slices import multiply, partial_size
+from numba_nn.core.cuda_tiles import u32
+from numba_nn.core.parts import Helper
+from numba_nn.core.ptx import device_function
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
-
-LEAST_DEPTH = 512  # pixels of a slice, at least: what its partial sums cost to write and read is then little
 
 # Places of numbers in a view, which is a tuple to a kernel. A divisor has three: itself, and those that `quotient` takes.
 ROWS, CHANNELS, GROUP, HEIGHT, WIDTH, UP_H, BASE_H, STEP_H, UP_W, BASE_W, STEP_W = range(11)
@@ -60,97 +60,53 @@ def image_view(problem: Problem, rows: int, of_input: bool) -> tuple[int, ...]:
     return (*numbers, *(n for d in divisors for n in divisor(d)))
 
 
-# ---- loaders --------------------------------------------------------------------------------------------------------------
+# ---- where elements lie ---------------------------------------------------------------------------------------------------
 
 
-def patches(kind: Kind, rows: int, pixels_are_rows: bool, spread: bool) -> Loader:
+def at_taps(pixels_are_rows: bool, spread: bool) -> Helper:
     """Elements of images that taps meet at pixels. ``spread``: pixels are more than elements, by the stride."""
-    depths, total, copy = kind.depth, rows * kind.depth, kind.copy
-    in_order = pixels_are_rows or kind.plain
-    layout = depths_in_order(rows, depths) if in_order else rows_in_order(rows, depths, VECTOR_BYTES // kind.lanes)
-    at_once = min(AT_ONCE, total // THREADS)
 
     @device_function
-    def load(tile, at, source, view, product, first, k, end, t):
-        e = t
-        while e < u32(total):
-            for _ in range(at_once):
-                row, depth = e // u32(depths), e % u32(depths)
-                if pixels_are_rows:
-                    row, depth = e % u32(rows), e // u32(rows)
-                pixel, tap = u32(k + depth), u32(first + row)
-                if pixels_are_rows:
-                    pixel, tap = u32(first + row), u32(k + depth)
-                n, c = quotient(pixel, view, AREA), quotient(tap, view, TAPS)
-                pixel, tap = u32(pixel - n * u32(view[AREA])), u32(tap - c * u32(view[TAPS]))
-                u, i = quotient(pixel, view, ACROSS), quotient(tap, view, TAP_WIDTH)
-                v, j = u32(pixel - u * u32(view[ACROSS])), u32(tap - i * u32(view[TAP_WIDTH]))
-                h = u32(u * u32(view[UP_H]) + u32(view[BASE_H]) + i * u32(view[STEP_H]))  # below 0: large
-                w = u32(v * u32(view[UP_W]) + u32(view[BASE_W]) + j * u32(view[STEP_W]))
-                there = first + row < u32(view[ROWS]) and k + depth < end
-                if spread:
-                    near, left = quotient(h, view, DOWN_H), quotient(w, view, DOWN_W)
-                    there = there and near * u32(view[DOWN_H]) == h and left * u32(view[DOWN_W]) == w
-                    h, w = near, left
-                there = there and h < u32(view[HEIGHT]) and w < u32(view[WIDTH])
-                plane = n * u32(view[CHANNELS]) + product * u32(view[GROUP]) + c
-                where = u32((plane * u32(view[HEIGHT]) + h) * u32(view[WIDTH]) + w)
-                to = u32(at + row * u32(layout.row_step) + depth * u32(layout.depth_step))
-                copy(tile, to, source, where, 1 if there else 0)
-                e = u32(e + u32(THREADS))
+    def where(view, product, row, depth):
+        pixel, tap = (row, depth) if pixels_are_rows else (depth, row)
+        n, c = quotient(pixel, view, AREA), quotient(tap, view, TAPS)
+        pixel, tap = u32(pixel - n * u32(view[AREA])), u32(tap - c * u32(view[TAPS]))
+        u, i = quotient(pixel, view, ACROSS), quotient(tap, view, TAP_WIDTH)
+        v, j = u32(pixel - u * u32(view[ACROSS])), u32(tap - i * u32(view[TAP_WIDTH]))
+        h = u32(u * u32(view[UP_H]) + u32(view[BASE_H]) + i * u32(view[STEP_H]))  # below 0: large
+        w = u32(v * u32(view[UP_W]) + u32(view[BASE_W]) + j * u32(view[STEP_W]))
+        meets = True
+        if spread:
+            near, left = quotient(h, view, DOWN_H), quotient(w, view, DOWN_W)
+            meets, h, w = near * u32(view[DOWN_H]) == h and left * u32(view[DOWN_W]) == w, near, left
+        there = meets and h < u32(view[HEIGHT]) and w < u32(view[WIDTH])
+        plane = n * u32(view[CHANNELS]) + product * u32(view[GROUP]) + c
+        return (plane * u32(view[HEIGHT]) + h) * u32(view[WIDTH]) + w, there
 
-    return Loader(layout, load)
-
-
-def planes(kind: Kind, rows: int) -> Loader:
-    """Channels of images, whose pixels are the depth."""
-    return _along_depth(kind, rows, pixel_of_channel)
-
-
-def weights_of_inputs(kind: Kind, rows: int) -> Loader:
-    """Weights, whose rows are input channels; the depth is (output channel, tap)."""
-    return _along_depth(kind, rows, weight_of_input)
+    return where
 
 
 @device_function
 def pixel_of_channel(view, product, row, depth):
-    """Where an element of dy lies."""
+    """Elements of images, whose rows are channels; the depth is the pixel."""
     n = quotient(depth, view, AREA)
     plane = n * u32(view[CHANNELS]) + product * u32(view[GROUP]) + row
-    return plane * u32(view[AREA]) + depth - n * u32(view[AREA])
+    return plane * u32(view[AREA]) + depth - n * u32(view[AREA]), True
 
 
 @device_function
 def weight_of_input(view, product, row, depth):
-    """Where the weight of an input channel lies."""
+    """Weights, whose rows are input channels; the depth is (output channel, tap)."""
     o = quotient(depth, view, TAPS)
     matrix = (product * u32(view[GROUP]) + o) * u32(view[ROWS]) + row
-    return matrix * u32(view[TAPS]) + depth - o * u32(view[TAPS])
+    return matrix * u32(view[TAPS]) + depth - o * u32(view[TAPS]), True
 
 
-def _along_depth(kind: Kind, rows: int, where: Any) -> Loader:
-    """Elements, of which neighbouring threads read neighbouring depths."""
-    depths, total, copy = kind.depth, rows * kind.depth, kind.copy
-    layout = depths_in_order(rows, depths) if kind.plain else rows_in_order(rows, depths, VECTOR_BYTES // kind.lanes)
-    at_once = min(AT_ONCE, total // THREADS)
-
-    @device_function
-    def load(tile, at, source, view, product, first, k, end, t):
-        e = t
-        while e < u32(total):
-            for _ in range(at_once):
-                row, depth = e // u32(depths), e % u32(depths)
-                count = 1 if first + row < u32(view[ROWS]) and k + depth < end else 0
-                to = u32(at + row * u32(layout.row_step) + depth * u32(layout.depth_step))
-                copy(tile, to, source, u32(where(view, product, u32(first + row), u32(k + depth))), count)
-                e = u32(e + u32(THREADS))
-
-    return Loader(layout, load)
-
-
-inputs_at_outputs = functools.partial(patches, pixels_are_rows=True, spread=False)
-outputs_at_inputs = functools.partial(patches, pixels_are_rows=True, spread=True)
-inputs_by_taps = functools.partial(patches, pixels_are_rows=False, spread=False)
+channels_of_pixels = functools.partial(elements, where=pixel_of_channel, along_depth=True)
+weights_of_inputs = functools.partial(elements, where=weight_of_input, along_depth=True)
+inputs_at_outputs = functools.partial(elements, where=at_taps(pixels_are_rows=True, spread=False), along_depth=False)
+outputs_at_inputs = functools.partial(elements, where=at_taps(pixels_are_rows=True, spread=True), along_depth=False)
+inputs_by_taps = functools.partial(elements, where=at_taps(pixels_are_rows=False, spread=False), along_depth=True)
 
 
 # ---- passes ---------------------------------------------------------------------------------------------------------------
@@ -163,64 +119,60 @@ def in_planes(row, column, product, view):
     return (n * u32(view[0]) + channel) * u32(view[2]) + column - n * u32(view[2]), channel
 
 
+def product_of(one_pass: str, problem: Problem) -> tuple[int, int, int]:
+    """Rows, columns and depth of a group's product, for a pass."""
+    taps, inputs, outputs = math.prod(problem.taps), problem.x_shape[1] // problem.groups, problem.y_shape[1] // problem.groups
+    pixels, input_pixels = (shape[0] * math.prod(shape[2:]) for shape in (problem.y_shape, problem.x_shape))
+    if one_pass == "weight":
+        return outputs, inputs * taps, pixels
+    return (inputs, input_pixels, outputs * taps) if one_pass == "input" else (outputs, pixels, inputs * taps)
+
+
+def planes_view(shape: Sequence[int], groups: int) -> tuple[int, ...]:
+    """The view of C for `in_planes`."""
+    return (shape[1], shape[1] // groups, *divisor(math.prod(shape[2:])))
+
+
 def convolve(
-    y: Any, x: Any, weight: Any, scale: Any, shift: Any, order: Any, problem: Problem, activation: int, slope: float
+    y: Any,
+    partial: Any,
+    x: Any,
+    weight: Any,
+    scale: Any,
+    shift: Any,
+    order: Any,
+    problem: Problem,
+    activation: int,
+    slope: float,
 ) -> None:
-    """y = activation(scale times convolution of x + shift); ``order``: (groups,) int64, 0, 1, 2, ..."""
-    kind, (_, channels, *size), groups = kind_of(x.dtype), problem.y_shape, problem.groups
-    rows, depth, columns = channels // groups, weight.size // channels, y.size // channels
+    """y = activation(scale times convolution of x + shift).
+
+    ``order``: (groups,) int64, 0, 1, 2, ...; partial: flat, room for partial sums, of the kind of sums, or None.
+    """
+    (rows, columns, depth), kind = product_of("forward", problem), kind_of(x.dtype)
     loaders = loader_of(kind, weight, rows * depth, (depth, 1)), inputs_at_outputs
-    run = tiled_product(kind, tile_of(kind, rows, columns, groups), loaders, in_planes, activation, y.dtype == x.dtype)
-    run(
-        *(as_bits(array.ravel()) for array in (y, weight, x)), order, order, scale, shift,
-        tuple(Shape(rows, columns, depth, groups, 1, depth)), (rows, depth, depth, 1), image_view(problem, columns, True),
-        (channels, rows, *divisor(math.prod(size))), slope,
-    )  # fmt: skip
+    y, weight, x = (as_bits(array.ravel()) for array in (y, weight, x))
+    views = (rows, depth, depth, 1), image_view(problem, columns, True), planes_view(problem.y_shape, problem.groups)
+    operands, size = (weight, x, order, order), (rows, columns, depth)
+    multiply(kind, loaders, in_planes, activation, y, partial, operands, scale, shift, size, views, slope)
 
 
-def convolve_backward_input(dx: Any, dy: Any, weight: Any, order: Any, problem: Problem) -> None:
+def convolve_backward_input(dx: Any, partial: Any, dy: Any, weight: Any, order: Any, problem: Problem) -> None:
     """dx = gradient of the input."""
-    kind, (_, channels, *size), groups = kind_of(dy.dtype), problem.x_shape, problem.groups
-    rows, columns = channels // groups, dx.size // channels
-    depth = problem.y_shape[1] // groups * math.prod(problem.taps)
-    loaders = weights_of_inputs, outputs_at_inputs
-    run = tiled_product(kind, tile_of(kind, rows, columns, groups), loaders, in_planes, OVERWRITE, dx.dtype == dy.dtype)
-    given = [as_bits(array.ravel()) for array in (dx, weight, dy)]
-    run(
-        *given, order, order, given[0], given[0], tuple(Shape(rows, columns, depth, groups, 1, depth)),
-        image_view(problem, rows, False), image_view(problem, columns, False),
-        (channels, rows, *divisor(math.prod(size))), 0.0,
-    )  # fmt: skip
-
-
-def most_slices(problem: Problem) -> int:
-    """Slices that the sum over pixels is cut into, at the most: enough blocks for a large GPU, no more for a smaller batch."""
-    rows, pixels = problem.y_shape[1] // problem.groups, problem.y_shape[0] * math.prod(problem.y_shape[2:])
-    columns = problem.x_shape[1] // problem.groups * math.prod(problem.taps)
-    tiles = -(-rows // 64) * -(-columns // 64) * problem.groups
-    return max(1, min(2 * BLOCKS // tiles, pixels // LEAST_DEPTH))
-
-
-def weight_slices(problem: Problem) -> tuple[int, int]:
-    """Slices of the sum over pixels, and pixels of each, by the shape alone."""
-    slices, pixels = most_slices(problem), problem.y_shape[0] * math.prod(problem.y_shape[2:])
-    span = -(-pixels // (slices * 32)) * 32
-    return max(1, -(-pixels // span)) if span else 1, max(span, 1)
+    size, loaders = product_of("input", problem), (weights_of_inputs, outputs_at_inputs)
+    dx, weight, dy = (as_bits(array.ravel()) for array in (dx, weight, dy))
+    of_weight, of_dy = (image_view(problem, count, False) for count in size[:2])
+    views, operands = (of_weight, of_dy, planes_view(problem.x_shape, problem.groups)), (weight, dy, order, order)
+    multiply(kind_of(dy.dtype), loaders, in_planes, OVERWRITE, dx, partial, operands, None, None, size, views)
 
 
 def convolve_backward_weight(dweight: Any, partial: Any, x: Any, dy: Any, order: Any, problem: Problem) -> None:
-    """dweight += gradient of the weights; partial: float32 (float64), (`weight_slices` times the size of dweight,) if many."""
-    kind, groups, (slices, span) = kind_of(x.dtype), problem.groups, weight_slices(problem)
-    rows, columns, pixels = problem.y_shape[1] // groups, dweight.size // problem.y_shape[1], dy.size // problem.y_shape[1]
-    to, finish = (dweight, ADD) if slices == 1 else (partial, OVERWRITE)
-    run = tiled_product(kind, (64, 64), (planes, inputs_by_taps), in_rows, finish, to.dtype == x.dtype)
-    given = [as_bits(array.ravel()) for array in (to, dy, x)]
-    run(
-        *given, order, order, given[0], given[0], tuple(Shape(rows, columns, pixels, groups, slices, span)),
-        gradient_view(problem, rows), image_view(problem, columns, True), (rows, columns), 0.0,
-    )  # fmt: skip
-    if slices > 1:
-        add_slices(dweight.ravel(), partial.ravel(), slices, rows * columns)
+    """dweight += gradient of the weights."""
+    size, loaders = product_of("weight", problem), (channels_of_pixels, inputs_by_taps)
+    dweight, dy, x = (as_bits(array.ravel()) for array in (dweight, dy, x))
+    views = gradient_view(problem, size[0]), image_view(problem, size[1], True), size[:2]
+    operands = dy, x, order, order
+    multiply(kind_of(x.dtype), loaders, in_rows, ADD, dweight, partial, operands, None, None, size, views)
 
 
 class OnCuda(Algorithm):
@@ -229,23 +181,22 @@ class OnCuda(Algorithm):
     name = "cuda"
 
     def __init__(self, problem: Problem) -> None:
-        self.problem, self._groups = problem, in_order(problem.groups)
+        self.problem, self._groups = problem, own_matrices(problem.groups)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
-        """Partial sums of the weights' gradient."""
-        problem = self.problem
-        weights = problem.y_shape[1] * (problem.x_shape[1] // problem.groups) * math.prod(problem.taps)
-        return {"partial": ((most_slices(problem) * weights if one_pass == "weight" else 0,), problem.dtype)}
+        """Partial sums of a product of few tiles."""
+        rows, columns, depth = product_of(one_pass, self.problem)  # fewer images: fewer columns, or a smaller depth
+        return {"partial": ((partial_size(columns, rows, depth, self.problem.groups),), self.problem.dtype)}
 
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
     ) -> None:  # fmt: skip
         """y = activation(scale times convolution of x + shift)."""
-        convolve(y, x, weight, scale, shift, self._groups, self.problem, activation, slope)
+        convolve(y, scratch["partial"], x, weight, scale, shift, self._groups, self.problem, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         """dx = gradient of the input."""
-        convolve_backward_input(dx, dy, weight, self._groups, self.problem)
+        convolve_backward_input(dx, scratch["partial"], dy, weight, self._groups, self.problem)
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
         """dweight += gradient of the weights."""
@@ -255,16 +206,3 @@ class OnCuda(Algorithm):
 def gradient_view(problem: Problem, rows: int) -> tuple[int, ...]:
     """The view of dy at its own pixels."""
     return (rows, problem.y_shape[1], rows, *image_view(problem, rows, True)[3:])
-
-
-@cuda_kernel()
-def add_slices(total: Out, partial: In, slices: int, size: int):
-    """total += sums over the slices of each group, in order."""
-    i = u32(cuda.grid(1))
-    while i < u32(total.size):
-        first = i // u32(size) * u32(size) * u32(slices) + i % u32(size)
-        s = total.dtype.type(0)
-        for part in range(u32(slices)):
-            s += partial[u32(first + u32(part) * u32(size))]
-        total[i] += s
-        i = u32(i + u32(cuda.gridsize(1)))

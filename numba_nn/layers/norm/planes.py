@@ -14,7 +14,8 @@ from numba import prange
 from numba_nn.core.cuda_planes import first_plane, next_plane, place_in_plane, row_of_threads, run_grid, split
 from numba_nn.core.cuda_reduce import WARP, warp_sum
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.ptx import cuda
+from numba_nn.core.portable import fetch, put
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import BLOCK, block_bounds
 from numba_nn.core.twin import THREADS, cuda_helper
 
@@ -36,14 +37,14 @@ def warp_per_tile(tiles: Any, *_: Any) -> tuple[int, int]:
 
 @cuda_helper
 def tile_of_warp(x):
-    """Sample, channel, and index of this warp's tile, its first element for this thread, and the one after its last."""
+    """Sample, channel, index and bounds of this warp's tile, and the first element in it for this thread."""
     channels, length = np.uint32(x.shape[1]), np.uint32(x.shape[2])
     parts = np.uint32((length + np.uint32(BLOCK - 1)) // np.uint32(BLOCK))
     plane, part = split(np.uint32(cuda.grid(1)) >> np.uint32(5), parts)
     n, c = split(plane, channels)
     start = np.uint32(part * np.uint32(BLOCK))
     stop = np.uint32(min(length, start + np.uint32(BLOCK)))
-    return n, c, np.uint32(n * parts + part), np.uint32(start + np.uint32(cuda.threadIdx.x & 31)), stop
+    return n, c, np.uint32(n * parts + part), start, stop, np.uint64(cuda.threadIdx.x & 31) * np.uint64(WINDOW)
 
 
 def over_runs(first: Any, *_: Any) -> tuple[tuple[int, int], int]:
@@ -73,21 +74,24 @@ def plane_moments(tiles: Scratch, x: In):
 @plane_moments.on_cuda(grid=warp_per_tile)
 def plane_moments(tiles: Scratch, x: In):
     """A warp has a tile."""
-    n, c, t, first, stop = tile_of_warp(x)
+    n, c, t, start, stop, first = tile_of_warp(x)
     if n < np.uint32(x.shape[0]):  # for all of a warp or none
+        run, window = x[n, c, start:stop], cuda.local.array(WINDOW, x.dtype)
         shift = deviation = square = x.dtype.type(0)
-        i = first
-        while i < stop:
-            shift += x[n, c, i]
-            i = np.uint32(i + np.uint32(WARP))
-        count = x.dtype.type(stop - (first - np.uint32(cuda.threadIdx.x & 31)))
-        shift = warp_sum(shift) / count
-        i = first
-        while i < stop:
-            difference = x[n, c, i] - shift
-            deviation += difference
-            square += difference * difference
-            i = np.uint32(i + np.uint32(WARP))
+        at = first
+        while at < np.uint64(run.size):
+            fetch(window, run, at)
+            shift += window[0] + window[1] + window[2] + window[3]
+            at += np.uint64(WARP * WINDOW)
+        count = x.dtype.type(run.size)
+        shift, at = warp_sum(shift) / count, first
+        while at < np.uint64(run.size):
+            fetch(window, run, at)
+            for lane in range(WINDOW):
+                if at + np.uint64(lane) < np.uint64(run.size):
+                    deviation += window[lane] - shift
+                    square += (window[lane] - shift) * (window[lane] - shift)
+            at += np.uint64(WARP * WINDOW)
         deviation, square = warp_sum(deviation), warp_sum(square)
         if cuda.threadIdx.x & 31 == 0:
             tiles[0, t, c], tiles[1, t, c], tiles[2, t, c], tiles[3, t, c] = count, shift, deviation, square
@@ -108,13 +112,17 @@ def plane_normalize(y: Out, mean: Saved, inv_std: Saved, x: In, weight: In, bias
 @plane_normalize.on_cuda(grid=over_runs)
 def plane_normalize(y: Out, mean: Saved, inv_std: Saved, x: In, weight: In, bias: In):
     """A row of threads has a run."""
-    p = first_plane()
+    window, p = cuda.local.array(WINDOW, x.dtype), first_plane()
     while p < np.uint32(x.shape[0]) * np.uint32(x.shape[1]):
         n, c = split(p, x.shape[1])
-        center, scale, shift, i = mean[c], inv_std[c] * weight[c], bias[c], place_in_plane()
-        while i < np.uint32(x.shape[2]):
-            y[n, c, i] = (x[n, c, i] - center) * scale + shift
-            i = np.uint32(i + row_of_threads())
+        source, target, at = x[n, c], y[n, c], np.uint64(place_in_plane()) * np.uint64(WINDOW)
+        center, scale, shift = mean[c], inv_std[c] * weight[c], bias[c]
+        while at < np.uint64(source.size):
+            fetch(window, source, at)
+            for lane in range(WINDOW):
+                window[lane] = (window[lane] - center) * scale + shift
+            put(target, at, window, target.size)
+            at += np.uint64(row_of_threads()) * np.uint64(WINDOW)
         p = next_plane(p)
 
 
@@ -135,13 +143,18 @@ def plane_gradient_sums(mean: Saved, tiles: Scratch, x: In, dy: In):
 @plane_gradient_sums.on_cuda(grid=lambda mean, tiles, *_: warp_per_tile(tiles))
 def plane_gradient_sums(mean: Saved, tiles: Scratch, x: In, dy: In):
     """A warp has a tile."""
-    n, c, t, i, stop = tile_of_warp(x)
+    n, c, t, start, stop, at = tile_of_warp(x)
     if n < np.uint32(x.shape[0]):
+        run, gradient = x[n, c, start:stop], dy[n, c, start:stop]
+        values, slopes = cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype)
         level = slope = x.dtype.type(0)
-        while i < stop:
-            level += dy[n, c, i]
-            slope += dy[n, c, i] * (x[n, c, i] - mean[c])
-            i = np.uint32(i + np.uint32(WARP))
+        while at < np.uint64(run.size):
+            fetch(values, run, at)
+            fetch(slopes, gradient, at)  # beyond the end 0: what follows is 0 too
+            for lane in range(WINDOW):
+                level += slopes[lane]
+                slope += slopes[lane] * (values[lane] - mean[c])
+            at += np.uint64(WARP * WINDOW)
         level, slope = warp_sum(level), warp_sum(slope)
         if cuda.threadIdx.x & 31 == 0:
             tiles[0, t, c], tiles[1, t, c] = level, slope
@@ -162,12 +175,16 @@ def plane_backward_input(dx: Out, mean: Saved, coefficients: Scratch, x: In, dy:
 @plane_backward_input.on_cuda(grid=over_runs)
 def plane_backward_input(dx: Out, mean: Saved, coefficients: Scratch, x: In, dy: In):
     """A row of threads has a run."""
-    p = first_plane()
+    values, slopes, p = cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype), first_plane()
     while p < np.uint32(x.shape[0]) * np.uint32(x.shape[1]):
         n, c = split(p, x.shape[1])
+        run, gradient, target, at = x[n, c], dy[n, c], dx[n, c], np.uint64(place_in_plane()) * np.uint64(WINDOW)
         center, scale, level, slope = mean[c], coefficients[0, c], coefficients[1, c], coefficients[2, c]
-        i = place_in_plane()
-        while i < np.uint32(x.shape[2]):
-            dx[n, c, i] = scale * dy[n, c, i] - level - slope * (x[n, c, i] - center)
-            i = np.uint32(i + row_of_threads())
+        while at < np.uint64(run.size):
+            fetch(values, run, at)
+            fetch(slopes, gradient, at)
+            for lane in range(WINDOW):
+                values[lane] = scale * slopes[lane] - level - slope * (values[lane] - center)
+            put(target, at, values, target.size)
+            at += np.uint64(row_of_threads()) * np.uint64(WINDOW)
         p = next_plane(p)

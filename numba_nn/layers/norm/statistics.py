@@ -13,8 +13,8 @@ from numba import float64, prange
 
 from numba_nn.core.cuda_reduce import WARP, one_block, warp_sum
 from numba_nn.core.kernel import In, Out, Saved, Scratch, kernel
+from numba_nn.core.portable import thread, threads_in_grid
 from numba_nn.core.ptx import cuda
-from numba_nn.core.twin import thread, threads_in_grid
 
 
 @kernel
