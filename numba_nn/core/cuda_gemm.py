@@ -18,7 +18,7 @@ from numba_nn.core.cuda_loaders import (
     vectors_along_depth,
     vectors_along_rows,
 )
-from numba_nn.core.cuda_product import OVERWRITE, in_rows
+from numba_nn.core.cuda_product import OVERWRITE, in_rows, in_strided_rows
 from numba_nn.core.cuda_slices import multiply
 from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
 from numba_nn.core.device import CUDA
@@ -57,7 +57,7 @@ def multiply_matrices(
     c: Any, a: Any, b: Any, a_of: Any, b_of: Any,
     shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int],
     finish: int = OVERWRITE, scale: Any = None, shift: Any = None, slope: float = 0.0,
-    partial: Any = None,
+    partial: Any = None, c_strides: tuple[int, int] | None = None,
 ) -> None:  # fmt: skip
     """C[s] = A[a_of[s]] B[b_of[s]] for every product s, on device arrays; see `numba_nn.core.gemm.gemm`.
 
@@ -79,10 +79,13 @@ def multiply_matrices(
         Of a leaky ReLU.
     partial : device array, optional
         Flat, of `partial_size` for partial sums; without room the depth of a product of few tiles is not cut.
+    c_strides : tuple of int, optional
+        Of matrices and rows of C, where these do not follow each other; then the depth is not cut.
     """
     (rows, columns, depth), kind = shape, kind_of(a.dtype)
     c, a, b = (as_bits(array.ravel()) for array in (c, a, b))
     turned = b_strides[::-1]
     loaders = loader_of(kind, a, rows * depth, a_strides), loader_of(kind, b, depth * columns, turned)
-    views = (rows, depth, *a_strides), (columns, depth, *turned), (rows, columns)
-    multiply(kind, loaders, in_rows, finish, c, partial, (a, b, a_of, b_of), scale, shift, shape, views, slope)
+    place, partial = (in_rows, partial) if c_strides is None else (in_strided_rows, None)
+    views = (rows, depth, *a_strides), (columns, depth, *turned), c_strides or (rows, columns)
+    multiply(kind, loaders, place, finish, c, partial, (a, b, a_of, b_of), scale, shift, shape, views, slope)

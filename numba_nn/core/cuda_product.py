@@ -46,6 +46,12 @@ def in_rows(row, column, product, view):
     return (product * u32(view[0]) + row) * u32(view[1]) + column, column
 
 
+@device_function
+def in_strided_rows(row, column, product, view):
+    """`in_rows` where matrices and rows lie apart: view is the distance of either."""
+    return product * u32(view[0]) + row * u32(view[1]) + column, column
+
+
 def without_slope(function: Any) -> Helper:
     """An activation that takes a slope as others do."""
 

@@ -108,6 +108,8 @@ CASES: tuple[LayerCase | TrainingCase, ...] = (
     LayerCase("LogSoftmax", lambda: nn.LogSoftmax(1), (33, 1000)),
     LayerCase("Upsample", lambda: nn.Upsample(scale_factor=2), (2, 3, 8, 9)),
     LayerCase("Embedding", lambda: nn.Embedding(50, 12), (7, 9), indices=50),
+    LayerCase("LSTM", lambda: nn.Sequential(nn.LSTM(12, 20, 2, bidirectional=True)), (5, 3, 12), TENSOR_CORES),
+    LayerCase("LSTM batch first", lambda: nn.Sequential(nn.LSTM(40, 70, batch_first=True)), (33, 6, 40), TENSOR_CORES),
     LayerCase("Autoencoder", nn.models.Autoencoder, (2, 3, 16, 16), TENSOR_CORES),
     TrainingCase("SGD", lambda p: nn.optim.SGD(p, lr=0.1, momentum=0.9)),
     TrainingCase("Adam", lambda p: nn.optim.Adam(p)),

@@ -10,12 +10,12 @@ import numpy as np
 
 import numba_nn as nn
 from numba_nn.core.device import CUDA
-from tests.case import Case, FirstOutput
+from tests.case import Case, FirstOutput, LSTMOutput
 from tests.cases import CASES
 
-PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, FirstOutput)
 MOST = 4000  # elements of an input: a simulated thread takes some microseconds
-MOST_OF_A_PRODUCT = 300
+MOST_OF_A_PRODUCT, MOST_OF_A_SEQUENCE = 300, 15
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ EXTRAS = [
 PRODUCT_EXTRAS = [
     Trial("linear of several tiles", lambda t: nn.Linear(3, 66, bias=False, dtype=t), normal((2, 35, 3))),
     Trial("conv2d of one pixel in slices", lambda t: nn.Conv2d(1, 1, 1, dtype=t), normal((1, 1, 32, 32))),
+    Trial("two LSTM layers, both ways", lambda t: LSTMOutput(2, 3, 2, True, True, 0.3, True, dtype=t), normal((2, 2, 2))),
     Trial(
         "a classifier",
         lambda t: nn.Sequential(
@@ -106,11 +107,13 @@ def fits(case: Case) -> bool:
     """Whether the simulator has a case done soon: a tile of a matrix product takes a third of a second."""
     if not issubclass(case.layer, PRODUCTS):
         return np.prod(case.x_shape) <= MOST
+    if issubclass(case.layer, FirstOutput):  # every step has several products
+        return np.prod(case.x_shape) <= MOST_OF_A_SEQUENCE and "num_layers" not in case.kwargs
     return np.prod(case.x_shape) <= MOST_OF_A_PRODUCT and np.prod(case.build().output_shape(case.x_shape)) <= MOST
 
 
 PRODUCT_TRIALS = [of_case(case) for case in CASES if issubclass(case.layer, PRODUCTS) and fits(case)] + PRODUCT_EXTRAS
-TRIALS = [of_case(case) for case in CASES if not issubclass(case.layer, (*PRODUCTS, FirstOutput)) and fits(case)] + EXTRAS
+TRIALS = [of_case(case) for case in CASES if not issubclass(case.layer, PRODUCTS) and fits(case)] + EXTRAS
 
 
 def run_for_launches(dtype: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_array, check_count, check_dtype, check_shape
+from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
@@ -17,7 +18,7 @@ from numba_nn.core.random import MaskStream, uniform
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.dropout import WORK, drop_elements, mask_terms
 from numba_nn.layers.recurrent.direction import Direction, Walk
-from numba_nn.layers.recurrent.gates import packed_room
+from numba_nn.layers.recurrent.gates import packed_room, sums_room
 from numba_nn.layers.recurrent.lstm_steps import GATES
 
 Pair = tuple[Array, Array]
@@ -31,7 +32,6 @@ class Recurrent(Layer):
     """
 
     keeps_input = True
-    devices = ("cpu",)
     final_state: ClassVar[str] = "state_out"
     """Name of the argument of forward that says where the final state goes."""
 
@@ -42,10 +42,12 @@ class Recurrent(Layer):
         self.hidden_size = check_count(name, "hidden_size", hidden_size)
         self.bias = bool(bias)
         self.dtype = check_dtype(name, dtype)
-        self._no_bias = np.zeros(GATES * hidden_size, self.dtype)
         self._stack: list[list[Direction]] = []
         self.dropout = 0.0
-        self._masks = MaskStream()
+        self._derive()
+
+    def _derive(self) -> None:
+        self._masks = MaskStream(self.device)
 
     def _direction(self, suffix: str, inputs: int, reverse: bool = False) -> Direction:
         """The parameters of a direction, as attributes of this layer under PyTorch's names."""
@@ -56,7 +58,7 @@ class Recurrent(Layer):
             wanted = self.bias or name.startswith("weight")
             made[name] = Parameter(uniform(shape, -bound, bound, self.dtype), name + suffix) if wanted else None
             setattr(self, name + suffix, made[name])
-        return Direction(suffix, **made, no_bias=self._no_bias, reverse=reverse)
+        return Direction(suffix, **made, reverse=reverse)
 
     def _walk(self, x_shape: Shape) -> Walk:
         raise NotImplementedError
@@ -84,7 +86,8 @@ class Recurrent(Layer):
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """Packed operands, a state of zeros, states and gradients nobody asked for, and what goes from layer to layer."""
         walk, hidden = self._walk(x_shape), self.hidden_size
-        rooms = [packed_room(walk.rows, walk.batch, layer[0].inputs, hidden, GATES, dtype) for layer in self._stack]
+        sizes = [(walk.rows, walk.batch, layer[0].inputs, hidden, GATES) for layer in self._stack]
+        rooms = [packed_room(*size, dtype) if self.device is CPU else sums_room(*size) for size in sizes]
         left, right = map(max, zip(*rooms, strict=True))
         state = walk.state_shape
         shapes = {"left": (left,), "right": (right,), "zeros": (walk.batch, hidden), "h": state, "c": state, "dh": state,
@@ -104,11 +107,12 @@ class Recurrent(Layer):
             return None, None
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ArgumentError(f"{self!r}: {name} must be a pair of arrays (h, c), got {type(pair).__name__}")
-        for letter, array in zip("hc", pair, strict=True):
+        h, c = (self.device.accept(array) for array in pair)
+        for letter, array in (("h", h), ("c", c)):
             if array is not None:
                 check_array(self, f"{letter} of {name}", array, call.dtype, self.device)
                 check_shape(self, f"{letter} of {name}", array.shape, call.geometry.state_shape)
-        return pair[0], pair[1]
+        return h, c
 
     def _pair_destination(self, name: str, out: Any, call: Call, *others: Array | None) -> Pair:
         """Two arrays to write states to, apart from each other and from the other arrays."""
@@ -140,6 +144,7 @@ class Recurrent(Layer):
         """Backward; what is written where nothing is given is fresh."""
         slot, call = self._newest()
         if dy is not None:
+            dy = self.device.accept(dy)
             check_array(self, "dy", dy, call.dtype, self.device)
             check_shape(self, "dy", dy.shape, call.y_shape)
         dh, dc = self._check_pair("dstate", dstate, call)
@@ -158,8 +163,9 @@ class Recurrent(Layer):
     def _states(self, call: Call, *arrays: Array | None) -> list[list[Array]]:
         """Arrays of states as one (N, H) for each direction of each layer; zeros for None."""
         zeros, count = call.scratch["zeros"], len(self._stack) * self._directions
-        zeros.fill(0)
-        return [[zeros] * count if a is None else list(a.reshape(count, *zeros.shape)) for a in arrays]
+        self.device.clear(zeros)
+        stacks = [None if a is None else a.reshape(count, *zeros.shape) for a in arrays]
+        return [[zeros] * count if stack is None else [stack[i] for i in range(count)] for stack in stacks]
 
     def _place(self, number: int) -> tuple[int, int]:
         """Where in a row of a layer's output the hidden state of a direction lies, and the row's length."""
@@ -197,7 +203,7 @@ class Recurrent(Layer):
         packed, between = (call.scratch["left"], call.scratch["right"]), call.scratch["between"]
         given = dy[0]
         if given is None:
-            between.fill(0)
+            self.device.clear(between)
             given = between
         states = list(zip(*self._states(call, *dx[1:], *dy[1:]), strict=True))
         for index in range(len(self._stack) - 1, -1, -1):

@@ -91,6 +91,7 @@ class LSTMCell(Recurrent):
             If another thread is inside the model.
         """
         with self._workspace.in_use(self):
+            x = self._accept(x)
             self._check_input(x)
             call = self._call(x.shape, x.dtype)
             h, c = self._check_pair("out", out, call)

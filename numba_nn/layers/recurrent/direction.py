@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from numba_nn.core.call import Array, Arrays
+from numba_nn.core.device import CPU
+from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.gemm import SINGLE, packing_pays, product_work
 from numba_nn.core.packing import pack_columns, panel_sizes
 from numba_nn.core.parameter import Parameter
@@ -56,21 +58,18 @@ class Direction:
         (4 H, I) and (4 H, H).
     bias_ih, bias_hh : Parameter or None
         (4 H,).
-    no_bias : ndarray
-        Zeros (4 H,), which stand for a bias that is None.
     reverse : bool
         Whether it begins at the last step.
     """
 
     def __init__(
         self, suffix: str, weight_ih: Parameter, weight_hh: Parameter, bias_ih: Parameter | None, bias_hh: Parameter | None,
-        no_bias: Array, reverse: bool,
+        reverse: bool,
     ) -> None:  # fmt: skip
         self.suffix = suffix
         self.weights = weight_ih, weight_hh
         self.biases = bias_ih, bias_hh
         self.reverse = reverse
-        self._no_bias = no_bias
         self.hidden, self.inputs = weight_hh.value.shape[1], weight_ih.value.shape[1]
 
     def saved_spec(self, rows: int, dtype: Any) -> dict[str, Spec]:
@@ -94,27 +93,29 @@ class Direction:
         """Write the outputs into their place in y, and the final state (h, c), each (N, H)."""
         gates, *others = self._saved(saved)
         left, right = packed
-        biases = [bias.memory if bias else self._no_bias for bias in self.biases]
+        device, dtype = self.weights[0].device, x.dtype
+        no_bias = neutral_terms(GATES * self.hidden, dtype, device)[1]
+        biases = [bias.memory if bias else no_bias for bias in self.biases]
         work = self._input_work(walk)
         if self._packs_inputs(walk) and self.weights[0].locked:
             run = gates_forward_packed.for_work(work)
             run(gates, left, x.reshape(1, -1), self._panels(0, right), *biases, SHARED, EACH)
         else:
-            run = gates_forward.for_work(work)
+            run = gates_forward.for_work(work, device)
             run(gates, left, right, x.reshape(1, -1), self._stack(0), *biases, SHARED, EACH)
         weight = self._panels(1, right) if self._packs_states(walk) else self._stack(1)
-        run = lstm_forward.for_work(self._step_work(walk))
+        run = lstm_forward.for_work(self._step_work(walk), device)
         run(y.reshape(-1), h, c, gates, *others, weight, h0, c0, walk.numbers(self.reverse), place)
 
     def _packs_inputs(self, walk: Walk) -> bool:
-        return packing_pays(walk.rows, self.hidden, self.inputs, self.weights[0].memory.dtype)
+        return self.weights[0].device is CPU and packing_pays(walk.rows, self.hidden, self.inputs, self.weights[0].memory.dtype)
 
     def _packs_states(self, walk: Walk) -> bool:
-        return not recurrent_by_dots.py_func(walk.steps, walk.batch, self.hidden)
+        return self.weights[1].device is CPU and not recurrent_by_dots.py_func(walk.steps, walk.batch, self.hidden)
 
     def pack(self, walk: Walk, packed: Any) -> None:
         """Have what forwards of so many rows, and fewer, read of locked weights; packed: room as in `forward`."""
-        for which, packs in enumerate((walk.rows > 2, self._packs_states(walk))):
+        for which, packs in enumerate((walk.rows > 2 and self.weights[0].device is CPU, self._packs_states(walk))):
             if packs and self.weights[which].locked:
                 self._panels(which, packed[1])
 
@@ -139,20 +140,21 @@ class Direction:
         """Write (dh, dc), the gradient of the initial state, and add to those of the parameters; gates: their gradients."""
         gates, before, *others = self._saved(saved)
         weight = self._stack(1)
-        run = lstm_backward.for_work(self._step_work(walk))
+        device = self.weights[0].device
+        run = lstm_backward.for_work(self._step_work(walk), device)
         run(dh, dc, gates, *others, packed[1], dy.reshape(-1), weight, dh_last, dc_last, walk.numbers(self.reverse), place)
         for parameter, left in zip(self.weights, (x, before), strict=True):
             if parameter.requires_grad:
-                run = gates_backward_weight.for_work(product_work(walk.rows, *parameter.value.shape))
+                run = gates_backward_weight.for_work(product_work(walk.rows, *parameter.value.shape), device)
                 grad = parameter.grad.reshape(GATES, -1)
                 run(grad, *packed, left.reshape(1, -1), gates, EACH, SHARED, self.hidden)
         for bias in self.biases:
             if bias and bias.requires_grad:
-                gates_backward_bias.for_work(gates.size)(bias.grad, packed[0], gates)
+                gates_backward_bias.for_work(gates.size, device)(bias.grad, packed[0], gates)
 
     def backward_input(self, dx: Array, saved: Arrays, packed: Any, walk: Walk, keep: bool) -> None:
         """Write the gradient of x, added to what dx holds if ``keep``; after `backward`."""
         gates = self._saved(saved)[0]
-        run = gates_backward_input.for_work(self._input_work(walk))
+        run = gates_backward_input.for_work(self._input_work(walk), self.weights[0].device)
         weight = self._stack(0)
         run(dx.reshape(1, -1), *packed, gates, weight, SINGLE, self.hidden, int(keep))

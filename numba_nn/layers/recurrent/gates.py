@@ -10,17 +10,23 @@ rows, in the order of x; I inputs, H hidden units; ``before`` holds the hidden s
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 from numba import prange
 
+from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
+from numba_nn.core.cuda_product import ADD, OVERWRITE
+from numba_nn.core.cuda_slices import partial_size
+from numba_nn.core.device import CUDA
 from numba_nn.core.dot import dot_block
 from numba_nn.core.gemm import DOT_DEPTH, DOT_ROWS, gemm, multiply_block, multiply_columns, multiply_packed, packed_sizes
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import panel_sizes
+from numba_nn.core.ptx import cuda
 from numba_nn.core.simd import tile_columns, tile_rows
-from numba_nn.layers.linear import linear_backward_bias
+from numba_nn.layers.linear import BIAS_ROWS, linear_backward_bias
 
 SHARED = np.zeros(4, np.int64)
 """Every gate takes the one matrix there is."""
@@ -95,6 +101,82 @@ def gates_backward_bias(dbias: Out, partial: Scratch, dgates: In):
     hidden = dbias.size // count
     for q in range(count):
         linear_backward_bias(dbias[q * hidden : (q + 1) * hidden], partial, dgates[q : q + 1])
+
+
+# ---- on a GPU: nothing is packed, and partial sums go where weights would be -----------------------------------------------
+
+
+@functools.cache
+def one_matrix(count: int) -> Any:
+    """Zeros, on the device: every product takes the one matrix there is."""
+    return CUDA.from_host(np.zeros(count, np.int64))
+
+
+@gates_forward.on_cuda(steps=True)
+def gates_forward(
+    gates: Out, packed_x: Scratch, packed_weight: Scratch, x: In, weight: In, bias_ih: In, bias_hh: In, shared: In, each: In
+):
+    """A product for each gate, and the biases."""
+    count = gates.shape[0]
+    hidden = bias_ih.size // count
+    size = gates.shape[1] // hidden, hidden, weight.shape[1] // hidden
+    multiply_matrices(
+        gates, x, weight, one_matrix(count), own_matrices(count), size, (size[2], 1), (1, size[2]), partial=packed_weight
+    )
+    gates_add_biases.cuda(gates, bias_ih, bias_hh)
+
+
+@gates_add_biases.on_cuda
+def gates_add_biases(gates: Out, bias_ih: In, bias_hh: In):
+    """A thread has an element, or several."""
+    i, hidden = np.uint32(cuda.grid(1)), np.uint32(bias_ih.size) // np.uint32(gates.shape[0])
+    while i < np.uint32(gates.size):
+        q, at = i // np.uint32(gates.shape[1]), i % np.uint32(gates.shape[1])
+        j = q * hidden + at % hidden
+        gates[q, at] += bias_ih[j] + bias_hh[j]
+        i = np.uint32(i + np.uint32(cuda.gridsize(1)))
+
+
+@gates_backward_input.on_cuda(steps=True)
+def gates_backward_input(
+    dx: Out, packed_dgates: Scratch, packed_weight: Scratch, dgates: In, weight: In, single: In, hidden: int, keep: int
+):
+    """A product for each gate, one after the other."""
+    one = own_matrices(1)
+    size = dgates.shape[1] // hidden, weight.shape[1] // hidden, hidden
+    for q in range(dgates.shape[0]):
+        finish = ADD if keep or q else OVERWRITE
+        multiply_matrices(dx, dgates[q], weight[q], one, one, size, (hidden, 1), (size[1], 1), finish, partial=packed_weight)
+
+
+@gates_backward_weight.on_cuda(steps=True)
+def gates_backward_weight(
+    dweight: Out, packed_dgates: Scratch, packed_x: Scratch, x: In, dgates: In, each: In, shared: In, hidden: int
+):
+    """A product for each gate, added."""
+    count = dgates.shape[0]
+    size = hidden, dweight.shape[1] // hidden, dgates.shape[1] // hidden
+    multiply_matrices(
+        dweight, dgates, x, own_matrices(count), one_matrix(count), size, (1, hidden), (size[1], 1), ADD, partial=packed_x
+    )
+
+
+@gates_backward_bias.on_cuda(steps=True)
+def gates_backward_bias(dbias: Out, partial: Scratch, dgates: In):
+    """Gate by gate."""
+    hidden = dbias.size // dgates.shape[0]
+    for q in range(dgates.shape[0]):
+        linear_backward_bias.cuda(dbias[q * hidden : (q + 1) * hidden], partial, dgates[q].reshape(-1, hidden))
+
+
+def sums_room(rows: int, batch: int, inputs: int, hidden: int, gates: int) -> tuple[int, int]:
+    """Elements of the sums of blocks of rows, and of a product's partial sums, on a GPU; see `packed_room`."""
+    products = [(rows, hidden, inputs, gates), (rows, inputs, hidden, 1), (hidden, inputs, rows, gates)]
+    products += [(hidden, hidden, rows, gates), (batch, hidden, hidden, 1)]
+    return -(-rows // BIAS_ROWS) * hidden, max(partial_size(*sizes) for sizes in products)
+
+
+# ---- the steps' products, on the CPU ---------------------------------------------------------------------------------------
 
 
 @inner

@@ -129,6 +129,7 @@ class LSTM(Recurrent):
             If another thread is inside the model.
         """
         with self._workspace.in_use(self):
+            x = self._accept(x)
             self._check_input(x)
             return self._advance(self._call(x.shape, x.dtype), x, state, out, state_out, self.training)
 

@@ -26,13 +26,17 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
+from numba_nn.core.cuda_product import ADD, OVERWRITE
 from numba_nn.core.fma_tile import ROW_PANELS
 from numba_nn.core.gemm import TASKS, block_span, columns_in_place
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
 from numba_nn.core.packing import pack_matrices
+from numba_nn.core.ptx import cuda
 from numba_nn.core.simd import tile_columns, tile_rows
+from numba_nn.core.twin import covering, cuda_kernel
 from numba_nn.core.vmath import sigmoid, tanh
-from numba_nn.layers.recurrent.gates import add_recurrent, multiply_recurrent, recurrent_by_dots
+from numba_nn.layers.recurrent.gates import add_recurrent, multiply_recurrent, one_matrix, recurrent_by_dots
 
 GATES = 4
 BLOCK_ROWS = 48  # rows of a block: four tiles, which read a panel of weights from the L1 cache
@@ -149,3 +153,111 @@ def lstm_backward(
                     dh[start + n], dc[start + n], gates, cells, squashed, at * hidden, dy, at * place[1] + place[0],
                     unit, unit + units,
                 )  # fmt: skip
+
+
+# ---- on a GPU: a product and a kernel for each step -----------------------------------------------------------------------
+
+
+@lstm_forward.on_cuda(steps=True)
+def lstm_forward(
+    y: Out, h: Out, c: Out, gates: Saved, before: Saved, cells: Saved, squashed: Saved, weight: In, h0: In, c0: In,
+    walk: tuple[int, int, int, int], place: tuple[int, int],
+):  # fmt: skip
+    """The product of a step adds to its rows of the gates; weight: as it is."""
+    steps, first, step, across = walk
+    batch, hidden = h.shape
+    take_states(h, c, h0, c0)
+    if steps:
+        begin_step(before, h0, first, across)
+    flat, every, size = gates.reshape(-1), gates.shape[1], (batch, hidden, hidden)
+    for s in range(steps):
+        row = first + s * step
+        multiply_matrices(
+            flat[row * hidden :], before[row * hidden :], weight, one_matrix(GATES), own_matrices(GATES), size,
+            (across * hidden, 1), (1, hidden), ADD, c_strides=(every, across * hidden),
+        )  # fmt: skip
+        lstm_step(h, c, y, gates, before, cells, squashed, row, row + step if s + 1 < steps else -1, across, *place)
+
+
+@cuda_kernel()
+def take_states(h: Out, c: Out, h0: In, c0: In):
+    """h = h0, c = c0."""
+    i = np.uint32(cuda.grid(1))
+    while i < np.uint32(h.size):
+        n, j = i // np.uint32(h.shape[1]), i % np.uint32(h.shape[1])
+        h[n, j], c[n, j] = h0[n, j], c0[n, j]
+        i = np.uint32(i + np.uint32(cuda.gridsize(1)))
+
+
+@cuda_kernel(grid=lambda before, h0, *_: covering(h0))
+def begin_step(before: Out, h0: In, row: int, across: int):
+    """What the step begins with whose rows start with ``row``."""
+    i = np.uint32(cuda.grid(1))
+    while i < np.uint32(h0.size):
+        n, j = i // np.uint32(h0.shape[1]), i % np.uint32(h0.shape[1])
+        before[(np.uint32(row) + n * np.uint32(across)) * np.uint32(h0.shape[1]) + j] = h0[n, j]
+        i = np.uint32(i + np.uint32(cuda.gridsize(1)))
+
+
+@cuda_kernel()
+def lstm_step(
+    h: Out, c: Out, y: Out, gates: Saved, before: Saved, cells: Saved, squashed: Saved, row: int, following: int, across: int,
+    offset: int, length: int,
+):  # fmt: skip
+    """`lstm_units` of one step: a thread has a unit of a row, or several; the next step's rows start with ``following``."""
+    i, hidden = np.uint32(cuda.grid(1)), np.uint32(h.shape[1])
+    while i < np.uint32(h.size):
+        n, j = i // hidden, i % hidden
+        line = np.uint32(row) + n * np.uint32(across)
+        at = line * hidden + j
+        in_gate, forget, cell, out = sigmoid(gates[0, at]), sigmoid(gates[1, at]), tanh(gates[2, at]), sigmoid(gates[3, at])
+        old_c = c[n, j]
+        new_c = forget * old_c + in_gate * cell
+        t = tanh(new_c)
+        gates[0, at], gates[1, at], gates[2, at], gates[3, at] = in_gate, forget, cell, out
+        cells[at], squashed[at], c[n, j] = old_c, t, new_c
+        y[line * np.uint32(length) + np.uint32(offset) + j] = out * t
+        if following >= 0:
+            before[(np.uint32(following) + n * np.uint32(across)) * hidden + j] = out * t
+        else:
+            h[n, j] = out * t
+        i = np.uint32(i + np.uint32(cuda.gridsize(1)))
+
+
+@lstm_backward.on_cuda(steps=True)
+def lstm_backward(
+    dh: Out, dc: Out, gates: Saved, cells: Saved, squashed: Saved, packed_weight: Scratch,
+    dy: In, weight: In, dh_last: In, dc_last: In, walk: tuple[int, int, int, int], place: tuple[int, int],
+):  # fmt: skip
+    """Products take dh back through the weights of the step behind, one for each gate; a kernel goes through the step."""
+    steps, first, step, across = walk
+    batch, hidden = dh.shape
+    take_states(dh, dc, dh_last, dc_last)
+    for s in range(steps - 1, -1, -1):
+        lstm_step_backward(dh, dc, gates, cells, squashed, dy, first + s * step, across, *place)
+        for q in range(GATES):
+            multiply_matrices(
+                dh, gates[q, (first + s * step) * hidden :], weight[q], one_matrix(1), one_matrix(1), (batch, hidden, hidden),
+                (across * hidden, 1), (hidden, 1), ADD if q else OVERWRITE, partial=packed_weight,
+            )  # fmt: skip
+
+
+@cuda_kernel()
+def lstm_step_backward(
+    dh: Out, dc: Out, gates: Saved, cells: Saved, squashed: Saved, dy: In, row: int, across: int, offset: int, length: int
+):
+    """`lstm_units_backward` of one step: a thread has a unit of a row, or several."""
+    i, hidden, one = np.uint32(cuda.grid(1)), np.uint32(dh.shape[1]), dy.dtype.type(1)
+    while i < np.uint32(dh.size):
+        n, j = i // hidden, i % hidden
+        line = np.uint32(row) + n * np.uint32(across)
+        at = line * hidden + j
+        in_gate, forget, cell, out, t = gates[0, at], gates[1, at], gates[2, at], gates[3, at], squashed[at]
+        new_dh = dh[n, j] + dy[line * np.uint32(length) + np.uint32(offset) + j]
+        new_dc = dc[n, j] + new_dh * out * (one - t * t)
+        gates[0, at] = new_dc * cell * in_gate * (one - in_gate)
+        gates[1, at] = new_dc * cells[at] * forget * (one - forget)
+        gates[2, at] = new_dc * in_gate * (one - cell * cell)
+        gates[3, at] = new_dh * t * out * (one - out)
+        dc[n, j] = new_dc * forget
+        i = np.uint32(i + np.uint32(cuda.gridsize(1)))
