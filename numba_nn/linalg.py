@@ -10,6 +10,7 @@ import numpy as np
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination
+from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.errors import DestinationError, ShapeError
 from numba_nn.core.gemm import gemm, packed_sizes, product_work
 from numba_nn.core.workspace import Shape, Workspace, thread_workspace
@@ -23,8 +24,8 @@ def matmul(
 
     Parameters
     ----------
-    a : ndarray
-        (..., M, K), or (..., K, M) with ``transpose_a``; float32 or float64.
+    a : ndarray or device array
+        (..., M, K), or (..., K, M) with ``transpose_a``; float32 or float64. All arrays live on one device.
     b : ndarray
         (..., K, N), or (..., N, K) with ``transpose_b``; of the same dtype.
     out : ndarray, optional
@@ -43,22 +44,26 @@ def matmul(
     ------
     ShapeError, DTypeError, DestinationError
         If an array does not fit, or ``accumulate`` comes without ``out``; nothing was written.
+    DeviceError
+        If arrays live on different devices.
     """
-    check_array("matmul", "a", a, None)
-    check_array("matmul", "b", b, a.dtype)
-    plan = _plan(a.shape, b.shape, transpose_a, transpose_b, a.dtype)
+    device = device_of(a)
+    a, b = device.accept(a), device.accept(b)
+    check_array("matmul", "a", a, None, device)
+    check_array("matmul", "b", b, a.dtype, device)
+    plan = _plan(a.shape, b.shape, transpose_a, transpose_b, a.dtype, device)
     if out is None:
         if accumulate:
             raise DestinationError("matmul: accumulate=True needs out, the array to add to")
-        out = np.empty(plan.shape, a.dtype)
-    else:
-        check_destination("matmul", "out", out, plan.shape, a.dtype, a, b)
-    if out.size == 0:
+        out = device.empty(plan.shape, a.dtype)
+    c = device.accept(out)
+    check_destination("matmul", "out", c, plan.shape, a.dtype, a, b, device=device)
+    if c.size == 0:
         return out
-    workspace = thread_workspace()
+    workspace = thread_workspace(device)
     left, right = _matrices("a", a, plan.a_flat, workspace), _matrices("b", b, plan.b_flat, workspace)
-    gemm.for_work(plan.work)(
-        out.reshape(plan.flat), *plan.scratch(workspace), left, right, plan.a_of, plan.b_of,
+    gemm.for_work(plan.work, device)(
+        c.reshape(plan.flat), *plan.scratch(workspace), left, right, plan.a_of, plan.b_of,
         plan.mnk, plan.a_strides, plan.b_strides, accumulate,
     )  # fmt: skip
     return out
@@ -72,7 +77,7 @@ def _matrices(name: str, array: Array, shape: Shape, workspace: Workspace) -> Ar
 class _Plan:
     """What `matmul` derives from the shapes of its operands, and its scratch in a thread."""
 
-    def __init__(self, a: Shape, b: Shape, transpose_a: bool, transpose_b: bool, dtype: Any) -> None:
+    def __init__(self, a: Shape, b: Shape, transpose_a: bool, transpose_b: bool, dtype: Any, device: Device) -> None:
         if len(a) < 2 or len(b) < 2:
             raise ShapeError(f"matmul: a and b need at least two dimensions, got {a} and {b}")
         m, k = (a[-1], a[-2]) if transpose_a else (a[-2], a[-1])
@@ -87,10 +92,11 @@ class _Plan:
         self.mnk = (m, n, k)
         self.a_strides = (1, m) if transpose_a else (k, 1)
         self.b_strides = (1, k) if transpose_b else (n, 1)
-        self.a_of, self.b_of = _which(a[:-2], batch), _which(b[:-2], batch)
+        a_of, b_of = _which(a[:-2], batch), _which(b[:-2], batch)
+        self.a_of, self.b_of = device.from_host(a_of), device.from_host(b_of)
         self.flat, self.a_flat, self.b_flat = ((math.prod(s[:-2]), s[-2] * s[-1]) for s in (self.shape, a, b))
-        self.work = product_work(m, n, k) * len(self.a_of)
-        sizes = packed_sizes(m, n, k, dtype)
+        self.work = product_work(m, n, k) * len(a_of)
+        sizes = packed_sizes(m, n, k, dtype) if device is CPU else (0, 0)  # a GPU packs nothing
         counts = zip(("left", "right"), (self.a_flat[0], self.b_flat[0]), sizes, strict=True)
         self._packed = {name: ((count * size,), dtype) for name, count, size in counts}
         self._scratch: tuple[Array, ...] = ()

@@ -1,0 +1,45 @@
+"""`matmul` of device arrays, simulated, against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from simulated_cuda import simulated
+
+import numba_nn as nn
+from numba_nn.core.device import CUDA
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def gpu():
+    nn.set_precision("exact")
+    with simulated():
+        yield
+    nn.set_precision("default")
+
+
+def numbers(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+def test_transposed_and_broadcast(turned):
+    a, b = numbers(2, 1, 5, 7), numbers(3, 7, 4)
+    given = [CUDA.from_host(x.swapaxes(-1, -2) if t else x) for x, t in zip((a, b), turned, strict=True)]
+    found = nn.matmul(*given, transpose_a=turned[0], transpose_b=turned[1])
+    np.testing.assert_allclose(CUDA.to_host(found), a @ b, rtol=1e-5, atol=1e-6)
+
+
+def test_destinations():
+    a, b, c = numbers(3, 4), numbers(4, 5), numbers(3, 5)
+    out = CUDA.from_host(c)
+    assert nn.matmul(CUDA.from_host(a), CUDA.from_host(b), out, accumulate=True) is out
+    np.testing.assert_allclose(CUDA.to_host(out), c + a @ b, rtol=1e-5, atol=1e-6)
+    with pytest.raises(nn.ShapeError):
+        nn.matmul(CUDA.from_host(a), CUDA.from_host(a))
+    with pytest.raises(nn.DeviceError, match="b must live on 'cuda'"):
+        nn.matmul(CUDA.from_host(a), b)
+    with pytest.raises(nn.DestinationError):
+        nn.matmul(CUDA.from_host(a), CUDA.from_host(b), CUDA.from_host(a))
