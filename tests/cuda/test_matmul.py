@@ -41,5 +41,8 @@ def test_destinations():
         nn.matmul(CUDA.from_host(a), CUDA.from_host(a))
     with pytest.raises(nn.DeviceError, match="b must live on 'cuda'"):
         nn.matmul(CUDA.from_host(a), b)
-    with pytest.raises(nn.DestinationError):
+    with pytest.raises(nn.ShapeError, match="out"):
         nn.matmul(CUDA.from_host(a), CUDA.from_host(b), CUDA.from_host(a))
+    square = CUDA.from_host(numbers(4, 4))
+    with pytest.raises(nn.DestinationError):
+        nn.matmul(square, square, square)
