@@ -85,6 +85,8 @@ class Sequential(Container):
         part._take(self._layers[index])
         part._workspace, part._level = self._workspace, self._level
         part.training, part.device = self.training, self.device
+        for layer in part._joined.values():
+            layer._adopt(part._workspace, part._level + 1)
         return part
 
     def shapes(self, x_shape: Shape) -> list[Shape]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -138,6 +139,37 @@ def test_a_normalisation_folds_into_it():
     assert_close(model(x), expected)
     model[2].train()  # measures: layer by layer
     assert not np.allclose(model(x), expected)
+
+
+def test_slices_copies_and_handles():
+    model, x = nn.Sequential(*layers()), numbers(2, 4, 5, 6)
+    expected = model(x)
+    part = model[1:4]
+    assert joined(part, x.shape)
+    assert part._joined[0]._workspace is model._workspace
+    assert_close(model[4](part(model[0](x))), expected)
+    for other in (model.share(), pickle.loads(pickle.dumps(model)), nn.Sequential(nn.Sequential(*model), nn.Flatten())[0]):
+        assert_close(other(x), expected)
+        other.backward(np.ones_like(expected))
+
+
+def test_a_convolution_may_have_two_places():
+    nn.manual_seed(2)
+    up, conv = nn.Upsample(scale_factor=2), nn.Conv2d(3, 3, 3, padding=1)
+    chain, x = [up, conv, nn.Tanh(), up, conv, nn.Sigmoid(), nn.Conv2d(3, 1, 1)], numbers(2, 3, 4, 3)
+    model = nn.Sequential(*chain)
+    assert model.runs(x.shape, True)[0] == [1, 0, 2]
+    dy = numbers(*model.output_shape(x.shape), seed=2)
+    got = gradients(model, x, dy)
+    nn.manual_seed(2)
+    first, second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+    second.load_state_dict(first.state_dict())
+    last = nn.Conv2d(3, 1, 1)
+    last.load_state_dict(chain[-1].state_dict())
+    twins = [nn.Upsample(scale_factor=2), first, nn.Tanh(), nn.Upsample(scale_factor=2), second, nn.Sigmoid(), last]
+    expected = by_hand(twins, x, dy)
+    assert_close(got["x"], expected["x"])
+    assert_close(conv.weight.grad, first.weight.grad + second.weight.grad)
 
 
 def test_summary_says_so():

@@ -28,9 +28,6 @@ class Module:
     """
 
     device: Device = CPU
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
-    """Names of the devices that it runs on."""
-
     buffer_names: ClassVar[tuple[str, ...]] = ()
     """Attributes that are state without being learned, such as running statistics: arrays, or None."""
 
@@ -118,14 +115,11 @@ class Module:
         Raises
         ------
         DeviceError
-            If this machine lacks the device, or a module inside does not run on it; nothing moved.
+            If this machine lacks the device; nothing moved.
         ArgumentError
             For another name.
         """
         target = as_device(self, device)
-        stuck = [module for module in self.modules() if target.name not in module.devices]
-        if stuck:
-            raise DeviceError(f"{stuck[0]!r} does not run on '{target}'; nothing moved")
         for module in self.modules():
             if module.device is not target:
                 module._move(target)
