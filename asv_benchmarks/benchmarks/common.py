@@ -162,11 +162,15 @@ class LayerBenchmark(Benchmark):
     """
 
     def prepare(self, nn: ModuleType, x_shape: tuple[int, ...], arguments: dict[str, Any]) -> None:
-        self.layer = self.device.take(feature(nn, type(self).__name__)(**arguments)).reserve(x_shape)
+        self.layer = self.device.take(self.make(nn, arguments)).reserve(x_shape)
         y_shape = self.layer.output_shape(x_shape)
         self.x, self.dy = self.normal(x_shape), self.normal(y_shape)
         self.y, self.dx = self.empty(y_shape), self.empty(x_shape)
         self.flops = 3 * self.layer.forward_flops(x_shape)  # forward, and the gradients of input and weight
+
+    def make(self, nn: ModuleType, arguments: dict[str, Any]) -> Any:
+        """The layer."""
+        return feature(nn, type(self).__name__)(**arguments)
 
     def call(self) -> None:
         self.layer.forward(self.x, out=self.y)

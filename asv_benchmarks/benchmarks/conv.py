@@ -1,6 +1,9 @@
 """Convolutions."""
 
-from .common import LayerBenchmark, WithFlops
+from types import ModuleType
+from typing import Any
+
+from .common import LayerBenchmark, WithFlops, feature
 
 
 def conv(x_shape: tuple[int, ...], out_channels: int, kernel_size: int, padding: int = 0) -> tuple[tuple[int, ...], dict]:
@@ -24,4 +27,19 @@ class Conv2d(LayerBenchmark, WithFlops):
         "x [1,1,32,32] -> 32, k3": conv((1, 1, 32, 32), 32, 3),
         "x [1,1,32,32] -> 32, k5": conv((1, 1, 32, 32), 32, 5),
         "x [1,1,32,32] -> 32, k7": conv((1, 1, 32, 32), 32, 7),
+        "x [8,256,28,28] -> 64, k1": conv((8, 256, 28, 28), 64, 1),
+        "x [8,512,1,1] -> 128, k1": conv((8, 512, 1, 1), 128, 1),
+        "x [8,128,16,16] -> 3, k3 p1": conv((8, 128, 16, 16), 3, 3, padding=1),
     }
+
+
+class UpsampledConv2d(LayerBenchmark, WithFlops):
+    """An upsampling by 2 and the convolution after it, in a Sequential."""
+
+    configurations = {
+        "x [8,256,16,16] -> 3, k3 p1": conv((8, 256, 16, 16), 3, 3, padding=1),
+        "x [8,128,8,8] -> 128, k3 p1": conv((8, 128, 8, 8), 128, 3, padding=1),
+    }
+
+    def make(self, nn: ModuleType, arguments: dict[str, Any]) -> Any:
+        return feature(nn, "Sequential")(feature(nn, "Upsample")(scale_factor=2), feature(nn, "Conv2d")(**arguments))

@@ -21,6 +21,7 @@ from numba import prange
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import finish_all
+from numba_nn.core.gemm import fill
 from numba_nn.core.kernel import In, Out, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
@@ -42,31 +43,34 @@ MANY = (
 def widen_taps(wide: Out, weight: In, factor: tuple[int, int], groups: int):
     """Weights of the convolution from y to x; wide: (C, O / groups, k + s - 1, ...), weight: (O, C / groups, k, ...)."""
     rows, channels, height, width = weight.shape[0] // groups, weight.shape[1], weight.shape[2], weight.shape[3]
+    flat, across, size = wide.reshape(wide.size), wide.shape[3], wide.shape[2] * wide.shape[3]
     for c in prange(wide.shape[0]):
         for o in range(rows):
-            taps = weight[c // channels * rows + o, c % channels]
-            for t in range(wide.shape[2]):
-                for v in range(wide.shape[3]):
-                    total = wide.dtype.type(0)
-                    for i in range(max(0, height - 1 - t), min(height, height - 1 - t + factor[0])):
-                        for j in range(max(0, width - 1 - v), min(width, width - 1 - v + factor[1])):
-                            total += taps[i, j]
-                    wide[c, o, t, v] = total
+            taps, at = weight[c // channels * rows + o, c % channels], (c * rows + o) * size
+            fill(flat, at, at + size, wide.dtype.type(0))
+            for i in range(height):
+                for j in range(width):
+                    for r in range(factor[0]):
+                        line = at + (r + height - 1 - i) * across + width - 1 - j
+                        for q in range(line, line + factor[1]):
+                            flat[np.uintp(q)] += taps[i, j]
 
 
 @kernel
 def narrow_taps(dweight: Out, dwide: In, factor: tuple[int, int], groups: int):
     """dweight += gradient of the weights, from that of `widen_taps`."""
     rows, channels, height, width = dweight.shape[0] // groups, dweight.shape[1], dweight.shape[2], dweight.shape[3]
+    flat, across, size = dwide.reshape(dwide.size), dwide.shape[3], dwide.shape[2] * dwide.shape[3]
     for o in prange(dweight.shape[0]):
         for c in range(channels):
-            taps = dwide[o // rows * channels + c, o % rows]
+            at = ((o // rows * channels + c) * rows + o % rows) * size
             for i in range(height):
                 for j in range(width):
                     total = dweight.dtype.type(0)
-                    for t in range(height - 1 - i, height - 1 - i + factor[0]):
-                        for v in range(width - 1 - j, width - 1 - j + factor[1]):
-                            total += taps[t, v]
+                    for r in range(factor[0]):
+                        line = at + (r + height - 1 - i) * across + width - 1 - j
+                        for q in range(line, line + factor[1]):
+                            total += flat[np.uintp(q)]
                     dweight[o, c, i, j] += total
 
 
