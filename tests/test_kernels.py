@@ -110,7 +110,10 @@ def every_merge(a):
 def every_fusion(a):
     folded = nn.Sequential(nn.Conv1d(100, 7, 3), nn.BatchNorm1d(7), nn.Sigmoid()).eval()
     moved = nn.Sequential(nn.Conv1d(100, 70, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten()).eval()
-    return {"folded": folded(a), "moved": moved(a)}
+    joined = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 7, 3), nn.Sigmoid(), nn.Flatten())
+    y = joined(a[None])
+    dx = joined.backward(y)
+    return {"folded": folded(a), "moved": moved(a), "joined": y, "gradient": dx, "weights": joined[1].weight.grad}
 
 
 def every_update():
