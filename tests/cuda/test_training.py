@@ -289,13 +289,6 @@ def test_an_optimizer_refuses_a_half_moved_model_again_and_again():
     optimizer.step()
 
 
-def test_what_a_gpu_does_not_run_is_refused_before_anything_moves():
-    model = nn.Sequential(nn.ReLU(), nn.LSTM(3, 4))
-    with pytest.raises(DeviceError, match=r"LSTM.* does not run on 'cuda'"):
-        model.to("cuda")
-    assert {module.device.name for module in model.modules()} == {"cpu"}
-
-
 def test_arrays_of_the_host_are_refused_by_a_layer_on_the_gpu():
     layer = nn.BatchNorm1d(3).to("cuda")
     x = np.ones((4, 3), np.float32)

@@ -26,6 +26,7 @@ from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import panel_sizes
 from numba_nn.core.ptx import cuda
 from numba_nn.core.simd import tile_columns, tile_rows
+from numba_nn.core.twin import covering
 from numba_nn.layers.linear import BIAS_ROWS, linear_backward_bias
 
 SHARED = np.zeros(4, np.int64)
@@ -126,7 +127,7 @@ def gates_forward(
     gates_add_biases.cuda(gates, bias_ih, bias_hh)
 
 
-@gates_add_biases.on_cuda
+@gates_add_biases.on_cuda(grid=lambda gates, *_: covering(gates))
 def gates_add_biases(gates: Out, bias_ih: In, bias_hh: In):
     """A thread has an element, or several."""
     i, hidden = np.uint32(cuda.grid(1)), np.uint32(bias_ih.size) // np.uint32(gates.shape[0])
