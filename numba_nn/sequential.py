@@ -85,7 +85,7 @@ class Sequential(Container):
         part._take(self._layers[index])
         part._workspace, part._level = self._workspace, self._level
         part.training, part.device = self.training, self.device
-        for layer in part._joined.values():
+        for layer in part._stand_ins():
             layer._adopt(part._workspace, part._level + 1)
         return part
 
@@ -117,8 +117,8 @@ class Sequential(Container):
         firsts = [self._order[run.start : run.rest][::-1] for run in runs]
         return [first + self._order[run.rest : run.stop] for first, run in zip(firsts, runs, strict=True)]
 
-    def joined(self, x_shape: Shape) -> dict[str, Layer]:
-        """The layers that stand for two in training, each under the name of the second, which has the parameters.
+    def joined(self, x_shape: Shape) -> dict[str, tuple[Layer, Shape]]:
+        """The layers that stand for two, each under the name of the second, which has the parameters.
 
         Parameters
         ----------
@@ -127,11 +127,12 @@ class Sequential(Container):
 
         Returns
         -------
-        dict of str to Layer
-            None of them is among the children.
+        dict of str to (Layer, tuple of int)
+            The layer, which is not among the children, and the shape of its input.
         """
-        runs = fuse(self._steps, self._joined, self._shapes(x_shape), keep=True)
-        return {str(self._order[run.rest - 1]): run.layer for run in runs if run.layer is not self._steps[run.start]}
+        shapes = self._shapes(x_shape)
+        runs = [run for run in fuse(self._steps, self._joined, shapes, keep=True) if run.layer is not self._steps[run.start]]
+        return {str(self._order[run.rest - 1]): (run.layer, shapes[run.start]) for run in runs}
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the last layer's output.
@@ -165,7 +166,7 @@ class Sequential(Container):
         for run in [*call.geometry[False], *call.geometry[True]]:
             writers.setdefault(run.stop, run.start)
             if run.epilogue.norm:  # its layers run one by one while the normalisation is trained
-                writers |= {i: i - 1 for i in range(run.start + 1, run.stop)}
+                writers |= {run.rest: run.start} | {i: i - 1 for i in range(run.rest + 1, run.stop)}
         specs: dict[str, Spec] = {}
         lives: dict[str, Lifetime] = {}
         for i in range(1, len(self)):
@@ -217,7 +218,8 @@ class Sequential(Container):
             if run.folds():
                 x = self._run(call, run.layer, x, self._output(call, y, saved, run.stop), run.epilogue)
             else:
-                for i in range(run.start, run.stop):
+                x = self._run(call, run.layer, x, self._output(call, y, saved, run.rest))
+                for i in range(run.rest, run.stop):
                     x = self._run(call, self._steps[i], x, self._output(call, y, saved, i + 1))
 
     def _output(self, call: Call, y: Array, saved: Arrays, index: int) -> Array:
@@ -237,12 +239,10 @@ class Sequential(Container):
             layer._forget()
 
     def _inner(self) -> list[Layer]:
-        return [*super()._inner(), *self._joined.values()]
+        return [*super()._inner(), *self._stand_ins()]
 
-    def _pack(self) -> None:
-        super()._pack()
-        for layer in self._joined.values():
-            layer._pack()
+    def _stand_ins(self) -> Iterable[Layer]:
+        return self._joined.values()
 
     def _arguments(self) -> str:
         return ", ".join(repr(layer) for layer in self._layers)

@@ -42,14 +42,16 @@ def summary(model: Sequential, x_shape: Shape, dtype: Any = None) -> str:
     """
     wanted = np.dtype(dtype or model.dtype or np.float32)
     shapes = model.shapes(x_shape)
+    joined = model.joined(x_shape)
     training, inference = (_done_by(model.runs(x_shape, keep)) for keep in (True, False))
     rows = []
     for i, layer in enumerate(model):
+        runs, taken = joined.get(str(i), (layer, shapes[i]))
         kept = [] if i in training else layer.saved_spec(shapes[i], wanted).values()
         rows.append(
             [
                 f"{i} {layer!r}", _times(shapes[i + 1]), f"{_learned(layer):,}", f"{layer.forward_flops(shapes[i]) / 1e6:,.1f}",
-                _kilobytes(kept), _kilobytes(layer.scratch_spec(shapes[i], wanted).values()), _thousands(layer.packed_nbytes),
+                _kilobytes(kept), _kilobytes(runs.scratch_spec(taken, wanted).values()), _thousands(layer.packed_nbytes),
                 training.get(i, ""), inference.get(i, ""),
             ]
         )  # fmt: skip

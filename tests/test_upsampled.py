@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import numba_nn as nn
+from numba_nn.report import profile
 from tests.allocations import no_array_data, no_runtime_memory
 from tests.cases import assert_close, gradients
 from tests.test_sequential import by_hand, numbers
@@ -62,6 +63,66 @@ def test_precision_may_change_between_forward_and_backward(precision):
     finally:
         nn.set_precision("default")
     assert model.backward(np.ones_like(expected)).shape == x.shape
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_empty_batch(training):
+    model, x = nn.Sequential(*layers()).train(training), numbers(0, 4, 5, 6)
+    y = model(x)
+    assert y.shape == (0, 2, 10, 12)
+    if training:
+        assert model.backward(y).shape == x.shape
+        assert not any(p.grad.any() for p in model.parameters())
+
+
+def test_a_parameter_that_is_replaced_counts():
+    model, x = nn.Sequential(*layers()), numbers(2, 4, 5, 6)
+    before = model(x)
+    model[2].weight, model[2].bias = nn.Conv2d(4, 3, 3).weight, None
+    after = model(x)
+    assert not np.allclose(before, after)
+    by_itself = x
+    for layer in model:
+        by_itself = layer(by_itself)
+    assert_close(after, by_itself)
+
+
+def test_a_normalisation_that_measures_finds_its_memory_reserved():
+    model = nn.Sequential(nn.Upsample(scale_factor=4), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Flatten())
+    plain = nn.Sequential(nn.Upsample(scale_factor=4), nn.Conv2d(8, 8, 3, padding=1), nn.Flatten())
+    shape, enlarged = (4, 8, 16, 16), 4 * 8 * 64 * 64 * 4
+    for m in (model, plain):
+        m.eval().reserve(shape, training=False, strict=True)
+    assert model.scratch_nbytes - plain.scratch_nbytes <= enlarged  # the normalisation's input, as large as its output
+    model[2].train()
+    x = numbers(*shape)
+    y = model(x)
+    conv = nn.Conv2d(8, 8, 3, padding=1).load_state_dict(model[1].state_dict())
+    expected = x
+    for layer in (nn.Upsample(scale_factor=4), conv, nn.BatchNorm2d(8), nn.Flatten()):
+        expected = layer(expected)
+    assert_close(y, expected)
+
+
+def test_forwards_of_a_model_that_moves_are_forgotten():
+    model, x = nn.Sequential(*layers()), numbers(2, 4, 5, 6)
+    model(x)
+    stand_in = model._joined[1]
+    assert stand_in in list(model.modules())
+    assert len(stand_in._kept) == 1
+    stand_in._move(stand_in.device)
+    assert stand_in._kept == []
+
+
+def test_a_profile_measures_what_runs():
+    model = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(8, 3, 3, padding=1), nn.ReLU(), nn.Flatten())
+    result = profile(model, (2, 8, 6, 6), rounds=1, peak_gflops=1.0)
+    forward, backward = (
+        next(r for r in result.layers if r.direction == d and "Conv2d" in r.name) for d in ("forward", "backward")
+    )
+    assert "+ Upsample + ReLU" in forward.name
+    assert forward.saved_bytes == 0  # the input is the caller's
+    assert backward.flops == forward.flops  # no gradient of the input
 
 
 def test_what_stays_by_itself():

@@ -39,15 +39,19 @@ class Module:
         return {name: value for name, value in vars(self).items() if isinstance(value, Module)}
 
     def modules(self) -> Iterator[Module]:
-        """This module and all modules inside it, each once."""
+        """This module, all modules inside it, and what stands in for some of them, each once."""
         seen: dict[int, Module] = {}
         pending: list[Module] = [self]
         while pending:
             module = pending.pop()
             if id(module) not in seen:
                 seen[id(module)] = module
-                pending.extend(reversed(list(module.children().values())))
+                pending.extend(reversed([*module.children().values(), *module._stand_ins()]))
         return iter(seen.values())
+
+    def _stand_ins(self) -> Iterable[Module]:
+        """Modules that run in place of children, whose parameters they use; they have no names."""
+        return ()
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Name and parameter, in the order of construction; a shared parameter appears under each of its names."""

@@ -119,7 +119,8 @@ def profile(
     target = x if model.output_shape(x_shape) == x_shape else np.zeros(model.output_shape(x_shape), dtype)
     was_training = model.training
     step = TrainStep(model, loss, optimizer, x_shape)
-    owners = {**model.children(), **model.joined(x_shape), "model": model, "loss": loss, "optimizer": optimizer}
+    stand_ins = {name: layer for name, (layer, _) in model.joined(x_shape).items()}
+    owners = {**model.children(), **stand_ins, "model": model, "loss": loss, "optimizer": optimizer}
     for _ in range(2):
         step(x, target)
     first_peak = peak_gflops or measure_peak(dtype)
@@ -149,7 +150,8 @@ def _rows(
     counts: dict[Key, Count], peak: float,
 ) -> list[LayerRow]:  # fmt: skip
     shapes = dict(zip(model.children(), model.shapes(x_shape), strict=False))
-    done = {str(run[0]): "".join(f" + {type(model[i]).__name__}" for i in run[1:]) for run in model.runs(x_shape, keep=True)}
+    runs, joined = model.runs(x_shape, keep=True), model.joined(x_shape)
+    done, first = {str(run[0]): "".join(f" + {type(model[i]).__name__}" for i in run[1:]) for run in runs}, str(runs[0][0])
     total = sum(medians.get((name, direction), 0.0) for name in shapes for direction in ("forward", "backward"))
     rows = []
     for direction in ("forward", "backward"):
@@ -157,10 +159,11 @@ def _rows(
             ms = medians.get((name, direction))
             if ms is None:  # the layer before has done it
                 continue
-            flops = _flops(layer, shapes[name], direction, with_input=name != "0")
+            ran, taken = joined.get(name, (layer, shapes[name]))
+            flops = _flops(ran, taken, direction, with_input=name != first)
             gflops = flops / ms / 1e6 if flops else None
             peak_share = None if gflops is None else gflops / peak
-            memory = _nbytes(layer.scratch_spec(shapes[name], dtype)), _saved_nbytes(layer, shapes[name], dtype, name)
+            memory = _nbytes(ran.scratch_spec(taken, dtype)), _saved_nbytes(ran, taken, dtype, name != first)
             count = counts[name, direction]
             label, share = f"{name} {layer_label(layer)}", ms / total
             label += done[name] if direction == "forward" else ""
@@ -180,8 +183,9 @@ def _nbytes(specs: dict[str, Spec]) -> int:
     return sum(spec_nbytes(spec) for spec in specs.values())
 
 
-def _saved_nbytes(layer: Layer, x_shape: Shape, dtype: np.dtype[Any], name: str) -> int:
-    kept_input = math.prod(x_shape) * dtype.itemsize if layer.keeps_input and name != "0" else 0
+def _saved_nbytes(layer: Layer, x_shape: Shape, dtype: np.dtype[Any], owned: bool) -> int:
+    """Bytes; an input counts where it is the model's own, not the caller's."""
+    kept_input = math.prod(x_shape) * dtype.itemsize if layer.keeps_input and owned else 0
     return _nbytes(layer.saved_spec(x_shape, dtype)) + kept_input
 
 

@@ -23,12 +23,62 @@ from numba_nn.layers.conv.choice import Passes, check_algorithm, choose, scratch
 from numba_nn.layers.image import image_shape, images
 
 
-class Convolution(Layer):
+class ByAlgorithms(Layer):
+    """A layer whose passes are made by interchangeable algorithms; a subclass says by which, in `_geometry`."""
+
+    keeps_input = True
+    epilogue_role = "product"
+    weight: Parameter
+    bias: Parameter | None
+    out_channels: int
+
+    def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """Bytes that the passes share."""
+        size = scratch_nbytes(self._geometry(x_shape, dtype), self._workers)
+        return {"passes": ((size,), np.dtype(np.uint8))}
+
+    @property
+    def _workers(self) -> int:
+        """As many as there can be threads: a number that does not change, as that of the threads in use does."""
+        return numba.config.NUMBA_NUM_THREADS
+
+    def _allocate(self, call: Call) -> None:
+        super()._allocate(call)
+        buffer = call.scratch["passes"]
+        call.scratch = {mode: scratch_views(passes, self._workers, buffer) for mode, passes in call.geometry.items()}
+
+    def _geometry(self, x_shape: Shape, dtype: Any) -> dict[str, Passes]:
+        """The algorithm of every pass, for each precision: it may be switched between a forward and its backward."""
+        raise NotImplementedError
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        algorithm, scratch = call.scratch[get_precision()]["inference" if self.weight.locked else "forward"]
+        neutral = neutral_terms(self.out_channels, call.dtype, self.device)
+        terms = call.epilogue.terms(bias_terms(neutral, self.bias))
+        algorithm.forward(scratch, images(y), images(x), algorithm.weight(scratch, self.weight), *terms)
+
+    def _pack_for(self, call: Call) -> None:
+        for passes in call.scratch.values() if self.weight.locked else ():  # of both precisions
+            algorithm, scratch = passes["inference"]
+            algorithm.weight(scratch, self.weight)
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        passes, dy = call.scratch[get_precision()], images(dy)
+        if self.weight.requires_grad:
+            algorithm, scratch = passes["weight"]
+            algorithm.backward_weight(scratch, images(self.weight.grad), images(x), dy)
+        if self.bias and self.bias.requires_grad:
+            run = conv2d_backward_bias.for_work(dy.size, self.device)
+            run(self.bias.grad, dy.reshape(*dy.shape[:2], dy.shape[2] * dy.shape[3]))
+        if dx is not None:
+            algorithm, scratch = passes["input"]
+            algorithm.backward_input(scratch, images(dx), dy, images(self.weight.memory))
+
+
+class Convolution(ByAlgorithms):
     """Base of `Conv1d` and `Conv2d`, which document the arguments."""
 
     letters: ClassVar[str]  # the dimensions of an input
-    keeps_input = True
-    epilogue_role = "product"
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
@@ -92,28 +142,12 @@ class Convolution(Layer):
             raise ShapeError(f"{self!r}: x of shape {x_shape} is smaller than the kernel")
         return (x_shape[0], self.out_channels, *(room // s + 1 for room, s in zip(rooms, self.stride, strict=True)))
 
-    def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """Bytes that the passes share."""
-        size = scratch_nbytes(self._geometry(x_shape, dtype), self._workers)
-        return {"passes": ((size,), np.dtype(np.uint8))}
-
-    @property
-    def _workers(self) -> int:
-        """As many as there can be threads: a number that does not change, as that of the threads in use does."""
-        return numba.config.NUMBA_NUM_THREADS
-
-    def _allocate(self, call: Call) -> None:
-        super()._allocate(call)
-        buffer = call.scratch["passes"]
-        call.scratch = {mode: scratch_views(passes, self._workers, buffer) for mode, passes in call.geometry.items()}
-
     def forward_flops(self, x_shape: Shape) -> int:
         """Two for each weight and output position."""
         y_shape = self.output_shape(x_shape)
         return 2 * y_shape[0] * math.prod(y_shape[2:]) * self.weight.value.size
 
     def _geometry(self, x_shape: Shape, dtype: Any) -> dict[str, Passes]:
-        """The algorithm of every pass, for each precision: it may be switched between a forward and its backward."""
         return choose(self._problem(x_shape, dtype), self.algorithm, self.device)
 
     def _problem(self, x_shape: Shape, dtype: Any) -> Problem:
@@ -127,29 +161,6 @@ class Convolution(Layer):
             padding=rows_and_columns([before for before, _ in self._borders], 0),
             dilation=rows_and_columns(self.dilation, 1), groups=self.groups, dtype=dtype,
         )  # fmt: skip
-
-    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        algorithm, scratch = call.scratch[get_precision()]["inference" if self.weight.locked else "forward"]
-        neutral = neutral_terms(self.out_channels, call.dtype, self.device)
-        terms = call.epilogue.terms(bias_terms(neutral, self.bias))
-        algorithm.forward(scratch, images(y), images(x), algorithm.weight(scratch, self.weight), *terms)
-
-    def _pack_for(self, call: Call) -> None:
-        for passes in call.scratch.values() if self.weight.locked else ():  # of both precisions
-            algorithm, scratch = passes["inference"]
-            algorithm.weight(scratch, self.weight)
-
-    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        passes, dy = call.scratch[get_precision()], images(dy)
-        if self.weight.requires_grad:
-            algorithm, scratch = passes["weight"]
-            algorithm.backward_weight(scratch, images(self.weight.grad), images(x), dy)
-        if self.bias and self.bias.requires_grad:
-            run = conv2d_backward_bias.for_work(dy.size, self.device)
-            run(self.bias.grad, dy.reshape(*dy.shape[:2], dy.shape[2] * dy.shape[3]))
-        if dx is not None:
-            algorithm, scratch = passes["input"]
-            algorithm.backward_input(scratch, images(dx), dy, images(self.weight.memory))
 
     def _arguments(self) -> str:
         return (

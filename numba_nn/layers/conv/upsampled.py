@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -23,20 +24,18 @@ from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import finish_all
 from numba_nn.core.gemm import fill
 from numba_nn.core.kernel import In, Out, kernel
-from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.precision import PRECISIONS
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Pair, Problem
 from numba_nn.layers.conv.choice import Passes, best
-from numba_nn.layers.conv.convolution import Convolution
+from numba_nn.layers.conv.convolution import ByAlgorithms, Convolution
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 from numba_nn.layers.conv.weight_gradient import WeightGradient
 from numba_nn.layers.resize import Upsample
 
-MANY = (
-    2**20
-)  # images of a batch for which Winograd's algorithm pays if it ever does: a smaller batch must not need more scratch
+# Images of a batch for which Winograd's algorithm pays if it ever does: a smaller batch must not need more scratch.
+MANY = 2**20
 
 
 @kernel
@@ -119,7 +118,7 @@ class Upsampled(Algorithm):
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
     ) -> None:
         self._images.correlate(1, scratch, y, x, weight)
-        finish_all.for_work(y.size)(y.reshape(*y.shape[:2], -1), scale, shift, activation, slope)
+        finish_all.for_work(y.size)(y.reshape(*y.shape[:2], math.prod(y.shape[2:])), scale, shift, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         self._pack(0, scratch["wide"], scratch["weight"], weight)
@@ -133,7 +132,7 @@ class Upsampled(Algorithm):
         narrow_taps.for_work(wide.size)(dweight, wide, self._factor, self.problem.groups)
 
 
-class UpsampledConvolution(Convolution):
+class UpsampledConvolution(ByAlgorithms):
     """An `Upsample` and the `Conv2d` that follows it as one layer, which shares the parameters of the latter.
 
     Parameters
@@ -144,13 +143,20 @@ class UpsampledConvolution(Convolution):
         What convolves, in two dimensions.
     """
 
-    letters = "N, C, H, W"
-
     def __init__(self, upsample: Upsample, convolution: Convolution) -> None:
-        Layer.__init__(self)
+        super().__init__()
         self.upsample, self.convolution = upsample, convolution
-        self.weight, self.bias, self.dtype = convolution.weight, convolution.bias, convolution.dtype
-        self.out_channels = convolution.out_channels
+        self.dtype, self.out_channels = convolution.dtype, convolution.out_channels
+
+    @property
+    def weight(self) -> Parameter:  # type: ignore[override]
+        """The convolution's, which may be another one by now."""
+        return self.convolution.weight
+
+    @property
+    def bias(self) -> Parameter | None:  # type: ignore[override]
+        """Likewise."""
+        return self.convolution.bias
 
     def output_shape(self, x_shape: Shape) -> Shape:
         return self.convolution.output_shape(self.upsample.output_shape(x_shape))
