@@ -25,6 +25,9 @@ CONVOLUTIONS = [
     conv((2, 270, 5, 6), 270, 8, 1, bias=False),
     conv((3, 12, 9, 13), 12, 14, 1, groups=2),
     conv1d((2, 20, 300), 20, 13, 1),
+    # half as many output channels: patches of dy
+    conv((2, 12, 5, 6), 12, 4, 3, padding=1, groups=2),
+    conv((2, 8, 9, 10), 8, 3, (2, 3), dilation=2, padding=(1, 5)),
     # taps as large as the image
     conv((3, 5, 1, 1), 5, 7, 1),
     conv((4, 3, 5, 4), 3, 6, (5, 4), stride=2),

@@ -37,7 +37,8 @@ class Conv2d(Convolution):
         output; errors of the forward are one to three times those of "direct", in either dtype. A NaN or infinity in x then
         makes NaN of all outputs of the tiles of 4 x 4 that read it. "auto" takes it where the shape says that it is faster and
         that its error is estimated to stay under 2e-5; `set_precision` ("exact") forbids it. Depthwise 3 x 3 convolutions have
-        an algorithm of their own, with "auto" and with "direct".
+        an algorithm of their own, with "auto" and with "direct". With half as many output as input channels, or fewer, a NaN or
+        infinity in x may reach the gradients of all taps, of those too that it meets in no output.
 
     Attributes
     ----------

@@ -1,8 +1,9 @@
 """The weight gradient of a convolution: dy (O x pixels) times patches (pixels x C taps), summed over images.
 
-With stride 1 the operands may change places, x (C x pixels) times patches of dy (pixels x O taps): it is the weight gradient of
-a convolution from dy to x, taps in reverse. That pays where there are fewer output than input channels, as patches cost more to
-build than matrices: 256 -> 3 channels take a quarter of the time (Zen 3). A NaN of x then reaches all taps, by zeros around dy.
+With stride 1 the operands may change places, x (C x pixels) times patches of dy (pixels x O taps): it is the weight gradient
+of a convolution from dy to x, taps in reverse. That pays where there are far fewer output than input channels, as patches cost
+more to build than matrices: 256 -> 3 channels take a quarter of the time (Zen 3). A NaN of x then reaches all taps, by zeros
+around dy.
 
 Blocks of patches are packed by `numba_nn.layers.conv.patches`. *Geometry* is (taps, stride, origin, dilation), each for
 height and width, as eight numbers in a row (Numba hands no nested tuples to a parallel loop). Origin is where in the input the
@@ -143,7 +144,7 @@ class WeightGradient(Algorithm):
 
 
 class TurnedGradient(Algorithm):
-    """The weight gradient of fewer output than input channels, with stride 1."""
+    """The weight gradient of several taps and half as many output as input channels, or fewer, with stride 1."""
 
     name = "direct"
 
@@ -157,8 +158,9 @@ class TurnedGradient(Algorithm):
 
     @classmethod
     def refusal(cls, problem: Problem) -> str:
-        fewer = problem.y_shape[1] < problem.x_shape[1]
-        return "" if fewer and problem.stride == (1, 1) else "needs fewer output than input channels, and stride 1"
+        # One tap has no patches to spare: 256 -> 128 channels of 7 x 7, batch 8, 618 us in place of 474 (Zen 3).
+        pays = 2 * problem.y_shape[1] <= problem.x_shape[1] and math.prod(problem.taps) > 1
+        return "" if pays and problem.stride == (1, 1) else "needs half as many output channels, several taps, and stride 1"
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem = self.problem
