@@ -153,7 +153,9 @@ class Runner:
         shape, dtype = self.model.output_shape(x.shape), self.model.dtype or x.dtype
         if self._output.shape[1:] != shape[1:] or len(self._output) < len(x) or self._output.dtype != dtype:
             self._output = self.device.empty(shape, dtype)
-        return self.model.forward(self.bring("x", x), out=self._output[: len(x)])
+        out = self._output[: len(x)]
+        self.model.forward(self.bring("x", x), out=out)  # a layer of several outputs gives all: the first counts
+        return out
 
     def bring(self, name: str, array: Array) -> Array:
         """An array on the model's device; on a GPU it is on its way there, in the place of what had this name before."""

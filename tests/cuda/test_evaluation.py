@@ -33,6 +33,13 @@ def test_predict():
     assert nn.predict(there, X[:0]).shape == (0, 3)
 
 
+def test_predict_gives_the_first_of_several_outputs():
+    x = RNG.standard_normal((3, 2, 4, 6)).astype(np.float32)
+    layer = nn.MaxPool2d(2, return_indices=True)
+    expected = nn.predict(layer, x, 2)
+    np.testing.assert_array_equal(nn.predict(layer.to("cuda"), x, 2), expected)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_evaluate(reduction):
     found, expected = (

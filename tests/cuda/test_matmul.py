@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from simulated_cuda import simulated
 
 import numba_nn as nn
 from numba_nn.core.device import CUDA
 
+pytestmark = pytest.mark.usefixtures("exact_gpu")
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def gpu():
-    nn.set_precision("exact")
-    with simulated():
-        yield
-    nn.set_precision("default")
 
 
 def numbers(*shape):

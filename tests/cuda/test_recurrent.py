@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from simulated_cuda import simulated
 
 import numba_nn as nn
 from numba_nn.core.device import CPU, CUDA
 
+pytestmark = pytest.mark.usefixtures("exact_gpu")
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 2, 3)).astype(np.float32)
 STATE = [RNG.standard_normal((1, 2, 4)).astype(np.float32) for _ in range(2)]
-
-
-@pytest.fixture(autouse=True)
-def gpu():
-    nn.set_precision("exact")
-    with simulated():
-        yield
-    nn.set_precision("default")
 
 
 def layer(device, kind=nn.LSTM):
