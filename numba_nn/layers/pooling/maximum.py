@@ -22,12 +22,11 @@ from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import activate_all
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.simd import vector_lanes
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import flat_planes, planes
 from numba_nn.layers.pooling.cuda import gather_maxima, plane_maxima, pool_maxima
 from numba_nn.layers.pooling.order import comes_first, exceeds
-from numba_nn.layers.pooling.pairs import pool_pairs
+from numba_nn.layers.pooling.pairs import fewest_pairs, pool_pairs
 from numba_nn.layers.pooling.windows import WORK, Adaptive, Global, Pooling, Sliding, deal, scratch_rows
 from numba_nn.layers.shape import copy_forward
 
@@ -110,7 +109,7 @@ def max_pool2x2_forward(y: Out, indices: Saved, x: In):
     for p in prange(y.shape[0]):
         for h in range(height):
             to, place = (p * height + h) * width, 2 * h * x.shape[2]
-            if width >= vector_lanes(y):
+            if width >= fewest_pairs(y):
                 pool_pairs(y_flat, at_flat, to, x_flat, p * x.shape[1] * x.shape[2] + place, x.shape[2], place, width)
             else:
                 pool_narrow(y[p, h], indices[p, h], x[p, 2 * h], x[p, 2 * h + 1], place)
@@ -118,7 +117,7 @@ def max_pool2x2_forward(y: Out, indices: Saved, x: In):
 
 @inner
 def pool_narrow(y, indices, upper, lower, place):
-    """A row of fewer windows than a vector has lanes; ``place``: of the first pixel in its plane."""
+    """A row of fewer windows than `fewest_pairs`; ``place``: of the first pixel in its plane."""
     width = upper.size
     for w in range(y.size):
         left, right = 2 * w, 2 * w + 1
