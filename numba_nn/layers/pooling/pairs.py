@@ -13,7 +13,6 @@ from numba.extending import intrinsic
 
 from numba_nn.core.simd import INT32, INTP, VECTORS, Emitter, data_pointer, tile_constant
 
-
 PARTS = 1, 2, 4  # of a vector: rows of fewer windows than it has lanes take a half of it, or a quarter
 
 
