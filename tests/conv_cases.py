@@ -28,6 +28,14 @@ CONVOLUTIONS = [
     # half as many output channels: patches of dy
     conv((2, 12, 5, 6), 12, 4, 3, padding=1, groups=2),
     conv((2, 8, 9, 10), 8, 3, (2, 3), dilation=2, padding=(1, 5)),
+    # channels that fill a tile: rows of an image, several images and parts of a row in a block, panels of channels, groups
+    conv((2, 16, 21, 20), 16, 12, 3, padding=1, dilation=2),
+    conv((3, 40, 9, 7), 40, 11, 3, stride=2, padding=1),
+    conv((70, 33, 3, 3), 33, 13, 2, stride=(1, 2), padding=(0, 1), bias=False),
+    conv((2, 36, 8, 9), 36, 24, (2, 3), stride=(3, 2), padding=(3, 1), groups=2),
+    conv((2, 16, 7, 8), 16, 14, 1, stride=2),
+    conv((1, 16, 5, 6), 16, 14, 1, padding=(2, 1), stride=(2, 3)),
+    conv1d((2, 16, 700), 16, 12, 4, padding=2),
     # taps as large as the image
     conv((3, 5, 1, 1), 5, 7, 1),
     conv((4, 3, 5, 4), 3, 6, (5, 4), stride=2),

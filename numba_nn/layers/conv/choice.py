@@ -17,6 +17,7 @@ from numba_nn.layers.conv.cuda import OnCuda
 from numba_nn.layers.conv.depthwise import Depthwise
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 from numba_nn.layers.conv.pointwise import Pointwise
+from numba_nn.layers.conv.tap_gradient import TapGradient
 from numba_nn.layers.conv.weight_gradient import TurnedGradient, WeightGradient
 from numba_nn.layers.conv.whole_image import WholeImage
 from numba_nn.layers.conv.winograd import Winograd
@@ -27,7 +28,7 @@ Passes = dict[str, Algorithm]
 
 DIRECT: dict[str, tuple[type[Algorithm], ...]] = {
     "output": (Depthwise, WholeImage, Pointwise, ImplicitGemm),
-    "weight": (Depthwise, WholeImage, TurnedGradient, WeightGradient),
+    "weight": (Depthwise, WholeImage, TapGradient, TurnedGradient, WeightGradient),
 }
 """What computes forward and input gradient, and what the weight gradient: the first that does not refuse."""
 

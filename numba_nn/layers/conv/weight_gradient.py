@@ -18,7 +18,7 @@ import math
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.gemm import fill_block, multiply_panels
+from numba_nn.core.gemm import fill_block, multiply
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import pack_panels
 from numba_nn.core.reduce import block_bounds, block_count
@@ -27,6 +27,8 @@ from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.blocks import BLOCK_PIXELS, channel_slice, gradient_blocks, pairs, patch_view, scratch_shapes
 from numba_nn.layers.conv.patches import pack_patches, pad_channels
+
+IN_PLACE_PANELS = 5  # of patches, up to which dy is read where it lies: 3 -> 256 channels, 32 x 32, in 0.66 of the time (Zen 5)
 
 
 @kernel
@@ -84,10 +86,13 @@ def gradient_block(
             length = last - first
             pack_pixels(panels, patches, padded, x, image, c0, count, first, last, out_width, geometry, one_tap)
             source = (image * dy.shape[1] + o) * pixels + first
-            pack_panels(packed_dy, 0, flat, source, pixels, 1, row_end - row, height, length, 0, length)
-            multiply_panels(
+            left, at_left, left_steps = flat, source, (height * pixels, pixels, 1)
+            if depth > IN_PLACE_PANELS * width:
+                pack_panels(packed_dy, 0, flat, source, pixels, 1, row_end - row, height, length, 0, length)
+                left, at_left, left_steps = packed_dy, 0, (height * length, 1, height)
+            multiply(
                 dweight, at, columns, row_end - row, depth, keep or image > n or first > 0,
-                packed_dy, 0, height * length, panels, 0, width * length, length,
+                left, at_left, left_steps, panels, 0, (width * length, width), length,
             )  # fmt: skip
 
 
