@@ -13,7 +13,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from numba_nn.core.kernel import In, Out, inner, kernel
-from numba_nn.core.simd import copy_run, tile_shape, transpose_lanes, vector_lanes
+from numba_nn.core.simd import copy_run, tile_rows, tile_shape, transpose_lanes, vector_lanes
 
 PACK_PANELS, PACK_DEPTH = 8, 128  # what a task packs: 8 panels of 32 columns read 1 KB of each of 128 rows
 PACK_WORK = 2  # of an element that is packed, in units of `Kernel.for_work`
@@ -56,6 +56,10 @@ def pack_one(packed, at, source, source_at, row_stride, rows, height):
     """One depth of one panel."""
     if row_stride == 1 and rows >= height and height % vector_lanes(packed) == 0:
         copy_run(packed, at, source, source_at, height)
+        return
+    if rows >= height == tile_rows(packed):
+        for r in range(tile_rows(packed)):  # a constant: LLVM unrolls the loop
+            packed[np.uintp(at + r)] = source[np.uintp(source_at + r * row_stride)]
         return
     for r in range(min(rows, height)):  # unsigned indices: see `fill`
         packed[np.uintp(at + r)] = source[np.uintp(source_at + r * row_stride)]

@@ -26,7 +26,7 @@ from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel, finish_copy
 from numba_nn.core.gemm import fill
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.packing import PACK_PANELS, PACK_WORK, pack_panels
+from numba_nn.core.packing import PACK_PANELS, PACK_WORK, pack_one, pack_panels
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.simd import copy_run, tile_columns, tile_rows, vector_lanes
 from numba_nn.core.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
@@ -66,16 +66,14 @@ def conv2d_pack_weight(
 
 @inner
 def pack_taps(packed, at, weight, source, strides, rows, height, channels, taps):
-    """Panels of some taps of every channel."""
-    for row in range(0, rows, height):
-        filled = min(height, rows - row)
-        for c in range(channels):
+    """Panels of some taps of every channel; channel by channel, as rows of weights may lie far apart."""
+    panel = height * channels * taps.size
+    for c in range(channels):
+        for row in range(0, rows, height):
+            filled, to = min(height, rows - row), at + row // height * panel + c * taps.size * height
             for k in range(taps.size):
-                tap = source + row * strides[1] + c * strides[2] + taps[k]
-                for r in range(filled):
-                    packed[np.uintp(at + r)] = weight[np.uintp(tap + r * strides[1])]
-                fill(packed, at + filled, at + height, packed.dtype.type(0))
-                at += height
+                pack_one(packed, to, weight, source + row * strides[1] + c * strides[2] + taps[k], strides[1], filled, height)
+                to += height
 
 
 @kernel
