@@ -28,8 +28,8 @@ from numba_nn.core.epilogue import IDENTITY, finish_channel
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import pack_panels
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.simd import tile_columns, tile_rows, tile_shape, vector_lanes
-from numba_nn.core.tiles import copy_exactly, gather_transform, lane_transform, strip_transform
+from numba_nn.core.simd import tile_columns, tile_rows, tile_shape, transpose_lanes, vector_lanes
+from numba_nn.core.tiles import lane_transform, strip_transform
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.points import TAPS, TILE, from_taps, rounding_error, to_outputs
@@ -57,7 +57,7 @@ INPUT_COST, OUTPUT_COST, WEIGHT_COST, TAPS_COST = 450, 300, 600, 300
 WEIGHT_WORK = 8  # of transforming a weight, in units of `Kernel.for_work`
 
 taps_to_lanes = lane_transform(from_taps(TAPS))
-reversed_to_lanes = gather_transform(tuple(row[::-1] for row in from_taps(TAPS)))
+reversed_to_lanes = lane_transform(tuple(row[::-1] for row in from_taps(TAPS)))
 lanes_to_outputs = strip_transform(to_outputs(TILE))
 
 
@@ -80,21 +80,34 @@ def winograd_transform_weight(transformed: Out, taps: Scratch, weight: In):
 
 
 @kernel
-def winograd_transform_weight_transposed(transformed: Out, taps: Scratch, places: Scratch, weight: In):
-    """The same for the input gradient: panels of input channels, taps reversed; places: at least a vector's lanes."""
-    rows, channels, size, step = weight.shape[0], weight.shape[1], TAPS * TAPS, transformed.shape[2]
+def winograd_transform_weight_transposed(transformed: Out, taps: Scratch, weight: In):
+    """The same for the input gradient: panels of input channels, taps reversed."""
+    rows, channels, step = weight.shape[0], weight.shape[1], transformed.shape[2]
     flat, target, height, lanes = weight.reshape(weight.size), transformed.reshape(-1), tile_rows(weight), vector_lanes(weight)
     panels, workers = transformed.shape[0], taps.shape[0]
-    for lane in range(lanes):
-        places[lane] = lane * size
     for worker in prange(workers):
         for p in range(panels * worker // workers, panels * (worker + 1) // workers):
             row = p * height
-            for o in range(rows):  # channels lie side by side, their taps 9 apart
-                copy_exactly(taps[worker], 0, flat, (o * channels + row) * size, min(height, channels - row) * size)
+            for o in range(rows):
                 for r in range(0, height, lanes):
-                    at = p * NUMBERS * step + o * height + r
-                    reversed_to_lanes(target, at, step, taps[worker], r * size, places, 0, TAPS)
+                    turn_taps(taps[worker], flat, (o * channels + row) * TAPS * TAPS, r, min(height, channels - row))
+                    reversed_to_lanes(target, p * NUMBERS * step + o * height + r, step, taps[worker], 0, lanes)
+
+
+@inner
+def turn_taps(turned, weight, at, first, rows):
+    """Taps of ``rows`` channels, which lie side by side, from the ``first`` of them on: a channel in each lane.
+
+    turned: squares of a vector's lanes.
+    """
+    lanes, size = vector_lanes(turned), TAPS * TAPS
+    if at + rows * size + lanes <= weight.size:  # whole vectors do not read beyond the weights
+        for k in range(0, size, lanes):
+            transpose_lanes(turned, k * lanes, lanes, weight, at + k, size, first, rows)
+        return
+    for r in range(lanes):
+        for k in range(size):
+            turned[np.uintp(k * lanes + r)] = weight[np.uintp(at + (first + r) * size + k)] if first + r < rows else 0
 
 
 @inner
@@ -224,8 +237,8 @@ class Winograd(Algorithm):
         run(y, *correlation_arrays(scratch), x, weight, scale, shift, padding, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
-        transformed, taps, corners = scratch["weight"], scratch["taps"], scratch["corners"]
-        winograd_transform_weight_transposed.for_work(WEIGHT_WORK * weight.size)(transformed, taps, corners, weight)
+        transformed = scratch["weight"]
+        winograd_transform_weight_transposed.for_work(WEIGHT_WORK * weight.size)(transformed, scratch["taps"], weight)
         run = winograd_correlate.for_work(self.problem.work)
         run(dx, *correlation_arrays(scratch), dy, transformed, self.ones, self.zeros, self._back, IDENTITY, 0.0)
 

@@ -131,10 +131,10 @@ def correlation_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int
     (height, width), (images, channels), outputs = tile_shape(dtype), x_shape[:2], y_shape[1]
     lanes, (rows, columns) = width // VECTORS, tile_grid.py_func(*y_shape[2:])
     chunk = chunk_size.py_func(images * rows * columns, width, CHUNK_TILES)
-    panels = -(-outputs // height)
+    panels, squares = -(-outputs // height), -(-TAPS * TAPS // lanes) * lanes * lanes
     return {
         "weight": ((panels, NUMBERS, channels * height + lanes), dtype),
-        "taps": ((workers, TAPS * TAPS * (channels * height + lanes)), dtype),
+        "taps": ((workers, max(squares, TAPS * TAPS * (channels * height + lanes))), dtype),
         "inputs": ((chunk // width, NUMBERS, channels * width + lanes), dtype),
         "padded": ((workers, _padded_size(chunk, images, rows, columns)), dtype),
         "products": ((workers, NUMBERS, min(BLOCK_PANELS, panels) * height * width + lanes), dtype),
