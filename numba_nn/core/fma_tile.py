@@ -99,7 +99,9 @@ class FmaEmitter(Emitter):
                     self.store(builder.fadd(kept, self.load(row, offset)), row, offset)
             self.copy_exactly(c_row, row, columns)
 
-    def tile(self, height: int, c: Any, a: Any, b: Any, size: Any, strides: Any, keep: Any) -> None:
+    def tile(
+        self, height: int, c: Any, a: Any, b: Any, size: Any, strides: Any, keep: Any, column_vectors: int = VECTORS
+    ) -> None:
         """A tile of this height; for rows and panels of B that are not wanted, the last one is computed again."""
         builder, (rows, columns, depth), (stride, a_row, a_depth, b_panel, b_depth) = self.builder, size, strides
         if height == self.rows:
@@ -111,7 +113,7 @@ class FmaEmitter(Emitter):
         width = INTP(VECTORS * self.lanes)
         panels = builder.sdiv(builder.add(columns, builder.sub(width, INTP(1))), width)
         panels = self.pointers(b, b_panel, ROW_PANELS if height == 1 else 1, panels)
-        vectors = [builder.gep(panel, [INTP(j * self.lanes)]) for panel in panels for j in range(VECTORS)]
+        vectors = [builder.gep(panel, [INTP(j * self.lanes)]) for panel in panels for j in range(column_vectors)]
         sums = self.accumulate(a_rows, a_depth, vectors, b_depth, depth)
         self.write(sums, c, stride, rows, columns, keep)
 
@@ -138,7 +140,11 @@ def fma_tile(typingctx, c, at, stride, rows, columns, keep, a, a_at, a_row, a_de
         done = builder.append_basic_block("tile.done")
         for height in tile_heights():
             if height == emit.rows:
-                emit.tile(height, target, left, right, size, strides, keep)
+                with builder.if_else(builder.icmp_signed(">", columns, INTP(emit.lanes))) as (two, one):
+                    with two:
+                        emit.tile(height, target, left, right, size, strides, keep)
+                    with one:
+                        emit.tile(height, target, left, right, size, strides, keep, column_vectors=1)
                 continue
             with builder.if_then(builder.icmp_signed("<=", rows, INTP(height))):
                 emit.tile(height, target, left, right, size, strides, keep)

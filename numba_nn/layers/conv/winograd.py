@@ -28,7 +28,7 @@ from numba_nn.core.epilogue import IDENTITY, finish_channel
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import pack_panels
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.simd import tile_columns, tile_rows, tile_shape, transpose_lanes, vector_lanes
+from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape, transpose_lanes, vector_lanes
 from numba_nn.core.tiles import lane_transform, strip_transform
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
@@ -131,7 +131,7 @@ def winograd_correlate(
     """
     rows, columns = tile_grid(y.shape[2], y.shape[3])
     tiles, chunk, workers = y.shape[0] * rows * columns, corners.size, padded.shape[0]
-    channels, height, width = x.shape[1], tile_rows(y), tile_columns(y)
+    channels, height, width, lanes = x.shape[1], tile_rows(y), tile_columns(y), vector_lanes(y)
     row_panels = transformed.shape[0]
     row_blocks = -(-row_panels // BLOCK_PANELS)
     for first in range(0, tiles, chunk):
@@ -146,7 +146,8 @@ def winograd_correlate(
             for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
                 i, p = t // panels, t % panels
                 panel, panel_end = i * row_panels // row_blocks, (i + 1) * row_panels // row_blocks
-                multiply_tiles(products[worker], inputs[p], transformed, channels, y.shape[1], panel, panel_end)
+                wanted = -(-min(width, count - p * width) // lanes) * lanes
+                multiply_tiles(products[worker], inputs[p], transformed, channels, y.shape[1], panel, panel_end, wanted)
                 row, row_end = panel * height, min(y.shape[1], panel_end * height)
                 start, stop = first + p * width, min(tiles, first + (p + 1) * width)
                 finish_tiles(y, strips[worker], products[worker], scale, shift, row, row_end, start, stop, activation, slope)
@@ -160,7 +161,7 @@ def transform_chunk(inputs, padded, corners, x, channel, channel_end, first, cou
     clear(padded)
     for c in range(channel, channel_end):
         pad_rows(padded, x, c, first, count, rows, columns, padding)
-        for t in range(0, -(-count // tiles) * tiles, lanes):
+        for t in range(0, count, lanes):
             at = t // tiles * NUMBERS * step + c * tiles + t % tiles
             inputs_to_lanes(flat, at, step, padded, 0, corners, t, width)
 
@@ -171,7 +172,7 @@ def finish_tiles(y, strips, products, scale, shift, row, row_end, first, last, a
     width, lanes = tile_columns(y), vector_lanes(y)
     flat, step = products.reshape(products.size), products.shape[1]
     for o in range(row, row_end):
-        for t in range(0, width, lanes):
+        for t in range(0, last - first, lanes):
             lanes_to_outputs(strips, t * TILE, width * TILE, flat, (o - row) * width + t, step)
         finish_channel(strips, 0, strips.size, scale[o], shift[o], activation, slope)
         write_tiles(y, o, strips, width * TILE, first, last)
@@ -198,13 +199,13 @@ class Winograd(Algorithm):
         (images, channels), outputs, sizes = problem.x_shape[:2], problem.y_shape[1], problem.y_shape[2:]
         if one_pass == "input":
             channels, outputs, sizes = outputs, channels, problem.x_shape[2:]
-        of_image, panel = math.prod(tile_grid.py_func(*sizes)), tile_shape(problem.dtype)[1]
+        of_image, lanes = math.prod(tile_grid.py_func(*sizes)), tile_shape(problem.dtype)[1] // VECTORS
         tiles = max(1, images * of_image)
         if one_pass == "weight":
             per_tile = NUMBERS + TAPS_COST / min(tiles, GRADIENT_TILES)
         else:
-            # Half a panel is missing in the last one, until there is a batch that fills it.
-            missing = 0 if tiles >= math.lcm(of_image, panel) else panel // 2
+            # Half a vector is missing in the last one, until there is a batch that fills it.
+            missing = 0 if tiles >= math.lcm(of_image, lanes) else lanes // 2
             per_tile = NUMBERS * (tiles + missing) / tiles + (WEIGHT_COST / tiles if one_pass != "inference" else 0)
         direct = TAPS * TAPS * images * math.prod(sizes) / tiles
         return direct / (per_tile + INPUT_COST / outputs + OUTPUT_COST / channels)

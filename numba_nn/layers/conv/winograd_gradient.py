@@ -63,7 +63,7 @@ def winograd_backward_weight(
             for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
                 i, p = t // column_panels, t % column_panels
                 panel, panel_end = i * row_panels // row_blocks, (i + 1) * row_panels // row_blocks
-                multiply_tiles(products[worker], inputs[p], gradients, count, dy.shape[1], panel, panel_end)
+                multiply_tiles(products[worker], inputs[p], gradients, count, dy.shape[1], panel, panel_end, tile_columns(dy))
                 row_end = min(dy.shape[1], panel_end * height)
                 add_taps(dweight, strips[worker], products[worker], x.shape[1], panel * height, row_end, p * tile_columns(x))
 

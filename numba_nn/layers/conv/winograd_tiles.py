@@ -94,10 +94,11 @@ def clear(padded):
 
 
 @inner
-def multiply_tiles(products, inputs, transformed, depth, outputs, panel, panel_end):
+def multiply_tiles(products, inputs, transformed, depth, outputs, panel, panel_end, columns):
     """Matrix products for each of the 36 numbers of a tile: some panels of ``transformed`` times one panel of ``inputs``.
 
-    products: (36, rows columns), inputs: (36, depth columns), transformed: (panels, 36, depth rows): ``outputs`` rows.
+    products: (36, rows columns), inputs: (36, depth columns), of which whole vectors of ``columns`` are wanted, transformed:
+    (panels, 36, depth rows): ``outputs`` rows.
     """
     height, width = tile_rows(products), tile_columns(products)
     rows, step = min(outputs, panel_end * height) - panel * height, products.shape[1]
@@ -106,7 +107,7 @@ def multiply_tiles(products, inputs, transformed, depth, outputs, panel, panel_e
     for k in range(NUMBERS):
         for c in range(0, depth, DEPTH):
             multiply_panels(
-                flat, k * step, width, rows, width, c > 0, weights, (panel * NUMBERS + k) * a_step + c * height,
+                flat, k * step, width, rows, columns, c > 0, weights, (panel * NUMBERS + k) * a_step + c * height,
                 NUMBERS * a_step, tiles, k * b_step + c * width, 0, min(DEPTH, depth - c),
             )  # fmt: skip
 
