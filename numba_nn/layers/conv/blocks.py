@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba_nn.core.gemm import BLOCK_ROWS, DEPTH, TASKS
+from numba_nn.core.gemm import DEPTH, TASKS
 from numba_nn.core.kernel import inner
 from numba_nn.core.simd import tile_shape
 from numba_nn.core.workspace import Shape
 
 BLOCK_PIXELS = 256  # patches of a block: 256 x 256 x 4 B = 256 KB, a quarter of a 1 MB L2
+BLOCK_ROWS = 240  # output channels of a block: as many values of dy of these pixels
 
 Geometry = tuple[int, ...]
 

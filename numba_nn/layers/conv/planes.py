@@ -31,7 +31,7 @@ PLANES = 2**17  # elements of all planes of a block: 512 KB of float32, half a 1
 MIN_PIXELS, PIXELS, FLAT_PIXELS = 64, 512, 1024  # of a block; FLAT_PIXELS if its patches have few elements
 FLAT_DEPTH = 64
 ROW_CYCLES = 30  # what a row costs to copy, however short
-COPY_SHARE = 0.05  # of the time that blocks of the same pixels, for other rows of weights, may copy planes once more
+COPY_SHARE = 0.1  # of the time that blocks of the same pixels, for other rows of weights, may copy planes once more
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class Layout:
             grid_rows=correlation.grid[0], grid_columns=correlation.grid[1], block_rows=height, block_columns=self._columns,
             row_spread=row_spread, column_spread=column_spread, row_shift=row_shift, column_shift=column_shift,
             channels=self._slice, width=self.sums, height=self.panel_rows, panels=self.panels,
-            parts=max(1, min(wanted, self.panels // 2, int(share))), row_phases=self._kept[0], column_phases=self._kept[1],
+            parts=max(1, min(wanted, self.panels // 2, 1 + int(share))), row_phases=self._kept[0], column_phases=self._kept[1],
         )  # fmt: skip
 
     @property
