@@ -11,10 +11,11 @@ N images; C input and O output channels; T tiles of a chunk.
 
 from __future__ import annotations
 
+import numpy as np
 from numba import prange
 
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.simd import tile_columns, tile_rows, vector_lanes
+from numba_nn.core.simd import tile_columns, tile_rows, transpose_lanes, vector_lanes
 from numba_nn.core.tiles import gather_transform, lane_transform
 from numba_nn.layers.conv.points import TAPS, TILE, from_taps, to_outputs
 from numba_nn.layers.conv.winograd_tiles import (
@@ -40,7 +41,7 @@ def winograd_backward_weight(
     """dweight += gradient of the weights; dweight: flat (O, C, 3, 3).
 
     inputs: (panels of C, 36, T columns), gradients: (panels of O, 36, T rows), corners: (T,), planes: (lanes,); for each worker
-    padded: a vector of channels, products: (36, rows columns), strips: (9, lanes).
+    padded: a vector of channels, products: (36, rows columns), strips: (19 lanes,).
     """
     rows, columns = tile_grid(dy.shape[2], dy.shape[3])
     tiles, chunk, workers = dy.shape[0] * rows * columns, corners.size, padded.shape[0]
@@ -99,13 +100,17 @@ def transform_gradients(gradients, padded, corners, planes, dy, panel, first, co
 
 @inner
 def add_taps(dweight, strips, products, channels, row, row_end, column):
-    """dweight += what the products of some output channels and a panel of input channels make; strips: (9 lanes,)."""
+    """dweight += what the products of some output channels and a panel of input channels make.
+
+    strips: the taps of as many pairs of channels as there are lanes, first a vector for each tap, then pair by pair.
+    """
     width, lanes, size = tile_columns(products), vector_lanes(products), TAPS * TAPS
-    flat, step = products.reshape(products.size), products.shape[1]
+    flat, step, turned = products.reshape(products.size), products.shape[1], size * lanes
     for o in range(row, row_end):
         for c in range(column, min(channels, column + width), lanes):
             lanes_to_taps(strips, 0, lanes, flat, (o - row) * width + c - column, step)
+            for k in range((size - 1) // lanes * lanes, -1, -lanes):  # what reaches into the next pair is written again
+                transpose_lanes(strips, turned + k, size, strips, 0, lanes, k, size)
             taps = dweight[(o * channels + c) * size : (o * channels + min(channels, c + lanes)) * size]
-            for i in range(taps.size // size):
-                for k in range(size):
-                    taps[i * size + k] += strips[k * lanes + i]
+            for i in range(taps.size):
+                taps[i] += strips[np.uintp(turned + i)]

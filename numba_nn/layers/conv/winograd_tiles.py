@@ -160,7 +160,7 @@ def gradient_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int) -
         "gradients": ((panels, NUMBERS, chunk * height + lanes), dtype),
         "padded": ((workers, lanes * _padded_size(chunk, images, rows, columns)), dtype),
         "products": ((workers, NUMBERS, min(BLOCK_PANELS, panels) * height * width + lanes), dtype),
-        "strips": ((workers, TAPS * TAPS * lanes), dtype),
+        "strips": ((workers, (2 * TAPS * TAPS + 1) * lanes), dtype),
         "corners": ((chunk,), np.dtype(np.int64)),
         "planes": ((lanes,), np.dtype(np.int64)),
     }
