@@ -34,7 +34,7 @@ from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.planes import CHUNK, Numbers, layouts, pad_planes
 
-LONG_ROW = 32  # pixels of a row that are finished while they are copied: 3 -> 256 channels of 32 x 32 in 0.7 of the time (Zen 5)
+LONG_ROW = 32  # pixels of a row that is finished while it is copied: 3 -> 256 channels of 32 x 32 in 0.7 of the time (Zen 5)
 
 
 @kernel
