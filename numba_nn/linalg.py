@@ -31,7 +31,7 @@ def matmul(
     out : ndarray, optional
         (..., M, N), C-contiguous, apart from ``a`` and ``b``.
     transpose_a, transpose_b : bool, optional
-        Use the operand transposed, without a copy.
+        Use the operand transposed, without a copy; so is a view such as ``a.T``, which needs no such word.
     accumulate : bool, optional
         Add the product to ``out``.
 
@@ -51,6 +51,8 @@ def matmul(
     a, b = device.accept(a), device.accept(b)
     check_array("matmul", "a", a, None, device)
     check_array("matmul", "b", b, a.dtype, device)
+    if device is CPU:
+        (a, transpose_a), (b, transpose_b) = _as_stored(a, transpose_a), _as_stored(b, transpose_b)
     plan = _plan(a.shape, b.shape, transpose_a, transpose_b, a.dtype, device)
     if out is None:
         if accumulate:
@@ -67,6 +69,13 @@ def matmul(
         plan.mnk, plan.a_strides, plan.b_strides, accumulate,
     )  # fmt: skip
     return out
+
+
+def _as_stored(array: Array, transposed: bool) -> tuple[Array, bool]:
+    """A view such as ``a.T`` as the matrices that lie in memory, which are then told to be transposed; others as they are."""
+    if array.ndim > 1 and not array.flags.c_contiguous and array.swapaxes(-1, -2).flags.c_contiguous:
+        return array.swapaxes(-1, -2), not transposed
+    return array, transposed
 
 
 def _matrices(name: str, array: Array, shape: Shape, workspace: Workspace) -> Array:

@@ -79,6 +79,15 @@ def test_strided_operands():
     assert_close(nn.matmul(a[0], a[0], transpose_b=True), a[0] @ a[0].T)
 
 
+@pytest.mark.parametrize("stack", [(), (2,)], ids=str)
+@pytest.mark.parametrize("transposed", TRANSPOSITIONS, ids=str)
+def test_views_of_transposes_are_read_where_they_lie(transposed, stack):
+    a, b = operands(30, 40, 50, *transposed, left=stack, right=stack)
+    views = [m.swapaxes(-1, -2) if flip else m for m, flip in zip((a, b), transposed, strict=True)]
+    expected = nn.matmul(a, b, transpose_a=transposed[0], transpose_b=transposed[1])
+    np.testing.assert_array_equal(nn.matmul(*views), expected)
+
+
 def test_not_a_number_where_it_belongs():
     a, b = np.ones((13, 33)), np.ones((33, 40))
     a[5, 7], b[8, 9], b[9, 33] = np.nan, np.inf, -np.inf
