@@ -25,6 +25,8 @@ CONVOLUTIONS = [
     conv((2, 270, 5, 6), 270, 8, 1, bias=False),
     conv((3, 12, 9, 13), 12, 14, 1, groups=2),
     conv1d((2, 20, 300), 20, 13, 1),
+    conv((2, 13, 13, 15), 13, 14, 1, stride=2),
+    conv((2, 26, 12, 22), 26, 24, 1, stride=(1, 3), groups=2, bias=False),
     # half as many output channels: patches of dy
     conv((2, 12, 5, 6), 12, 4, 3, padding=1, groups=2),
     conv((2, 8, 9, 10), 8, 3, (2, 3), dilation=2, padding=(1, 5)),

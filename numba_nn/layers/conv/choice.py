@@ -17,6 +17,7 @@ from numba_nn.layers.conv.cuda import OnCuda
 from numba_nn.layers.conv.depthwise import Depthwise
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 from numba_nn.layers.conv.pointwise import Pointwise
+from numba_nn.layers.conv.strided_pointwise import StridedPointwise
 from numba_nn.layers.conv.tap_gradient import TapGradient
 from numba_nn.layers.conv.weight_gradient import TurnedGradient, WeightGradient
 from numba_nn.layers.conv.whole_image import WholeImage
@@ -27,7 +28,7 @@ Passes = dict[str, Algorithm]
 """The algorithm of every pass."""
 
 DIRECT: dict[str, tuple[type[Algorithm], ...]] = {
-    "output": (Depthwise, WholeImage, Pointwise, ImplicitGemm),
+    "output": (Depthwise, WholeImage, Pointwise, StridedPointwise, ImplicitGemm),
     "weight": (Depthwise, WholeImage, TapGradient, TurnedGradient, WeightGradient),
 }
 """What computes forward and input gradient, and what the weight gradient: the first that does not refuse."""
