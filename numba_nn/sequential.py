@@ -15,7 +15,7 @@ import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.container import Container
-from numba_nn.core.errors import ArgumentError
+from numba_nn.core.errors import ArgumentError, DeviceError
 from numba_nn.core.fusion import Run, fuse, in_order, join
 from numba_nn.core.layer import Layer
 from numba_nn.core.plan import Lifetime, Plan
@@ -34,6 +34,8 @@ class Sequential(Container):
     ------
     ArgumentError
         If there is no layer, or something else is among them.
+    DeviceError
+        If layers with parameters live on different devices.
     """
 
     keeps_input = True
@@ -42,6 +44,11 @@ class Sequential(Container):
         super().__init__()
         self._take(layers)
         self._adopt(self._workspace, 0)
+        devices = {layer.device for layer in layers if layer.dtype is not None}  # others go where their input is
+        if len(devices) > 1:
+            raise DeviceError(f"Sequential: layers live on different devices: {sorted(map(str, devices))}; see layer.to")
+        if devices - {self.device}:
+            self.to(devices.pop())
 
     def _take(self, layers: tuple[Layer, ...]) -> None:
         if not layers or not all(isinstance(layer, Layer) for layer in layers):

@@ -33,6 +33,16 @@ def test_predict():
     assert nn.predict(there, X[:0]).shape == (0, 3)
 
 
+def test_a_model_is_made_where_its_layers_live():
+    layers = [nn.Linear(6, 5).to("cuda"), nn.ReLU(), nn.Linear(5, 3).to("cuda")]
+    made = nn.Sequential(*layers)
+    assert str(made.device) == "cuda"
+    expected = nn.Sequential(*layers).to("cpu")(X)
+    np.testing.assert_allclose(nn.predict(made.to("cuda"), X, 20), expected, rtol=2e-3, atol=2e-3)
+    with pytest.raises(nn.DeviceError, match=r"layers live on different devices: \['cpu', 'cuda'\]; see layer.to"):
+        nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3).to("cuda"))
+
+
 def test_predict_gives_the_first_of_several_outputs():
     x = RNG.standard_normal((3, 2, 4, 6)).astype(np.float32)
     layer = nn.MaxPool2d(2, return_indices=True)
