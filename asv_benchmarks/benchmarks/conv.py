@@ -6,9 +6,11 @@ from typing import Any
 from .common import LayerBenchmark, WithFlops, feature
 
 
-def conv(x_shape: tuple[int, ...], out_channels: int, kernel_size: int, padding: int = 0) -> tuple[tuple[int, ...], dict]:
+def conv(
+    x_shape: tuple[int, ...], out_channels: int, kernel_size: int, padding: int = 0, **others: int
+) -> tuple[tuple[int, ...], dict]:
     sizes = {"in_channels": x_shape[1], "out_channels": out_channels, "kernel_size": kernel_size, "padding": padding}
-    return x_shape, sizes
+    return x_shape, sizes | others
 
 
 class Conv1d(LayerBenchmark, WithFlops):
@@ -30,6 +32,8 @@ class Conv2d(LayerBenchmark, WithFlops):
         "x [8,256,28,28] -> 64, k1": conv((8, 256, 28, 28), 64, 1),
         "x [8,512,1,1] -> 128, k1": conv((8, 512, 1, 1), 128, 1),
         "x [8,128,16,16] -> 3, k3 p1": conv((8, 128, 16, 16), 3, 3, padding=1),
+        "x [8,128,28,28] -> 256, k3 s2 p1": conv((8, 128, 28, 28), 256, 3, padding=1, stride=2),
+        "x [8,128,28,28] -> 256, k1 s2": conv((8, 128, 28, 28), 256, 1, stride=2),
     }
 
 
