@@ -66,7 +66,7 @@ compare: .peers/stamp ## time the same work in numba_nn, PyTorch, onnxruntime an
 # CPUs too: AVX2, and the narrowest vectors (SSE2).
 AVX2 = NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma,+avx,+sse4.2,+sse4.1,+ssse3,+sse3,+sse2,+sse,+bmi,+bmi2,+f16c,+popcnt
 SSE2 = NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES=
-COMPUTED = pytest tests/test_contract.py tests/test_fusion.py tests/test_gemm.py -k "formula or derivative or rounds or nan or fused or product"
+COMPUTED = pytest tests/test_contract.py tests/test_fusion.py tests/test_gemm.py tests/test_winograd.py -k "formula or derivative or rounds or nan or fused or product or errors"
 
 isa-avx2: $(UV)
 	$(AVX2) $(RUN) $(COMPUTED) $(ARGS)

@@ -58,12 +58,13 @@ def rounding_error(outputs: int, taps: int, terms: int) -> float:
         kappa_i / taps, kappa_i = sum_k A'[i, k]^2 |B'_k|^2 |G_k|^2
 
     per dimension. Rounding of the sum itself grows like a random walk, with variance terms / 6 (the mean of the partial sums'
-    variances, u^2 / 3 each, over the last one's), and that of the transforms counts as 4. Higham, "Accuracy and stability of
-    numerical algorithms" (2002), section 2.8, has such estimates; `tests/test_winograd.py` measures the error.
+    variances, u^2 / 3 each, over the last one's); that of the transforms counts as 4, and that of products as 1, which CPUs
+    without multiply-adds round by themselves. Higham, "Accuracy and stability of numerical algorithms" (2002), section 2.8, has
+    such estimates; `tests/test_winograd.py` measures the error.
     """
     squares = [sum(c * c for c in b) * sum(c * c for c in g) for b, g in zip(from_inputs(), from_taps(taps), strict=True)]
     kappa = max(sum(a * a * s for a, s in zip(row, squares, strict=True)) for row in to_outputs(outputs))
-    return float(kappa) / taps * math.sqrt(terms / 6 + 4) / 2
+    return float(kappa) / taps * math.sqrt(terms / 6 + 5) / 2
 
 
 def _polynomial(roots: list[Fraction]) -> tuple[Fraction, ...]:
