@@ -242,7 +242,6 @@ NARROW = """
     from numba_nn.core.kernel import Kernel
     from numba_nn.core.simd import tile_shape
     from tests.cases import CASES, assert_close, gradients
-from tests.conv_cases import CONVOLUTIONS
 
     Kernel.for_work = lambda self, work, *_: self.serial  # saves compiling the other one
     for index in {indices}:

@@ -174,6 +174,53 @@ def add_taps(dweight, sums, o, rows, padded_rows, column_panels):
                 target += 1
 
 
+def cut(problem: Problem) -> Blocks:
+    """The blocks of a problem; all but ``images`` is the same for any batch."""
+    images, _, height, width = problem.y_shape
+    rows, channels = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups
+    tile_height, size = tile_shape(problem.dtype)
+    column_blocks = max(1, -(-width // (2 * BLOCK_PIXELS)))
+    columns = -(-width // column_blocks)
+    most = 1 if column_blocks > 1 else max(1, BLOCK_PIXELS // max(1, columns))
+    row_blocks = max(1, -(-height // most))
+    block_rows = -(-height // row_blocks)
+    line_step = problem.stride[0] if problem.taps[0] == 1 else 1  # what no tap sees is left out
+    reach = [(k - 1) * d + 1 for k, d in zip(problem.taps, problem.dilation, strict=True)]
+    lines = (block_rows - 1) * (problem.stride[0] // line_step) + reach[0]
+    pitch = (columns - 1) * problem.stride[1] + reach[1]
+    products = problem.groups * -(-channels // size) * math.prod(problem.taps)
+    return Blocks(
+        images=max(1, min(images, most_images(problem))), rows=block_rows, columns=columns, row_blocks=row_blocks,
+        column_blocks=column_blocks, row_stride=problem.stride[0], column_stride=problem.stride[1], top=problem.padding[0],
+        left=problem.padding[1], line_step=line_step, lines=lines, pitch=pitch,
+        plane=(lines * pitch + size // 2) * size,  # squares of pixels reach beyond a row
+        parts=max(1, min(-(-rows // tile_height), -(-TASKS // products))),
+    )  # fmt: skip
+
+
+def most_images(problem: Problem) -> int:
+    """Images of a block, if there are so many."""
+    return max(1, BLOCK_PIXELS // max(1, math.prod(problem.y_shape[2:])))
+
+
+@functools.lru_cache(maxsize=256)
+def tables(problem: Problem) -> tuple[Array, Array]:
+    """Where in the planes of a block its pixels and the taps are, for a problem of one image: all batches share them."""
+    blocks, size = cut(problem), tile_shape(problem.dtype)[1]
+    row = problem.stride[0] // blocks.line_step * blocks.pitch * size
+    pixels = _sums(
+        np.arange(most_images(problem)) * blocks.plane, np.arange(blocks.rows) * row,
+        np.arange(blocks.columns) * problem.stride[1] * size,
+    )  # fmt: skip
+    i, j = (np.arange(k) * d for k, d in zip(problem.taps, problem.dilation, strict=True))
+    return pixels, _sums(i * blocks.pitch * size, j * size)
+
+
+def _sums(*terms: Array) -> Array:
+    """Every sum of one element of each, those of the last side by side."""
+    return functools.reduce(lambda total, term: np.add.outer(total, term).ravel(), terms)
+
+
 class TapGradient(Algorithm):
     """The weight gradient where channels of a group fill the tile."""
 
@@ -181,19 +228,9 @@ class TapGradient(Algorithm):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        height, self._size = tile_shape(problem.dtype)
-        rows, channels = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups
-        self._row_panels, self._column_panels = -(-rows // height), -(-channels // self._size)
-        self._blocks = self._cut(problem)
+        self._blocks = cut(problem)
         self._layout = tuple(self._blocks)
-        blocks, size = self._blocks, self._size
-        row = problem.stride[0] // blocks.line_step * blocks.pitch * size
-        self._pixels = _sums(
-            np.arange(blocks.images) * blocks.plane, np.arange(blocks.rows) * row,
-            np.arange(blocks.columns) * problem.stride[1] * size,
-        )  # fmt: skip
-        i, j = (np.arange(k) * d for k, d in zip(problem.taps, problem.dilation, strict=True))
-        self._taps = _sums(i * blocks.pitch * size, j * size)
+        self._pixels, self._taps = tables(problem.of_one_image)
 
     @classmethod
     def refusal(cls, problem: Problem) -> str:
@@ -205,34 +242,14 @@ class TapGradient(Algorithm):
         use = rows / (-(-rows // height) * height) * channels / vectors
         return "" if use >= LEAST_USE else "needs channels to fill a tile"
 
-    def _cut(self, problem: Problem) -> Blocks:
-        images, _, height, width = problem.y_shape
-        area, (row_stride, column_stride) = height * width, problem.stride
-        together = max(1, min(images, BLOCK_PIXELS // max(1, area)))
-        column_blocks = max(1, -(-width // (2 * BLOCK_PIXELS)))
-        columns = -(-width // column_blocks)
-        most = height if together > 1 else max(1, BLOCK_PIXELS // max(1, columns)) if column_blocks == 1 else 1
-        row_blocks = max(1, -(-height // max(1, most)))
-        rows = -(-height // row_blocks)
-        line_step = row_stride if problem.taps[0] == 1 else 1  # what no tap sees is left out
-        reach = [(k - 1) * d + 1 for k, d in zip(problem.taps, problem.dilation, strict=True)]
-        lines, pitch = (rows - 1) * (row_stride // line_step) + reach[0], (columns - 1) * column_stride + reach[1]
-        products = problem.groups * self._column_panels * math.prod(problem.taps)
-        return Blocks(
-            images=together, rows=rows, columns=columns, row_blocks=-(-height // max(1, rows)),
-            column_blocks=column_blocks, row_stride=row_stride, column_stride=column_stride, top=problem.padding[0],
-            left=problem.padding[1], line_step=line_step, lines=lines, pitch=pitch,
-            plane=(lines * pitch + self._size // 2) * self._size,  # squares of pixels reach beyond a row
-            parts=max(1, min(self._row_panels, -(-TASKS // products))),
-        )  # fmt: skip
-
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
-        problem, (height, size) = self.problem, tile_shape(self.problem.dtype)
-        panels, row_panels = problem.groups * self._column_panels, problem.groups * self._row_panels
+        problem, blocks, (height, size) = self.problem, self._blocks, tile_shape(self.problem.dtype)
+        rows, channels = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups
+        lines, panels = problem.groups * -(-rows // height) * height, problem.groups * -(-channels // size)
         shapes = {
-            "sums": panels * self._taps.size * self._row_panels * height * size,
-            "planes": panels * self._blocks.images * self._blocks.plane,
-            "panels": row_panels * height * self._pixels.size,
+            "sums": lines // problem.groups * panels * self._taps.size * size,
+            "planes": panels * blocks.images * blocks.plane,
+            "panels": lines * blocks.images * blocks.rows * blocks.columns,
         }
         return {name: ((elements,), problem.dtype) for name, elements in shapes.items()}
 
@@ -241,8 +258,3 @@ class TapGradient(Algorithm):
             dweight.reshape(*dweight.shape[:2], -1), scratch["sums"], scratch["planes"], scratch["panels"], x, dy,
             self._pixels, self._taps, self._layout, self.problem.groups,
         )  # fmt: skip
-
-
-def _sums(*terms: Array) -> Array:
-    """Every sum of one element of each, those of the last side by side."""
-    return functools.reduce(lambda total, term: np.add.outer(total, term).ravel(), terms)
