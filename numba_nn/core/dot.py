@@ -141,10 +141,15 @@ def dot_products(
     """
     m, n, depth = shape
     flat = c.reshape(c.size)
-    blocks = min(TASKS, -(-n // ROW_COLUMNS))
+    tiles = -(-n // ROW_COLUMNS)
+    blocks = min(TASKS, tiles)
     for t in prange(c.shape[0] * blocks):
-        s, first = t // blocks, t % blocks * n // blocks
+        s, first, last = (
+            t // blocks,
+            t % blocks * tiles // blocks * ROW_COLUMNS,
+            (t % blocks + 1) * tiles // blocks * ROW_COLUMNS,
+        )
         dot_block(
-            flat, s * m * n + first * c_steps[1], c_steps[0], c_steps[1], m, (t % blocks + 1) * n // blocks - first, keep != 0,
+            flat, s * m * n + first * c_steps[1], c_steps[0], c_steps[1], m, min(n, last) - first, keep != 0,
             a[a_of[s]], 0, depth, b[b_of[s]], first * depth, depth, depth,
         )  # fmt: skip
