@@ -29,7 +29,7 @@ from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 
 BLOCK_PIXELS = 256  # of a product: a panel of 256 x 128 B = 32 KB of x stays in the L1 cache for all output channels
-LEAST_USE = 0.5  # of the tile, by channels of input and output
+LEAST_USE = 0.6  # of the tile, by channels of input and output; half of it takes longer than patches (3 of 6 rows, AVX2)
 
 
 class Blocks(NamedTuple):
