@@ -92,7 +92,8 @@ class _Plan:
         m, k = (a[-1], a[-2]) if transpose_a else (a[-2], a[-1])
         depth, n = (b[-1], b[-2]) if transpose_b else (b[-2], b[-1])
         if k != depth:
-            raise ShapeError(f"matmul: a is {m} x {k}, b is {depth} x {n}: inner dimensions differ (shapes {a} and {b})")
+            shapes = f"shapes {(*a[:-2], m, k)} and {(*b[:-2], depth, n)}"  # as they are multiplied
+            raise ShapeError(f"matmul: a is {m} x {k}, b is {depth} x {n}: inner dimensions differ ({shapes})")
         try:
             batch = np.broadcast_shapes(a[:-2], b[:-2])
         except ValueError:

@@ -125,7 +125,7 @@ def fma_tile(typingctx, c, at, stride, rows, columns, keep, a, a_at, a_row, a_de
     ``fma_tile(c, at, stride, rows, columns, keep, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth)``:
     C starts at element ``at`` of ``c``, its rows lie ``stride`` apart. A starts at ``a_at``; its rows lie ``a_row`` apart and
     its depths ``a_depth``. B starts at ``b_at``; its depths lie ``b_depth`` apart, each with ``tile_columns`` neighbours, which
-    are read also where ``columns`` is less. Rows are tile_rows, or 1 to partial_rows; columns 1 to tile_columns, but up to
+    may be read also where ``columns`` is less. Rows are tile_rows, or 1 to partial_rows; columns 1 to tile_columns, but up to
     ROW_PANELS times that for a single row, from panels of B that lie ``b_panel`` apart; depth >= 1.
     """
     numbers = types.intp, types.intp, types.intp, types.intp

@@ -28,7 +28,7 @@ from numba_nn.core.tap_tile import FEW_ROWS, fma_taps
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 
-BLOCK_PIXELS = 256  # of a product: a panel of 256 x 128 B = 32 KB of x stays in the L1 cache for all output channels
+BLOCK_PIXELS = 256  # of a product, up to twice as many in one row: 256 x 128 B = 32 KB of x stay in L1 for all output channels
 LEAST_USE = 0.6  # of the tile, by channels of input and output; half of it takes longer than patches (3 of 6 rows, AVX2)
 
 
@@ -62,7 +62,8 @@ def conv2d_tap_gradient(
 ):  # fmt: skip
     """dweight += gradient; dweight: (O, C / groups, taps), pixels, taps: tables of where in a plane they are.
 
-    sums: for every panel of channels and tap (O, tile_columns); planes, panels: of x and dy, for a block.
+    sums: for every panel of a group's channels and tap (O / groups, rounded up to tiles, by tile_columns); planes, panels: of x
+    and of dy, for a block.
     """
     blocks, rows, channels = Blocks(*layout), dy.shape[1] // groups, x.shape[1] // groups
     row_panels, column_panels = -(-rows // tile_rows(dy)), -(-channels // tile_columns(dy))

@@ -81,7 +81,7 @@ def winograd_transform_weight(transformed: Out, taps: Scratch, weight: In):
 
 @kernel
 def winograd_transform_weight_transposed(transformed: Out, taps: Scratch, weight: In):
-    """The same for the input gradient: panels of input channels, taps reversed."""
+    """The same for the input gradient: panels of input channels, taps reversed; taps: (workers, see `turn_taps`)."""
     rows, channels, step = weight.shape[0], weight.shape[1], transformed.shape[2]
     flat, target, height, lanes = weight.reshape(weight.size), transformed.reshape(-1), tile_rows(weight), vector_lanes(weight)
     panels, workers = transformed.shape[0], taps.shape[0]
