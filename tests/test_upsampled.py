@@ -34,6 +34,13 @@ def layers(channels=4, out=3, taps=3, padding=1, factor=2, groups=1, dtype=np.fl
     return [nn.LeakyReLU(0.1), nn.Upsample(scale_factor=factor), conv, nn.Sigmoid(), nn.Conv2d(out, 2, 1, dtype=dtype)]
 
 
+def one_by_one(model, x):
+    """What the layers make of x by themselves."""
+    for layer in model:
+        x = layer(x)
+    return x
+
+
 def joined(model, x_shape, keep=True):
     return [1] not in model.runs(x_shape, keep)
 
@@ -81,10 +88,7 @@ def test_a_parameter_that_is_replaced_counts():
     model[2].weight, model[2].bias = nn.Conv2d(4, 3, 3).weight, None
     after = model(x)
     assert not np.allclose(before, after)
-    by_itself = x
-    for layer in model:
-        by_itself = layer(by_itself)
-    assert_close(after, by_itself)
+    assert_close(after, one_by_one(model, x))
 
 
 def test_a_normalisation_that_measures_finds_its_memory_reserved():
@@ -98,10 +102,7 @@ def test_a_normalisation_that_measures_finds_its_memory_reserved():
     x = numbers(*shape)
     y = model(x)
     conv = nn.Conv2d(8, 8, 3, padding=1).load_state_dict(model[1].state_dict())
-    expected = x
-    for layer in (nn.Upsample(scale_factor=4), conv, nn.BatchNorm2d(8), nn.Flatten()):
-        expected = layer(expected)
-    assert_close(y, expected)
+    assert_close(y, one_by_one((nn.Upsample(scale_factor=4), conv, nn.BatchNorm2d(8), nn.Flatten()), x))
 
 
 def test_forwards_of_a_model_that_moves_are_forgotten():
@@ -184,19 +185,14 @@ def test_new_weights_count_in_eval_mode():
     model.load_state_dict({"2.weight": 2 * model[2].weight.value}, strict=False)
     after = model(x)
     assert not np.allclose(before, after)
-    by_itself = x
-    for layer in model:
-        by_itself = layer(by_itself)
-    assert_close(after, by_itself)
+    assert_close(after, one_by_one(model, x))
 
 
 def test_a_normalisation_folds_into_it():
     model, x = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3), nn.ReLU()), numbers(2, 4, 5, 6)
     model(x)
     assert model.runs(x.shape, False) == [[1, 0, 2, 3]]
-    expected = x
-    for layer in model.eval():
-        expected = layer(expected)
+    expected = one_by_one(model.eval(), x)
     assert_close(model(x), expected)
     model[2].train()  # measures: layer by layer
     assert not np.allclose(model(x), expected)

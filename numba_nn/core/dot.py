@@ -144,12 +144,9 @@ def dot_products(
     tiles = -(-n // ROW_COLUMNS)
     blocks = min(TASKS, tiles)
     for t in prange(c.shape[0] * blocks):
-        s, first, last = (
-            t // blocks,
-            t % blocks * tiles // blocks * ROW_COLUMNS,
-            (t % blocks + 1) * tiles // blocks * ROW_COLUMNS,
-        )
+        s, first = t // blocks, t % blocks * tiles // blocks * ROW_COLUMNS
+        last = min(n, (t % blocks + 1) * tiles // blocks * ROW_COLUMNS)
         dot_block(
-            flat, s * m * n + first * c_steps[1], c_steps[0], c_steps[1], m, min(n, last) - first, keep != 0,
+            flat, s * m * n + first * c_steps[1], c_steps[0], c_steps[1], m, last - first, keep != 0,
             a[a_of[s]], 0, depth, b[b_of[s]], first * depth, depth, depth,
         )  # fmt: skip

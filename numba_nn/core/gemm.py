@@ -34,7 +34,7 @@ from numba_nn.core.simd import (
 
 DEPTH = 256  # B panel: 256 x 128 B = 32 KB with AVX-512, two thirds of a 48 KB L1
 # A block: 240 x 256 x 4 B = 246 KB, half of the L2 of Zen 3. CPUs with AVX-512 have 1 MB or more: twice the rows and columns
-# take 2048^3 from 219 to 228 GFLOP/s (Zen 5).
+# take 2048^3 from 219 to 226 GFLOP/s (Zen 5).
 BLOCK_ROWS, BLOCK_COLUMNS = (480, 1024) if register_file()[0] == 64 else (240, 512)
 DOT_ROWS, DOT_DEPTH = 64, 4  # dot products pay up to so many rows, if the depth is so many times greater
 IN_PLACE_PANELS = 4  # see `columns_in_place`

@@ -52,9 +52,14 @@ class Problem:
         return dataclasses.replace(self, x_shape=(1, *self.x_shape[1:]), y_shape=(1, *self.y_shape[1:]))
 
     @property
+    def group_channels(self) -> Pair:
+        """Output and input channels of a group."""
+        return self.y_shape[1] // self.groups, self.x_shape[1] // self.groups
+
+    @property
     def work(self) -> float:
         """The work of a direct pass in the units of `Kernel.for_work`."""
-        depth = self.x_shape[1] // self.groups * math.prod(self.taps)
+        depth = self.group_channels[1] * math.prod(self.taps)
         return product_work(self.y_shape[1], self.y_shape[0] * math.prod(self.y_shape[2:]), depth)
 
 

@@ -121,7 +121,7 @@ def in_planes(row, column, product, view):
 
 def product_of(one_pass: str, problem: Problem) -> tuple[int, int, int]:
     """Rows, columns and depth of a group's product, for a pass."""
-    taps, inputs, outputs = math.prod(problem.taps), problem.x_shape[1] // problem.groups, problem.y_shape[1] // problem.groups
+    taps, (outputs, inputs) = math.prod(problem.taps), problem.group_channels
     pixels, input_pixels = (shape[0] * math.prod(shape[2:]) for shape in (problem.y_shape, problem.x_shape))
     if one_pass == "weight":
         return outputs, inputs * taps, pixels

@@ -214,11 +214,7 @@ class ImplicitGemm(Algorithm):
         super().__init__(problem)
         self._layouts = layouts(problem.of_one_image)
         self._numbers = [tuple(layout.numbers(problem.x_shape[0])) for layout in self._layouts]
-        rows, channels, count = (
-            problem.y_shape[1] // problem.groups,
-            problem.x_shape[1] // problem.groups,
-            math.prod(problem.taps),
-        )
+        (rows, channels), count = problem.group_channels, math.prod(problem.taps)
         group = rows * channels * count
         self._strides = (group, channels * count, count), (group, count, channels * count)
         self._nothing = self.zeros[:0]
@@ -245,7 +241,7 @@ class ImplicitGemm(Algorithm):
     def pack(self, which: int, packed: Array, weight: Array) -> None:
         """Pack weights (O, C / groups, ...) for the forward, 0, or the input gradient, 1."""
         problem, layout = self.problem, self._layouts[which]
-        channels = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups
+        channels = problem.group_channels
         rows, depth = channels[::-1] if which else channels
         conv2d_pack_weight.for_work(PACK_WORK * weight.size)(
             packed, weight.reshape(-1), layout.phases, layout.taps, rows, depth, layout.panel_rows, self._strides[which]

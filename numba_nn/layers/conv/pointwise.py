@@ -72,7 +72,7 @@ class Pointwise(Algorithm):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         images, groups = problem.x_shape[0], problem.groups
-        channels = problem.y_shape[1] // groups, problem.x_shape[1] // groups
+        channels = problem.group_channels
         self._pixels, self._channels = math.prod(problem.x_shape[2:]), (channels, channels[::-1])
         self._weight_strides = (channels[1], 1), (1, channels[1])  # of rows and depth, forward and backward
         self._nothing = self.zeros[:0]

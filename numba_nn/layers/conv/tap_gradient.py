@@ -178,7 +178,7 @@ def add_taps(dweight, sums, o, rows, padded_rows, column_panels):
 def cut(problem: Problem) -> Blocks:
     """The blocks of a problem; all but ``images`` is the same for any batch."""
     images, _, height, width = problem.y_shape
-    rows, channels = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups
+    rows, channels = problem.group_channels
     tile_height, size = tile_shape(problem.dtype)
     column_blocks = max(1, -(-width // (2 * BLOCK_PIXELS)))
     columns = -(-width // column_blocks)
@@ -238,14 +238,14 @@ class TapGradient(Algorithm):
         if problem.taps == problem.stride == (1, 1):
             return "needs more than one tap, or stride"  # there are no patches to spare
         (height, size), lanes = tile_shape(problem.dtype), tile_shape(problem.dtype)[1] // 2
-        rows, channels = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups
+        rows, channels = problem.group_channels
         vectors = channels // size * size + -(-(channels % size) // lanes) * lanes
         use = rows / (-(-rows // height) * height) * channels / vectors
         return "" if use >= LEAST_USE else "needs channels to fill a tile"
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem, blocks, (height, size) = self.problem, self._blocks, tile_shape(self.problem.dtype)
-        rows, channels = problem.y_shape[1] // problem.groups, problem.x_shape[1] // problem.groups
+        rows, channels = problem.group_channels
         lines, panels = problem.groups * -(-rows // height) * height, problem.groups * -(-channels // size)
         shapes = {
             "sums": lines // problem.groups * panels * self._taps.size * size,
