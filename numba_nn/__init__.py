@@ -56,6 +56,7 @@ from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueez
 from numba_nn.layers.softmax import LogSoftmax, Softmax
 from numba_nn.linalg import matmul
 from numba_nn.losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, Loss, MSELoss, NLLLoss
+from numba_nn.mixed_precision import MixedPrecision
 from numba_nn.sequential import Sequential
 from numba_nn.summary import summary
 from numba_nn.train import EarlyStopping, TrainStep, evaluate, fit, predict
@@ -112,6 +113,7 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MissingTwinError",
+    "MixedPrecision",
     "Multiply",
     "NLLLoss",
     "NonFiniteError",

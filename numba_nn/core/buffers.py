@@ -180,7 +180,7 @@ class Buffers(Module):
         return as_shape(self, input_shapes[0])
 
     def _dtype_of_input(self, dtype: Any) -> np.dtype[Any]:
-        wanted = check_dtype(self, dtype or self.dtype or np.float32)
+        wanted = check_dtype(self, dtype or self.dtype or np.float32, self.device)
         if self.dtype is not None and wanted != self.dtype:
             raise DTypeError(f"{self!r}: reserve: dtype must be the layer's, {self.dtype}, got {wanted}")
         return wanted

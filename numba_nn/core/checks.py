@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.errors import ArgumentError, DestinationError, DeviceError, DTypeError, ShapeError
+from numba_nn.core.narrow import is_narrow
 from numba_nn.core.workspace import Shape
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -33,8 +34,9 @@ def check_array(where: object, name: str, array: Any, dtype: np.dtype[Any] | Non
     """Raise `DTypeError` unless ``array`` is one of the device's of this dtype, or of a float dtype where it is None."""
     check_place(where, name, array, device)
     if dtype is None:
-        if array.dtype not in FLOATS:
-            raise DTypeError(f"{where}: {name} must be float32 or float64, got {array.dtype}; use {name}.astype(np.float32)")
+        if array.dtype not in FLOATS and not (device is not CPU and is_narrow(array.dtype)):
+            wanted = "float32 or float64" if device is CPU else "float32, float64, float16 or bfloat16"
+            raise DTypeError(f"{where}: {name} must be {wanted}, got {array.dtype}; use {name}.astype(np.float32)")
     elif array.dtype != dtype:
         raise DTypeError(f"{where}: {name} must be {dtype}, got {array.dtype}; use {name}.astype(np.{dtype})")
 
@@ -165,12 +167,17 @@ def check_number(where: object, name: str, value: Any, low: float, high: float =
     return float(value)
 
 
-def check_dtype(where: object, dtype: Any) -> np.dtype[Any]:
-    """float32 or float64 as a dtype; raises `DTypeError` for anything else, None too, which NumPy takes for float64."""
+def check_dtype(where: object, dtype: Any, device: Device = CPU) -> np.dtype[Any]:
+    """float32 or float64, on a GPU also a float of 16 bits, as a dtype; raises `DTypeError` for anything else.
+
+    None is refused too, which NumPy takes for float64.
+    """
     try:
         wanted = None if dtype is None else np.dtype(dtype)
     except TypeError:
         wanted = None
+    if wanted is not None and device is not CPU and is_narrow(wanted):
+        return wanted
     if wanted is None or wanted not in FLOATS:  # a dtype equals None if it is float64
         raise DTypeError(f"{where}: dtype must be float32 or float64, got {wanted or repr(dtype)}")
     return wanted

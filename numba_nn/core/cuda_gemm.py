@@ -1,7 +1,7 @@
 """The matrix product on a GPU: which kernel computes it, by type, precision and shape. See `numba_nn.core.cuda_product`.
 
 float32 runs on tensor cores in tf32, with factors of 11 significant bits and sums of 24, unless `set_precision` is "exact";
-float64 by multiply-adds; float16 and bfloat16 on tensor cores. Arrays of bfloat16 hold its bits, as uint16.
+float64 by multiply-adds; float16 and bfloat16 on tensor cores, as bits.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, 
 from numba_nn.core.device import CUDA
 from numba_nn.core.precision import get_precision
 from numba_nn.core.ptx import VECTOR_BYTES
+from numba_nn.core.twin import as_bits
 
 
 def kind_of(dtype: Any) -> Kind:
     """How numbers of a type are multiplied, in the precision that is set."""
     if dtype == np.float32:
         return FLOAT32 if get_precision() == "exact" else TF32
-    return {"float64": FLOAT64, "float16": FLOAT16, "uint16": BFLOAT16}[np.dtype(dtype).name]
+    return {"float64": FLOAT64, "float16": FLOAT16, "bfloat16": BFLOAT16}[np.dtype(dtype).name]
 
 
 def loader_of(kind: Kind, matrix: Any, size: int, strides: tuple[int, int]) -> LoaderOf:
@@ -46,11 +47,6 @@ def loader_of(kind: Kind, matrix: Any, size: int, strides: tuple[int, int]) -> L
 def own_matrices(count: int) -> Any:
     """0, 1, 2, ..., on the device: ``a_of`` and ``b_of`` where every product has matrices of its own."""
     return CUDA.from_host(np.arange(count, dtype=np.int64))
-
-
-def as_bits(array: Any) -> Any:
-    """An array of 16-bit numbers as uint16; any other as it is."""
-    return array.view(np.uint16) if array.dtype == np.float16 else array
 
 
 def multiply_matrices(

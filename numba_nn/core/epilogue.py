@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.each import each
 from numba_nn.core.kernel import In, Out, inlined, inner, kernel
+from numba_nn.core.narrow import wide
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.portable import thread, threads_in_grid
 from numba_nn.core.reduce import block_bounds, block_count
@@ -65,7 +66,8 @@ NOTHING = Epilogue()
 
 @functools.cache
 def neutral_terms(channels: int, dtype: np.dtype[Any], device: Device = CPU) -> Terms:
-    """Terms that change nothing."""
+    """Terms that change nothing, of the precision of sums."""
+    dtype = wide(dtype)
     return device.from_host(np.ones(channels, dtype)), device.zeros((channels,), dtype), IDENTITY, 0.0
 
 

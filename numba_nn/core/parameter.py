@@ -35,16 +35,18 @@ class Parameter:
         Where both arrays live.
     name : str
         Name within its layer.
+    guard : object or None
+        What says, on a GPU, whether optimisers pass over the parameter in a step: see `guarded_by`.
     requires_grad : bool
         Whether backward computes ``grad`` and optimisers change ``value``.
     memory : ndarray
         The value as layers hand it to kernels: a view, always writable, as Numba looks at read-only arrays for longer.
     """
 
-    __slots__ = ("_grad", "_locked", "_packs", "_value", "device", "memory", "name", "requires_grad")
+    __slots__ = ("_grad", "_locked", "_packs", "_value", "device", "guard", "memory", "name", "requires_grad")
 
     moves: ClassVar[int] = 0
-    """How often any parameter moved: who keeps addresses sees by it that some may be stale."""
+    """How often any parameter moved, or got another guard: who keeps addresses sees by it that some may be stale."""
 
     def __init__(self, value: NDArray[Any], name: str = "") -> None:
         value = np.array(value, order="C")
@@ -58,6 +60,7 @@ class Parameter:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         value, grad, self.name, self.requires_grad, locked = state
         self.device: Device = CPU
+        self.guard: Any = None
         # What pickle makes may lie in bytes, for ever read-only.
         value, self._grad = (array if array.flags.owndata else array.copy() for array in (value, grad))
         self._take(value, locked)
@@ -135,7 +138,12 @@ class Parameter:
             value, self._grad = (device.from_host(self.device.to_host(a)) for a in (self._value, self._grad))
             self.device = device
             self._take(value, self.locked)
-            Parameter.moves += 1
+            self.guarded_by(None if device is CPU else self.guard)
+
+    def guarded_by(self, guard: Any) -> None:
+        """Have optimisers call ``guard.admit(rows, members)`` before they change the value, with rows of their table."""
+        self.guard = guard
+        Parameter.moves += 1
 
     def __repr__(self) -> str:
         return f"Parameter({self.name or 'unnamed'}, shape={self._value.shape}, dtype={self._value.dtype})"

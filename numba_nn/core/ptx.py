@@ -29,6 +29,7 @@ from numba.core import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
+from numba_nn.core.narrow import FORMS, convert, narrowed, stored_bits, widened
 from numba_nn.core.parts import Helper
 
 I16, I32, I64 = (ir.IntType(bits) for bits in (16, 32, 64))
@@ -83,11 +84,9 @@ def _number(builder: Any, pointer: Any, space: int) -> Any:
     return builder.ptrtoint(there, I32 if space == SHARED else I64)
 
 
-def _assemble(builder: Any, result: Any, text: str, constraints: str, operands: list[Any], pure: bool = False) -> Any:
-    """A PTX instruction; one that is not pure touches memory, or needs the whole warp, and stays where it is."""
+def _assemble(builder: Any, result: Any, text: str, constraints: str, operands: list[Any]) -> Any:
+    """A PTX instruction that touches memory, or needs the whole warp, and stays where it is."""
     function = ir.FunctionType(result, [operand.type for operand in operands])
-    if pure:
-        return builder.call(ir.InlineAsm(function, text, constraints), operands)
     code = ir.InlineAsm(function, text, f"{constraints},~{{memory}}".lstrip(","), side_effect=True)
     return builder.call(code, operands, attrs=("convergent",))
 
@@ -104,7 +103,7 @@ def _require(condition: bool, what: str) -> None:
 def _lanes(array: types.Type) -> int:
     """Elements of 16 bytes."""
     _require(isinstance(array, types.Array) and array.layout == "C", f"expected a C-contiguous array, got {array}")
-    return VECTOR_BYTES * 8 // array.dtype.bitwidth
+    return VECTOR_BYTES * 8 // stored_bits(array)
 
 
 # ---- 16 bytes at a time ---------------------------------------------------------------------------------------------------
@@ -112,7 +111,7 @@ def _lanes(array: types.Type) -> int:
 
 def _align(array: types.Array, count: int) -> int:
     """Bytes at whose multiples so many elements begin, if they are moved by accesses of up to 16 bytes."""
-    return min(VECTOR_BYTES, count * array.dtype.bitwidth // 8)
+    return min(VECTOR_BYTES, count * stored_bits(array) // 8)
 
 
 def _load(name: str, count_of: Callable[[types.Array], int]) -> Any:
@@ -123,7 +122,9 @@ def _load(name: str, count_of: Callable[[types.Array], int]) -> Any:
             pointer = _address(context, builder, (array, at), arguments)
             vector = ir.VectorType(pointer.type.pointee, result.count)
             values = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=_align(array, result.count))
-            return _tuple_of(context, builder, result, values, lambda v, i: builder.extract_element(v, I32(i)))
+            return _tuple_of(
+                context, builder, result, values, lambda v, i: widened(builder, array, builder.extract_element(v, I32(i)))
+            )
 
         return result(array, at), codegen
 
@@ -140,7 +141,8 @@ def _store(name: str, count_of: Callable[[types.Array], int]) -> Any:
             pointer = _address(context, builder, (array, at), arguments[:2])
             vector = ir.Constant(ir.VectorType(pointer.type.pointee, expected.count), ir.Undefined)
             for i in range(expected.count):
-                vector = builder.insert_element(vector, builder.extract_value(arguments[2], i), I32(i))
+                value = narrowed(builder, array, builder.extract_value(arguments[2], i))
+                vector = builder.insert_element(vector, value, I32(i))
             there = builder.bitcast(pointer, vector.type.as_pointer())
             builder.store(vector, there, align=_align(array, expected.count))
             return context.get_dummy_value()
@@ -279,10 +281,10 @@ multiply_f16 = _multiply("multiply_f16", "m16n8k16.row.col.f32.f16.f16.f32")
 # ---- numbers of fewer bits ------------------------------------------------------------------------------------------------
 
 
-def _convert(name: str, argument: types.Type, result: types.Type, text: str, constraints: str) -> Any:
+def _convert(name: str, argument: types.Type, result: types.Type, instruction: tuple[str, str]) -> Any:
     def typer(typingctx, x):
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return _assemble(builder, context.get_value_type(result), text, constraints, list(arguments), pure=True)
+            return convert(builder, context.get_value_type(result), instruction, arguments[0])
 
         return result(argument), codegen
 
@@ -290,13 +292,13 @@ def _convert(name: str, argument: types.Type, result: types.Type, text: str, con
     return intrinsic(typer)
 
 
-round_tf32 = _convert("round_tf32", types.float32, types.uint32, "cvt.rna.tf32.f32 $0, $1;", "=r,f")
+round_tf32 = _convert("round_tf32", types.float32, types.uint32, ("cvt.rna.tf32.f32 $0, $1;", "=r,f"))
 """``round_tf32(x)``: the bits of a float32, rounded to 10 bits of mantissa, ties away from zero (``cvt.rna.tf32.f32``)."""
-to_bf16 = _convert("to_bf16", types.float32, types.uint16, "cvt.rn.bf16.f32 $0, $1;", "=h,f")
+to_bf16 = _convert("to_bf16", types.float32, types.uint16, FORMS["bfloat16"].narrow)
 """``to_bf16(x)``: the bits of the bfloat16 next to a float32, ties to even (``cvt.rn.bf16.f32``)."""
-from_bf16 = _convert("from_bf16", types.uint16, types.float32, "mov.b32 $0, {0, $1};", "=f,h")
+from_bf16 = _convert("from_bf16", types.uint16, types.float32, FORMS["bfloat16"].widen)
 """``from_bf16(bits)``: a bfloat16 as a float32, exact (``mov.b32``)."""
-to_f16 = _convert("to_f16", types.float32, types.uint16, "cvt.rn.f16.f32 $0, $1;", "=h,f")
+to_f16 = _convert("to_f16", types.float32, types.uint16, FORMS["float16"].narrow)
 """``to_f16(x)``: the bits of the float16 next to a float32, ties to even (``cvt.rn.f16.f32``)."""
-from_f16 = _convert("from_f16", types.uint16, types.float32, "cvt.f32.f16 $0, $1;", "=f,h")
+from_f16 = _convert("from_f16", types.uint16, types.float32, FORMS["float16"].widen)
 """``from_f16(bits)``: a float16 as a float32, exact (``cvt.f32.f16``)."""

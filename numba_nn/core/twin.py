@@ -6,12 +6,14 @@
 * the CPU's body, where iterations of its `prange` loop are independent: ``@portable``, see `numba_nn.core.portable`;
 * several launches, ``@k.on_cuda(steps=True)``: a plain function that calls `CudaKernel` objects made by `cuda_kernel`.
 
-Bodies index in 32 bits, as 64-bit arithmetic costs several instructions for each: arrays of 2^31 elements are refused.
+Bodies index in 32 bits, as 64-bit arithmetic costs several instructions for each: arrays of 2^31 elements are refused. They
+serve arrays of float16 and bfloat16 too: see `numba_nn.core.narrow`.
 """
 
 from __future__ import annotations
 
 import functools
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +22,9 @@ import numpy as np
 from numba_nn.core.checks import FLOATS
 from numba_nn.core.device import CUDA
 from numba_nn.core.errors import ArgumentError
+from numba_nn.core.narrow import READERS, is_narrow
 from numba_nn.core.parts import Helper
-from numba_nn.core.ptx import cuda
+from numba_nn.core.ptx import cuda, device_function
 from numba_nn.core.roles import Role, argument_roles
 
 THREADS = 256
@@ -62,6 +65,8 @@ class CudaKernel:
         self.py_func = py_func
         self.grid = grid
         self.options = {**OPTIONS, "launch_bounds": launch_bounds}
+        self._launch_bounds = launch_bounds
+        self._narrow: dict[tuple[str, ...], CudaKernel] = {}
 
     @functools.cached_property
     def roles(self) -> dict[str, Any]:
@@ -76,7 +81,16 @@ class CudaKernel:
     def arguments(self, given: tuple[Any, ...]) -> list[Any]:
         """The arguments of a launch: numbers for a ``float`` take the arrays' own precision, as float64 is slow on a GPU."""
         kind = next((a.dtype.type for a in given if hasattr(a, "dtype") and a.dtype in FLOATS), np.float32)
-        return [kind(a) if role is float else a for a, role in zip(given, self.roles.values(), strict=True)]
+        return [kind(a) if role is float else as_bits(a) for a, role in zip(given, self.roles.values(), strict=True)]
+
+    def on_forms_of(self, given: tuple[Any, ...]) -> CudaKernel:
+        """The kernel for arrays stored as these are: itself, or one that reads some of them as floats of 16 bits."""
+        forms = tuple([a.dtype.name if hasattr(a, "dtype") and is_narrow(a.dtype) else "" for a in given])
+        if not any(forms):
+            return self
+        if forms not in self._narrow:
+            self._narrow[forms] = CudaKernel(reading(self.py_func, forms), self.grid, self._launch_bounds)
+        return self._narrow[forms]
 
     def __call__(self, *given: Any) -> None:
         for name, role, array in zip(self.roles, self.roles.values(), given, strict=True):
@@ -85,7 +99,8 @@ class CudaKernel:
         CUDA.use(given)
         blocks, threads = self.grid(*given)
         if np.prod(blocks):
-            self.dispatcher[blocks, threads, CUDA.stream](*self.arguments(given))
+            kernel = self.on_forms_of(given)
+            kernel.dispatcher[blocks, threads, CUDA.stream](*kernel.arguments(given))
 
     def _check(self, name: str, array: Any) -> None:
         if not CUDA.owns(array):
@@ -95,6 +110,22 @@ class CudaKernel:
         if array.size > MOST_ELEMENTS:
             where = f"kernel '{self.__name__}', argument '{name}'"
             raise ArgumentError(f"{where}: an array on a GPU has at most 2^31 - 1 elements, got {array.size}")
+
+
+def as_bits(array: Any) -> Any:
+    """An array of 16-bit floats as uint16; anything else as it is."""
+    return array.view(np.uint16) if hasattr(array, "dtype") and is_narrow(array.dtype) else array
+
+
+def reading(body: Callable[..., Any], forms: tuple[str, ...]) -> Callable[..., Any]:
+    """A kernel's body with arguments that are bits; it reads each in its form, where it has one."""
+    arguments = list(argument_roles(body))
+    given = ", ".join(f"as_{form}({name})" if form else name for name, form in zip(arguments, forms, strict=True))
+    names: dict[str, Any] = {"body": device_function(body), **{f"as_{form}": reader for form, reader in READERS.items()}}
+    exec(f"def {body.__name__}({', '.join(arguments)}):\n    body({given})", names)
+    wrapper: Callable[..., Any] = names[body.__name__]
+    wrapper.__annotations__ = typing.get_type_hints(body, include_extras=True)
+    return wrapper
 
 
 def cuda_kernel(

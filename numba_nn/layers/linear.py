@@ -17,6 +17,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.cast import weight_as, weight_room
 from numba_nn.core.checks import check_count, check_dtype
 from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
 from numba_nn.core.cuda_product import ADD
@@ -27,6 +28,7 @@ from numba_nn.core.errors import ShapeError
 from numba_nn.core.gemm import SINGLE, fill, gemm, multiply_packed, packed_sizes, packing_pays, product_work
 from numba_nn.core.kernel import In, Out, Scratch, kernel
 from numba_nn.core.layer import Layer
+from numba_nn.core.narrow import wide
 from numba_nn.core.packing import pack_columns, panel_sizes
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.ptx import cuda
@@ -244,12 +246,15 @@ class Linear(Layer):
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """Room for the packed operands of the largest of the three products, the left one also for sums of dy.
 
-        On a GPU nothing is packed: there the right one is for partial sums.
+        On a GPU nothing is packed: there the right one is for partial sums, and weights are rounded for an x of 16-bit floats.
         """
         b, i, o = math.prod(x_shape[:-1]), self.in_features, self.out_features
         if self.device is not CPU:
             partial = max(partial_size(*mnk) for mnk in ((b, o, i), (b, i, o), (o, i, b)))
-            return {"left": ((-(-b // BIAS_ROWS) * o,), dtype), "right": ((partial,), dtype)}
+            sums = wide(dtype)
+            return {
+                "left": ((-(-b // BIAS_ROWS) * o,), sums), "right": ((partial,), sums), "weight": weight_room((o, i), dtype)
+            }  # fmt: skip
         return operand_room(b, i, o, dtype)
 
     def forward_flops(self, x_shape: Shape) -> int:
@@ -275,7 +280,11 @@ class Linear(Layer):
         if geometry.packed is not None and self.weight.locked:
             geometry.packed(y, scratch["left"], x, self._panels(call), scale, shift, activation, slope)
         else:
-            geometry.forward(y, scratch["left"], scratch["right"], x, self.weight.memory, scale, shift, activation, slope)
+            geometry.forward(y, scratch["left"], scratch["right"], x, self._weight(call), scale, shift, activation, slope)
+
+    def _weight(self, call: Call) -> Array:
+        """The weights as products take them."""
+        return self.weight.memory if self.device is CPU else weight_as(self.weight, call.scratch["weight"])
 
     def _panels(self, call: Call) -> Array:
         room = panel_sizes(1, self.out_features, self.in_features, call.dtype)[1]
@@ -296,7 +305,7 @@ class Linear(Layer):
         if self.bias and self.bias.requires_grad:
             linear_backward_bias.for_work(dy.size, self.device)(self.bias.grad, packed[0], dy)
         if dx is not None:
-            call.geometry.backward_input(as_rows(dx), *packed, dy, self.weight.memory)
+            call.geometry.backward_input(as_rows(dx), *packed, dy, self._weight(call))
 
     def _arguments(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -17,13 +17,14 @@ from numba import prange
 from numpy import ndarray
 
 from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.cast import copy_forward
 from numba_nn.core.checks import as_shape, check_array, check_shape
 from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_in_plane
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, kernel, portable
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape
-from numba_nn.layers.shape import check_dim, copy_forward
+from numba_nn.layers.shape import check_dim
 
 
 @kernel

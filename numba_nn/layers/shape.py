@@ -6,21 +6,14 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.cast import copy_forward
 from numba_nn.core.checks import is_whole
 from numba_nn.core.errors import ArgumentError, ShapeError
-from numba_nn.core.kernel import In, Out, inner, portable
+from numba_nn.core.kernel import inner
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape
-
-
-@portable
-def copy_forward(y: Out, x: In):
-    """y = x."""
-    for i in prange(x.size):
-        y[i] = x[i]
 
 
 @inner

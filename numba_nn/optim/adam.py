@@ -31,7 +31,7 @@ def adam_prepare(coefficients: Out, steps: Saved, members: In, table: In, rates:
         coefficients[p, BETA2], coefficients[p, FRESH2] = rate[2], 1 - rate[2]
         for k in range(5):
             coefficients[p, EPS + k] = rate[3 + k]
-        if table[p, ACTIVE] != 0:
+        if table[p, ACTIVE] > 0:
             steps[p] += 1
 
 

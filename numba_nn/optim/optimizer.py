@@ -96,6 +96,8 @@ class Optimizer:
         for rates, group in zip(self._rates.host, self.param_groups, strict=True):
             rates[:] = self._rates_of(group)
         self._rates.send()
+        for guard, _ in self._table.guards:
+            guard.refresh()
 
     def _follow(self) -> None:
         self._table.refresh()
@@ -107,6 +109,8 @@ class Optimizer:
         self.refresh()
         self._table.unlock()
         rows, device = self._table.rows.array, self._device
+        for guard, members in self._table.guards:
+            guard.admit(rows, members)
         for tasks, coefficients in zip(self._table.tasks, self._coefficients, strict=True):
             prepare = self._prepare.for_work(tasks.members.size, device)
             prepare(coefficients, self._steps, tasks.members, rows, self._rates.array)

@@ -29,7 +29,7 @@ def sgd_prepare(coefficients: Out, steps: Saved, members: In, table: In, rates: 
         coefficients[p, LR], coefficients[p, MOMENTUM], coefficients[p, FRESH] = rate[0], rate[1], rate[2]
         coefficients[p, DECAY], coefficients[p, AHEAD], coefficients[p, SIGN] = rate[3], rate[1] * rate[4], rate[5]
         coefficients[p, BEGINS] = steps[p] == 0
-        if table[p, ACTIVE] != 0 and rate[1] != 0:
+        if table[p, ACTIVE] > 0 and rate[1] != 0:
             steps[p] += 1
 
 

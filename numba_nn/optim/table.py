@@ -23,7 +23,8 @@ from numba_nn.core.twin import THREADS
 CHUNK = 16_384  # elements of a task: 64 KB of each array in float32
 CUDA_CHUNK = 8 * THREADS
 SIZE, GROUP, ACTIVE, VALUE, GRADIENT, STATE = range(6)
-"""Columns of a table: size, group, whether it requires a gradient, then addresses; state is the last ones."""
+"""Columns of a table: size, group, whether it requires a gradient (-1 where a guard has it passed over), then addresses; state
+is the last ones."""
 
 
 class Tasks(NamedTuple):
@@ -67,6 +68,8 @@ class ParameterTable:
         (P, 5 + arrays beside each) int64; see the columns above.
     tasks : list of Tasks
         One for every dtype.
+    guards : list of (object, ndarray)
+        What guards some of the parameters, and their rows.
 
     Raises
     ------
@@ -84,7 +87,7 @@ class ParameterTable:
 
     def _build(self) -> None:
         self.device = self._common_device()
-        self._moves, self._addressed = Parameter.moves, [p.value for p in self.parameters]
+        self._moves, self._addressed = Parameter.moves, [(p.value, p.guard) for p in self.parameters]
         self._active = [p.requires_grad for p in self.parameters]
         rows = [
             [p.value.size, g, p.requires_grad, *map(self.device.address, (p.value, p.grad, *beside))]
@@ -92,6 +95,11 @@ class ParameterTable:
         ]
         self.rows = Mirror(np.array(rows, np.int64), self.device)
         self.tasks = [self._tasks_of(dtype) for dtype in sorted({p.value.dtype for p in self.parameters}, key=str)]
+        guarded: dict[Any, list[int]] = {}
+        for i, p in enumerate(self.parameters):
+            guarded.setdefault(p.guard, []).append(i)
+        guarded.pop(None, None)
+        self.guards = [(guard, self.device.from_host(np.array(rows, np.int64))) for guard, rows in guarded.items()]
 
     def _common_device(self) -> Device:
         devices = {p.device for p in self.parameters}
@@ -117,7 +125,7 @@ class ParameterTable:
         self.rows.send()
 
     def _follow(self) -> None:
-        if all(p.value is value for p, value in zip(self.parameters, self._addressed, strict=True)):
+        if all(p.value is value and p.guard is g for p, (value, g) in zip(self.parameters, self._addressed, strict=True)):
             self._moves = Parameter.moves
             return
         before, after = self.device, self._common_device()  # raises before anything changes
@@ -141,9 +149,9 @@ class ParameterTable:
 
 @inner
 def task_bounds(table, chunks, t):
-    """Parameter of a task, its first element, and the one after its last; a frozen parameter's tasks are empty."""
+    """Parameter of a task, its first element, and the one after its last; the tasks of one that is passed over are empty."""
     p, start, stop = chunks[t, 0], chunks[t, 1], chunks[t, 2]
-    return p, start, stop if table[p, ACTIVE] != 0 else start
+    return p, start, stop if table[p, ACTIVE] > 0 else start
 
 
 @portable

@@ -46,6 +46,16 @@ class Guarded(np.ndarray):
         _set(self, key, value)
 
 
+class GuardedNarrow(Guarded):
+    """An array of 16-bit floats, which are float32 to those that read and write them: `numba_nn.core.narrow.NarrowArray`."""
+
+    dtype = property(lambda self: np.dtype(np.float32))
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return found if isinstance(found, np.ndarray) else np.float32(found)
+
+
 _get, _set = np.ndarray.__getitem__, np.ndarray.__setitem__
 
 

@@ -34,7 +34,7 @@ def _elements(array: np.ndarray, at: Any, count: int) -> np.ndarray:
 
 def load16(array: np.ndarray, at: Any) -> tuple[Any, ...]:
     """See `ptx.load16`."""
-    return tuple(_elements(array, at, VECTOR_BYTES // array.itemsize))
+    return tuple(map(array.dtype.type, _elements(array, at, VECTOR_BYTES // array.itemsize)))
 
 
 def store16(array: np.ndarray, at: Any, values: tuple[Any, ...]) -> None:
@@ -45,7 +45,7 @@ def store16(array: np.ndarray, at: Any, values: tuple[Any, ...]) -> None:
 def load_window(array: np.ndarray, at: Any) -> tuple[Any, ...]:
     """See `ptx.load_window`."""
     assert starts_aligned(array)
-    return tuple(_elements(array, at, ptx.WINDOW))
+    return tuple(map(array.dtype.type, _elements(array, at, ptx.WINDOW)))
 
 
 def store_window(array: np.ndarray, at: Any, values: tuple[Any, ...]) -> None:

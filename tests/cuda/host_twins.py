@@ -6,10 +6,12 @@ import math
 from ctypes import c_char
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+from fake_cuda import GuardedNarrow
 from scipy import special
 
-from numba_nn.core import address, vmath
+from numba_nn.core import address, narrow, vmath
 from numba_nn.core.each import each
 
 Number = np.floating[Any]
@@ -37,7 +39,13 @@ def _each(function: Any, target: Any, sources: Any) -> None:
         target[i] = function(*(source[i] if isinstance(source, np.ndarray) else source for source in sources))
 
 
+def _reader(dtype: Any) -> Any:
+    return lambda bits: np.ndarray.view(bits, dtype).view(GuardedNarrow)
+
+
 HOST_TWINS: dict[Any, Any] = {
+    narrow.as_float16: _reader(np.float16),
+    narrow.as_bfloat16: _reader(ml_dtypes.bfloat16),
     address.part_at: part_at,
     each: _each,
     vmath.number: lambda x, single, double: type(x)(single if isinstance(x, np.float32) else double),

@@ -137,8 +137,7 @@ def test_bfloat16():
     x, weight, _, order = arrays(problem)
     x, weight = x.astype(ml_dtypes.bfloat16), weight.astype(ml_dtypes.bfloat16)
     y, ones = CUDA.zeros(problem.y_shape, np.float32), CUDA.from_host(np.ones(4, np.float32))
-    bits = [CUDA.from_host(array.view(np.uint16)) for array in (x, weight)]
-    convolve(y, None, *bits, ones, CUDA.zeros((4,), np.float32), order, problem, IDENTITY, 0.0)
+    convolve(y, None, *map(CUDA.from_host, (x, weight)), ones, CUDA.zeros((4,), np.float32), order, problem, IDENTITY, 0.0)
     np.testing.assert_allclose(y.copy_to_host(), correlated(problem, x, weight), rtol=1e-4, atol=1e-4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import ml_dtypes
 import numpy as np
 import pytest
 from simulated_cuda import simulated
@@ -35,6 +36,22 @@ def assert_alike(found, expected):
 @pytest.mark.parametrize("trial", TRIALS, ids=str)
 def test_the_gpu_computes_what_the_cpu_does(trial):
     assert_alike(trial.run(CUDA), trial.run(CPU))
+
+
+NARROW = [*TRIALS, *PRODUCT_TRIALS[::4], *PRODUCT_EXTRAS]
+
+
+@pytest.mark.parametrize(
+    ("trial", "dtype"),
+    [(trial, ml_dtypes.bfloat16) for trial in NARROW] + [(trial, np.float16) for trial in NARROW[::4]],
+    ids=lambda given: given.__name__ if isinstance(given, type) else str(given),
+)
+def test_arrays_of_16_bits(trial, dtype):
+    found, expected = trial.run(CUDA, dtype), trial.run(CPU, np.float32, values=dtype)
+    assert found["y"].dtype == dtype
+    for name, array in expected.items():
+        error = np.abs(found[name].astype(np.float32) - array).max(initial=0)
+        assert error <= 8 * ml_dtypes.finfo(dtype).eps * max(1, np.abs(array).max(initial=0)), name
 
 
 @pytest.fixture

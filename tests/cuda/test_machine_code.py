@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import offline
 import pytest
@@ -21,6 +22,7 @@ from numba_nn.core.cuda_slices import LARGE_TILE, SMALL_TILE
 from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
 from numba_nn.core.epilogue import RELU, TANH
 from numba_nn.core.kernel import In, Out
+from numba_nn.core.narrow import is_narrow
 from numba_nn.core.portable import covering_windows
 from numba_nn.core.ptx import cuda
 from numba_nn.core.twin import CudaKernel, cuda_kernel
@@ -56,14 +58,24 @@ def test_the_tools_are_there():
 def compiled(dtype: Any) -> list[Launch]:
     """What layers launch, but matrix products, which have tests of their own; and the element-wise twins that they do not."""
     found = [launch for launch in launches(dtype) if not launch.kernel.__name__.startswith("product_")]
+    if is_narrow(np.dtype(dtype)):
+        return [launch for launch in found if not float32(launch)]
     launched = {launch.kernel.py_func for launch in found}
     others = [k.cuda for k in elementwise_kernels() if k.cuda.py_func not in launched]
     names = {k.cuda: k for k in elementwise_kernels()}
     return found + [Launch(k, signature(k, example(names[k], 64, dtype))) for k in others]
 
 
+def float32(launch: Launch) -> bool:
+    """Whether no array of a launch is of 16 bits: then it is compiled with those of float32."""
+    return all(getattr(t, "dtype", None) != types.uint16 for t in launch.argument_types)
+
+
 # Few in float64, and for one GPU: what it could show there alone are stack and registers.
-TRIED = [(np.float32, "sm_80", 1), (np.float32, "sm_90a", 1), (np.float64, "sm_90a", 4)]
+TRIED = [
+    (np.float32, "sm_80", 1), (np.float32, "sm_90a", 1), (np.float64, "sm_90a", 4), (np.float16, "sm_90a", 3),
+    (ml_dtypes.bfloat16, "sm_90a", 1), (ml_dtypes.bfloat16, "sm_80", 3),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -81,8 +93,9 @@ def test_machine_code(launch, dtype, target):
     assert 0 < code.registers <= REGISTERS
     assert f".target {target}" in code.ptx
     by_windows = launch.kernel.grid is covering_windows
-    assert code.operations["LDG.E.128"] > 0 or not (by_windows or name in LOAD_WINDOWS)
-    assert code.operations["STG.E.128"] > 0 or not (by_windows or name in STORE_WINDOWS)
+    widths = ("128", "64") if is_narrow(np.dtype(dtype)) else ("128",)  # bits of four elements
+    assert any(code.operations[f"LDG.E.{w}"] for w in widths) or not (by_windows or name in LOAD_WINDOWS)
+    assert any(code.operations[f"STG.E.{w}"] for w in widths) or not (by_windows or name in STORE_WINDOWS)
 
 
 # Matrix products: the large tiles, and what is not aligned

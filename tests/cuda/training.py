@@ -8,6 +8,7 @@ import numpy as np
 
 import numba_nn as nn
 from numba_nn.core.device import CUDA
+from numba_nn.core.narrow import is_narrow
 from tests.loss_cases import ONE_OF_EACH_LOSS
 
 IN_FLOAT64 = {
@@ -25,7 +26,10 @@ CONVERTS = {
 
 
 def train_for_launches(dtype: Any) -> None:
-    """Run all of them, on a simulated GPU."""
+    """Run all of them, on a simulated GPU; for 16 bits, what is done for these beside."""
+    if is_narrow(np.dtype(dtype)):
+        train_narrow(np.dtype(dtype).name)
+        return
     for case in ONE_OF_EACH_LOSS:
         prediction, target = map(CUDA.from_host, case.arrays(dtype))
         for reduction in ("mean", "sum", "none"):
@@ -40,3 +44,12 @@ def train_for_launches(dtype: Any) -> None:
         step = nn.TrainStep(net, nn.MSELoss(), make(params), (12, 6), nn.optim.ClipNorm(params, 1.0))
         step.run(x, x)
     nn.optim.clip_grad_value_(params, 1.0)
+
+
+def train_narrow(form: str) -> None:
+    """A step with scaled gradients, and one without."""
+    for scale in ("dynamic", "auto"):
+        net = nn.MixedPrecision(nn.BatchNorm1d(6), form, scale).to("cuda")
+        step = nn.TrainStep(net, nn.MSELoss(), nn.optim.SGD(net.parameters()), (12, 6))
+        step.run(np.ones((12, 6), np.float32), np.ones((12, 6), np.float32))
+        net.backward(net(CUDA.zeros((12, 6), np.float32)))

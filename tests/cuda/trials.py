@@ -10,6 +10,8 @@ import numpy as np
 
 import numba_nn as nn
 from numba_nn.core.device import CUDA
+from numba_nn.core.narrow import wide
+from numba_nn.mixed_precision import store_as
 from tests.case import Case, FirstOutput, LSTMOutput
 from tests.cases import CASES
 
@@ -29,15 +31,23 @@ class Trial:
     def __str__(self) -> str:
         return self.name
 
-    def run(self, device: Any, dtype: Any = np.float32) -> dict[str, np.ndarray]:
-        """Output, input gradients, parameter gradients and buffers of a forward and its backward, on the host again."""
+    def run(self, device: Any, dtype: Any = np.float32, values: Any = None) -> dict[str, np.ndarray]:
+        """Output, input gradients, parameter gradients and buffers of a forward and its backward, on the host again.
+
+        ``values``: a dtype that holds the numbers of all inputs; by default the dtype itself.
+        """
         nn.manual_seed(3)
-        layer = self.build(dtype).to(device.name)
-        y = layer(*map(device.from_host, self.inputs(dtype)))
+        layer = self.build(wide(dtype).type).to(device.name)
+        if wide(dtype) != dtype:
+            store_as(layer, np.dtype(dtype))
+
+        def given(array: np.ndarray) -> Any:
+            return device.from_host(array.astype(values or dtype).astype(dtype) if array.dtype.kind == "f" else array)
+
+        y = layer(*map(given, self.inputs(wide(dtype).type)))
         found = {"y": y}
         if any(layer._kept for layer in layer.modules()):
-            dy = np.random.default_rng(1).standard_normal(y.shape).astype(dtype)
-            dx = layer.backward(device.from_host(dy))
+            dx = layer.backward(given(np.random.default_rng(1).standard_normal(y.shape)))
             found |= {f"dx{i}": one for i, one in enumerate(dx if isinstance(dx, tuple) else (dx,)) if one is not None}
         found |= {f"d{name}": parameter.grad for name, parameter in layer.named_parameters()}
         return {name: device.to_host(array) for name, array in (found | dict(layer.named_arrays())).items()}
@@ -120,7 +130,7 @@ def run_for_launches(dtype: Any) -> None:
     """Everything once; for what does no arithmetic but takes note of the launches."""
     for trial in TRIALS + PRODUCT_EXTRAS:
         trial.run(CUDA, dtype)
-    norm = nn.BatchNorm2d(3, dtype=dtype).to("cuda")
-    norm.fold(CUDA.zeros((3,), dtype))
+    norm = nn.BatchNorm2d(3, dtype=wide(dtype)).to("cuda")
+    norm.fold(CUDA.zeros((3,), wide(dtype)))
     pool = nn.MaxPool2d(2, return_indices=True)
     pool(CUDA.zeros((1, 1, 4, 4), dtype))

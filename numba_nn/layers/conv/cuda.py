@@ -19,15 +19,20 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.cuda_gemm import as_bits, kind_of, loader_of, own_matrices
+from numba_nn.core.cast import round_into, weight_as, weight_room
+from numba_nn.core.cuda_gemm import kind_of, loader_of, own_matrices
 from numba_nn.core.cuda_loaders import elements
 from numba_nn.core.cuda_product import ADD, OVERWRITE, in_rows
 from numba_nn.core.cuda_slices import multiply, partial_size
 from numba_nn.core.cuda_tiles import u32
+from numba_nn.core.narrow import wide
+from numba_nn.core.parameter import Parameter
 from numba_nn.core.parts import Helper
 from numba_nn.core.ptx import device_function
+from numba_nn.core.twin import as_bits
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
+from numba_nn.layers.image import images
 
 # Places of numbers in a view, which is a tuple to a kernel. A divisor has three: itself, and those that `quotient` takes.
 ROWS, CHANNELS, GROUP, HEIGHT, WIDTH, UP_H, BASE_H, STEP_H, UP_W, BASE_W, STEP_W = range(11)
@@ -159,20 +164,20 @@ def convolve(
 
 def convolve_backward_input(dx: Any, partial: Any, dy: Any, weight: Any, order: Any, problem: Problem) -> None:
     """dx = gradient of the input."""
-    size, loaders = product_of("input", problem), (weights_of_inputs, outputs_at_inputs)
+    size, kind, loaders = product_of("input", problem), kind_of(dy.dtype), (weights_of_inputs, outputs_at_inputs)
     dx, weight, dy = (as_bits(array.ravel()) for array in (dx, weight, dy))
     of_weight, of_dy = (image_view(problem, count, False) for count in size[:2])
     views, operands = (of_weight, of_dy, planes_view(problem.x_shape, problem.groups)), (weight, dy, order, order)
-    multiply(kind_of(dy.dtype), loaders, in_planes, OVERWRITE, dx, partial, operands, None, None, size, views)
+    multiply(kind, loaders, in_planes, OVERWRITE, dx, partial, operands, None, None, size, views)
 
 
 def convolve_backward_weight(dweight: Any, partial: Any, x: Any, dy: Any, order: Any, problem: Problem) -> None:
     """dweight += gradient of the weights."""
-    size, loaders = product_of("weight", problem), (channels_of_pixels, inputs_by_taps)
+    size, kind, loaders = product_of("weight", problem), kind_of(x.dtype), (channels_of_pixels, inputs_by_taps)
     dweight, dy, x = (as_bits(array.ravel()) for array in (dweight, dy, x))
     views = gradient_view(problem, size[0]), image_view(problem, size[1], True), size[:2]
     operands = dy, x, order, order
-    multiply(kind_of(x.dtype), loaders, in_rows, ADD, dweight, partial, operands, None, None, size, views)
+    multiply(kind, loaders, in_rows, ADD, dweight, partial, operands, None, None, size, views)
 
 
 class OnCuda(Algorithm):
@@ -184,9 +189,17 @@ class OnCuda(Algorithm):
         self.problem, self._groups = problem, own_matrices(problem.groups)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
-        """Partial sums of a product of few tiles."""
+        """Partial sums of a product of few tiles, and weights rounded to 16 bits for images of such."""
         rows, columns, depth = product_of(one_pass, self.problem)  # fewer images: fewer columns, or a smaller depth
-        return {"partial": ((partial_size(columns, rows, depth, self.problem.groups),), self.problem.dtype)}
+        outputs, inputs = self.problem.y_shape[1], self.problem.group_channels[1]
+        return {
+            "partial": ((partial_size(columns, rows, depth, self.problem.groups),), wide(self.problem.dtype)),
+            "weight": weight_room((outputs, inputs, *self.problem.taps), self.problem.dtype),
+        }
+
+    def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
+        """(O, C / groups, kh, kw), of the images' dtype."""
+        return images(weight_as(parameter, scratch["weight"]))
 
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
@@ -196,6 +209,9 @@ class OnCuda(Algorithm):
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         """dx = gradient of the input."""
+        if weight.dtype != dy.dtype:
+            round_into(scratch["weight"], weight)
+            weight = scratch["weight"]
         convolve_backward_input(dx, scratch["partial"], dy, weight, self._groups, self.problem)
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:

@@ -26,6 +26,7 @@ from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import Kernel
 from numba_nn.core.layer import Layer
+from numba_nn.core.narrow import wide
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.workspace import Shape, Spec
@@ -93,9 +94,10 @@ class _BatchNorm(Layer):
         self._derive()
 
     def _derive(self) -> None:
-        self._neutral = neutral_terms(self.num_features, np.dtype(self.dtype), self.device)[:2]
-        self._folded = tuple(self.device.empty((self.num_features,), self.dtype) for _ in range(2))
-        self._nothing, self._no_tiles = (self.device.empty(s, self.dtype) for s in ((0,), (2, 0, self.num_features)))
+        dtype = wide(self.dtype)
+        self._neutral = neutral_terms(self.num_features, dtype, self.device)[:2]
+        self._folded = tuple(self.device.empty((self.num_features,), dtype) for _ in range(2))
+        self._nothing, self._no_tiles = (self.device.empty(s, dtype) for s in ((0,), (2, 0, self.num_features)))
 
     @property
     def _affine(self) -> tuple[Array, Array]:
@@ -132,15 +134,15 @@ class _BatchNorm(Layer):
     def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """Statistics that x was normalised with; forward notes beside them the share of one value in them."""
         channels = (self.num_features,)
-        return {"mean": (channels, dtype), "inv_std": (channels, dtype)}
+        return {"mean": (channels, wide(dtype)), "inv_std": (channels, wide(dtype))}
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """Sums of every tile, and of every channel; a GPU is slow at float64."""
-        channels, wide = self.num_features, np.dtype(np.float64) if self.device is CPU else dtype
+        channels, sums = self.num_features, wide(dtype)
         return {
-            "tiles": ((4, Geometry.of(x_shape).tiles, channels), dtype),
-            "variance": ((channels,), wide),
-            "coefficients": ((3, channels), dtype),
+            "tiles": ((4, Geometry.of(x_shape).tiles, channels), sums),
+            "variance": ((channels,), np.dtype(np.float64) if self.device is CPU else sums),
+            "coefficients": ((3, channels), sums),
         }
 
     def _geometry(self, x_shape: Shape, dtype: Any) -> Geometry:

@@ -23,6 +23,7 @@ from numba_nn.core.cuda_reduce import WARPS, block_per_row, block_sum
 from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
+from numba_nn.core.narrow import wide
 from numba_nn.core.ptx import cuda
 from numba_nn.core.reduce import float_sum
 from numba_nn.core.workspace import Shape, Spec
@@ -186,7 +187,7 @@ class _Average(Pooling):
         shares = [1 / self._divisors(axis, length) for axis, length in enumerate(x_shape[2:])]
         shares = shares if len(shares) == 2 else [np.ones(1), *shares]
         if self.device is not CPU:
-            shares = [self.device.from_host(share.astype(dtype)) for share in shares]
+            shares = [self.device.from_host(share.astype(wide(dtype))) for share in shares]
         return *super()._tables(x_shape, dtype), *shares
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:

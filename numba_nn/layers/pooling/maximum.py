@@ -18,6 +18,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.cast import copy_forward
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import activate_all
 from numba_nn.core.errors import ShapeError
@@ -28,7 +29,6 @@ from numba_nn.layers.pooling.cuda import gather_maxima, plane_maxima, pool_maxim
 from numba_nn.layers.pooling.order import comes_first, exceeds
 from numba_nn.layers.pooling.pairs import fewest_pairs, pool_pairs
 from numba_nn.layers.pooling.windows import WORK, Adaptive, Global, Pooling, Sliding, deal, scratch_rows
-from numba_nn.layers.shape import copy_forward
 
 MOST_PIXELS = 2**31 - 1  # of a plane, whose positions are int32
 

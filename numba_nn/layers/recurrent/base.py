@@ -13,6 +13,7 @@ from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
+from numba_nn.core.narrow import wide
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import MaskStream, uniform
 from numba_nn.core.workspace import Shape, Spec
@@ -87,12 +88,13 @@ class Recurrent(Layer):
         """Packed operands, a state of zeros, states and gradients nobody asked for, and what goes from layer to layer."""
         walk, hidden = self._walk(x_shape), self.hidden_size
         sizes = [(walk.rows, walk.batch, layer[0].inputs, hidden, GATES) for layer in self._stack]
-        rooms = [packed_room(*size, dtype) if self.device is CPU else sums_room(*size) for size in sizes]
-        left, right = map(max, zip(*rooms, strict=True))
+        packed = [packed_room(*size, dtype) if self.device is CPU else sums_room(*size) for size in sizes]
+        left, right = map(max, zip(*packed, strict=True))
         state = walk.state_shape
-        shapes = {"left": (left,), "right": (right,), "zeros": (walk.batch, hidden), "h": state, "c": state, "dh": state,
-                  "dc": state, "between": (walk.rows, self._directions * hidden)}  # fmt: skip
-        return {name: (shape, dtype) for name, shape in shapes.items()}
+        shapes = {"zeros": (walk.batch, hidden), "h": state, "c": state, "dh": state, "dc": state,
+                  "between": (walk.rows, self._directions * hidden)}  # fmt: skip
+        rooms = {"left": ((left,), wide(dtype)), "right": ((right,), wide(dtype))}
+        return {**rooms, **{name: (shape, dtype) for name, shape in shapes.items()}}
 
     def forward_flops(self, x_shape: Shape) -> int:
         """Two for each weight and row."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numba_nn.core.call import Array, Arrays
+from numba_nn.core.cast import weight_as, weight_room
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.gemm import SINGLE, packing_pays, product_work
@@ -23,6 +24,8 @@ from numba_nn.layers.recurrent.gates import (
     recurrent_by_dots,
 )
 from numba_nn.layers.recurrent.lstm_steps import GATES, lstm_backward, lstm_forward
+
+WEIGHTS = "weight_ih", "weight_hh"
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,12 @@ class Direction:
         self.hidden, self.inputs = weight_hh.value.shape[1], weight_ih.value.shape[1]
 
     def saved_spec(self, rows: int, dtype: Any) -> dict[str, Spec]:
-        """Gates, and of every step the state that it began with and tanh(c)."""
+        """Gates, of every step the state that it began with and tanh(c), and weights rounded to the dtype."""
         size = rows * self.hidden
         arrays = {"gates": (GATES, size), "before": (size,), "cells": (size,), "squashed": (size,)}
-        return {name + self.suffix: (shape, dtype) for name, shape in arrays.items()}
+        specs = {name: (shape, dtype) for name, shape in arrays.items()}
+        specs |= {name: weight_room(w.value.shape, dtype) for name, w in zip(WEIGHTS, self.weights, strict=True)}
+        return {name + self.suffix: spec for name, spec in specs.items()}
 
     def _saved(self, saved: Arrays) -> list[Array]:
         return [saved[name + self.suffix] for name in ("gates", "before", "cells", "squashed")]
@@ -94,16 +99,15 @@ class Direction:
         gates, *others = self._saved(saved)
         left, right = packed
         device, dtype = self.weights[0].device, x.dtype
-        no_bias = neutral_terms(GATES * self.hidden, dtype, device)[1]
-        biases = [bias.memory if bias else no_bias for bias in self.biases]
+        biases = [bias.memory if bias else neutral_terms(GATES * self.hidden, dtype, device)[1] for bias in self.biases]
         work = self._input_work(walk)
         if self._packs_inputs(walk) and self.weights[0].locked:
             run = gates_forward_packed.for_work(work)
             run(gates, left, x.reshape(1, -1), self._panels(0, right), *biases, SHARED, EACH)
         else:
             run = gates_forward.for_work(work, device)
-            run(gates, left, right, x.reshape(1, -1), self._stack(0), *biases, SHARED, EACH)
-        weight = self._panels(1, right) if self._packs_states(walk) else self._stack(1)
+            run(gates, left, right, x.reshape(1, -1), self._stack(0, saved), *biases, SHARED, EACH)
+        weight = self._panels(1, right) if self._packs_states(walk) else self._stack(1, saved)
         run = lstm_forward.for_work(self._step_work(walk), device)
         run(y.reshape(-1), h, c, gates, *others, weight, h0, c0, walk.numbers(self.reverse), place)
 
@@ -119,9 +123,9 @@ class Direction:
             if packs and self.weights[which].locked:
                 self._panels(which, packed[1])
 
-    def _stack(self, which: int) -> Array:
+    def _stack(self, which: int, saved: Arrays) -> Array:
         """Weights of the inputs, or of the states, as a matrix for each gate."""
-        return self.weights[which].memory.reshape(GATES, -1)
+        return weight_as(self.weights[which], saved[WEIGHTS[which] + self.suffix]).reshape(GATES, -1)
 
     def _panels(self, which: int, room: Array) -> Array:
         """`_stack`, packed."""
@@ -139,7 +143,7 @@ class Direction:
     ) -> None:  # fmt: skip
         """Write (dh, dc), the gradient of the initial state, and add to those of the parameters; gates: their gradients."""
         gates, before, *others = self._saved(saved)
-        weight = self._stack(1)
+        weight = self._stack(1, saved)
         device = self.weights[0].device
         run = lstm_backward.for_work(self._step_work(walk), device)
         run(dh, dc, gates, *others, packed[1], dy.reshape(-1), weight, dh_last, dc_last, walk.numbers(self.reverse), place)
@@ -156,5 +160,5 @@ class Direction:
         """Write the gradient of x, added to what dx holds if ``keep``; after `backward`."""
         gates = self._saved(saved)[0]
         run = gates_backward_input.for_work(self._input_work(walk), self.weights[0].device)
-        weight = self._stack(0)
+        weight = self._stack(0, saved)
         run(dx.reshape(1, -1), *packed, gates, weight, SINGLE, self.hidden, int(keep))

@@ -1,0 +1,180 @@
+"""Mixed precision on a simulated GPU: what training in 16 bits must keep."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from simulated_cuda import simulated
+
+import numba_nn as nn
+from numba_nn.core.device import CPU, CUDA
+from numba_nn.core.errors import ArgumentError, DTypeError
+from numba_nn.core.narrow import narrow_dtype
+from numba_nn.optim.loss_scale import GROWTH_INTERVAL
+
+FORMS = ["float16", "bfloat16"]
+
+
+@pytest.fixture(autouse=True)
+def gpu():
+    with simulated():
+        yield
+
+
+def network() -> nn.Sequential:
+    nn.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def batches(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    generator = np.random.default_rng(0)
+    return [tuple(generator.uniform(-0.9, 0.9, (8, n)).astype(np.float32) for n in (6, 3)) for _ in range(count)]
+
+
+def trained(model: nn.Layer, steps: int = 4, optimizer=nn.optim.Adam) -> tuple[list[float], dict[str, np.ndarray]]:
+    step = nn.TrainStep(model, nn.MSELoss(), optimizer(model.parameters(), lr=0.01), (8, 6))
+    return [step(x, target) for x, target in batches(steps)], model.state_dict()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_it_trains_as_float32_does(form):
+    expected_losses, expected = trained(network())
+    model = nn.MixedPrecision(network(), form).to("cuda")
+    losses, found = trained(model)
+    np.testing.assert_allclose(losses, expected_losses, rtol=0.02)
+    assert found.keys() == expected.keys()  # the model's own names
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_allclose(found[name], array, atol=0.02, err_msg=name)
+    assert model.skipped_steps == 0
+    assert model.loss_scale == (65536 if form == "float16" else 1)
+
+
+def test_on_the_cpu_it_is_the_model_itself():
+    model = network()
+    (x, _), *_ = batches(1)
+    expected = model(x).copy()
+    mixed = nn.MixedPrecision(model)
+    assert np.array_equal(mixed(x), expected)
+    assert np.array_equal(mixed.backward(expected), (model(x), model.backward(expected))[1])
+
+
+def test_there_and_back():
+    mixed = nn.MixedPrecision(network()).to("cuda").to("cpu")
+    (x, target), *_ = batches(1)
+    assert mixed.device is CPU
+    assert mixed.model[0].dtype == np.float32
+    assert np.isfinite(trained(mixed)[0]).all()
+
+
+def test_a_model_that_is_on_the_gpu_already():
+    (x, _), *_ = batches(1)
+    model = network().to("cuda")
+    model(CUDA.from_host(x))
+    mixed = nn.MixedPrecision(model, "float16")
+    assert mixed.device is CUDA
+    assert mixed(CUDA.from_host(x)).dtype == np.float32
+    with pytest.raises(DTypeError, match="x must be float16, got float32"):
+        model(CUDA.from_host(x))
+    assert model(CUDA.from_host(x.astype(np.float16))).dtype == np.float16
+
+
+@pytest.mark.parametrize("optimizer", [nn.optim.Adam, nn.optim.SGD])
+def test_a_step_with_an_infinite_gradient_is_skipped(optimizer):
+    model = nn.MixedPrecision(network(), "float16").to("cuda")
+    updates = optimizer(model.parameters(), lr=0.01)
+    (x, dy), *_ = batches(1)
+    before = model.state_dict() | updates.state_dict()
+
+    def step(gradient: np.ndarray) -> None:
+        updates.zero_grad()
+        model(CUDA.from_host(x))
+        model.backward(CUDA.from_host(gradient), input_gradient=False)
+        updates.step()
+
+    step(np.full_like(dy, 1e6))
+    after = model.state_dict() | updates.state_dict()
+    assert model.skipped_steps == 1
+    for name, array in before.items():
+        assert np.array_equal(after[name], array) or "running" in name or "batches" in name, name
+    step(dy)
+    assert model.skipped_steps == 1
+    assert model.loss_scale == 32768
+    assert not np.array_equal(model.state_dict()["0.weight"], before["0.weight"])
+
+
+def test_gradients_come_without_the_scale_and_accumulate():
+    model = nn.MixedPrecision(network(), "float16").to("cuda")
+    (x, dy), *_ = batches(1)
+    sums = []
+    for _ in range(2):
+        model(CUDA.from_host(x))
+        model.backward(CUDA.from_host(dy / 16))
+        sums.append(model.model[0].weight.grad.copy_to_host())
+    np.testing.assert_allclose(sums[1], 2 * sums[0], rtol=1e-6)
+    assert 0.001 < np.abs(sums[0]).max() < 100
+
+
+def test_small_gradients_do_not_vanish():
+    (x, dy), *_ = batches(1)
+    found = {}
+    for scale in ("dynamic", 1.0):
+        model = nn.MixedPrecision(nn.Linear(6, 3), "float16", scale).to("cuda")
+        model(CUDA.from_host(x))
+        model.backward(CUDA.from_host(dy * np.float32(1e-9)))
+        found[scale] = np.abs(model.model.weight.grad.copy_to_host()).max()
+    assert found["dynamic"] > 1e-10
+    assert found[1.0] == 0
+
+
+def test_the_scale_grows_after_many_steps(monkeypatch):
+    monkeypatch.setattr("numba_nn.optim.loss_scale.GROWTH_INTERVAL", 2)
+    assert GROWTH_INTERVAL == 2000
+    model = nn.MixedPrecision(network(), "float16").to("cuda")
+    trained(model, steps=4)
+    assert model.loss_scale == 2 * 65536  # two steps were settled by the third, the fourth is not yet
+
+
+def test_weights_are_rounded_once_in_eval_mode():
+    model = nn.MixedPrecision(network(), "float16").to("cuda").eval()
+    (x, _), *_ = batches(1)
+    first = model(CUDA.from_host(x)).copy_to_host()
+    assert model.packed_nbytes == 2 * (6 * 5 + 5 * 3)
+    assert np.array_equal(model(CUDA.from_host(x)).copy_to_host(), first)
+
+
+def test_nothing_is_allocated_after_reserve():
+    model = nn.MixedPrecision(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.LSTM(4, 3)), "bfloat16").to("cuda")
+    model.reserve((2, 3, 6))
+    x, y, dx = (CUDA.zeros(s, np.float32) for s in ((2, 3, 6), (2, 3, 3), (2, 3, 6)))
+    model.backward(model.forward(x, out=y), out=dx)  # tables that all layers of a process share
+    with simulated(allocates=False):
+        for _ in range(2):
+            assert model.forward(x, out=y) is y
+            assert model.backward(y, out=dx) is dx
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_products_of_matrices(form):
+    dtype = narrow_dtype("test", form)
+    a, b = (np.random.default_rng(i).standard_normal(s).astype(dtype) for i, s in enumerate(((3, 8), (8, 5))))
+    found = nn.matmul(CUDA.from_host(a), CUDA.from_host(b)).copy_to_host()
+    assert found.dtype == dtype
+    expected = a.astype(np.float32) @ b.astype(np.float32)
+    np.testing.assert_allclose(found.astype(np.float32), expected, atol=float(8 * ml_dtypes.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((nn.Linear(2, 2, dtype=np.float64),), "model must be a layer of float32"),
+        ((nn.Linear,), "model must be a layer of float32, got type"),
+        ((nn.Linear(2, 2), "float8"), "dtype must be one of"),
+        ((nn.Linear(2, 2), "float16", 0.0), "loss_scale must be"),
+        ((nn.Linear(2, 2), "float16", "static"), "loss_scale must be"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        nn.MixedPrecision(*arguments)
