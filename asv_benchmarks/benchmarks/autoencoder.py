@@ -13,10 +13,14 @@ class Autoencoder(WithFlops):
 
     def prepare(self, nn: ModuleType, batch: int) -> None:
         self.x, self.y = self.normal((batch, 3, 32, 32)), self.empty((batch, 3, 32, 32))
-        self.model = self.device.take(feature(feature(nn, "models"), "Autoencoder")())
+        self.model = self.device.take(self.make(nn))
         optimizer = nn.optim.SGD(self.model.parameters(), lr=1e-3)
         self.step = feature(nn, "TrainStep")(self.model, nn.MSELoss(), optimizer, self.x.shape)
         self.flops = 3 * self.model.forward_flops(self.x.shape)
+
+    def make(self, nn: ModuleType) -> Any:
+        """The model."""
+        return feature(feature(nn, "models"), "Autoencoder")()
 
     def call(self) -> None:
         self.step(self.x, self.x)
@@ -28,3 +32,11 @@ class Autoencoder(WithFlops):
     def time_forward(self, *_: Any) -> None:
         self.model.forward(self.x, out=self.y)
         self.device.wait()
+
+
+class AutoencoderBfloat16(Autoencoder):
+    devices = ("cuda",)
+
+    def make(self, nn: ModuleType) -> Any:
+        """The model in mixed precision."""
+        return feature(nn, "MixedPrecision")(super().make(nn))
