@@ -14,6 +14,7 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
+from numba_nn.core.dlpack import lender_of, lives_on_gpu
 from numba_nn.core.errors import ArgumentError, DeviceError
 from numba_nn.core.ptx import cuda
 
@@ -133,7 +134,7 @@ class CudaDevice(Device):
     """
 
     name = "cuda"
-    noun = "a device array (numba.cuda.to_device, or any array with __cuda_array_interface__)"
+    noun = "a device array (numba.cuda.to_device, or any with __dlpack__ or __cuda_array_interface__) of a dtype that NumPy has"
     stream: Any = 0
     used: list[Any] | None = None
 
@@ -166,9 +167,12 @@ class CudaDevice(Device):
 
     def accept(self, array: Any) -> Any:
         """An array of another library's as one of the device's own, without a copy; anything else as it is."""
-        if self.owns(array) or not hasattr(array, "__cuda_array_interface__"):
+        lender = None if self.owns(array) else lender_of(array, self.stream)
+        if lender is None:
             return array
-        return cuda.as_cuda_array(array)
+        taken = cuda.as_cuda_array(lender)
+        taken.read_only = lender.__cuda_array_interface__["data"][1]  # which numba's arrays know nothing of
+        return taken
 
     def is_plain(self, array: Any) -> bool:
         """Whether an array is C-contiguous and aligned."""
@@ -176,7 +180,7 @@ class CudaDevice(Device):
 
     def is_writable(self, array: Any) -> bool:
         """Whether a kernel may write an array."""
-        return not array.__cuda_array_interface__["data"][1]
+        return not getattr(array, "read_only", False)
 
     def alias(self, array: Any) -> Any:
         """The array itself: device arrays know no read-only."""
@@ -253,4 +257,7 @@ def as_device(where: object, given: Any) -> Device:
 
 def device_of(array: Any) -> Device:
     """Where an array lives; the CPU for what is no array, which the checks then refuse."""
-    return CUDA if not isinstance(array, ndarray) and hasattr(array, "__cuda_array_interface__") else CPU
+    if isinstance(array, ndarray):
+        return CPU
+    there = CUDA.owns(array) or lives_on_gpu(array) or hasattr(array, "__cuda_array_interface__")
+    return CUDA if there else CPU

@@ -11,8 +11,9 @@ from numba import prange
 
 from numba_nn.core import random
 from numba_nn.core.call import Array
+from numba_nn.core.checks import check_place
 from numba_nn.core.device import CPU, CUDA
-from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError, DTypeError, ReserveError, ShapeError
+from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError, ReserveError, ShapeError
 from numba_nn.core.kernel import In, Out, portable
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
@@ -127,12 +128,12 @@ class TrainStep:
             As above; NumPy arrays may be overwritten at once.
         """
         self._require_training()
-        self._check(x)
         if self._on_gpu is None:
+            self._check(x)
             self._train(x, target)
             return
         with CUDA.on(self._on_gpu.stream):
-            x, target = self._on_gpu.take("x", x), self._on_gpu.take("target", target)
+            x, target = self._take(self._on_gpu, x, target)
             kind = (x.shape, x.dtype, target.shape, target.dtype, *self._state())
             self._on_gpu.run(kind, lambda: self._train(x, target), self._refresh)
             self.output = self._buffer[: len(x)]
@@ -170,19 +171,25 @@ class TrainStep:
 
     def forward(self, x: Array, target: Array) -> float:
         """The loss of one batch, without an update."""
-        self._check(x)
         if self._on_gpu is None:
+            self._check(x)
             self._forward(x, target)
         else:
             with CUDA.on(self._on_gpu.stream):
-                self._forward(self._on_gpu.take("x", x), self._on_gpu.take("target", target))
+                self._forward(*self._take(self._on_gpu, x, target))
         return self._device.number(self._loss)
+
+    def _take(self, on_gpu: DeviceStep, x: Any, target: Any) -> tuple[Array, Array]:
+        """A batch in the arrays reserved for it."""
+        x = CUDA.accept(x)
+        self._check(x)
+        return on_gpu.take("x", x), on_gpu.take("target", CUDA.accept(target))
 
     def _check(self, x: Any) -> None:
         if self._device is not self.model.device:
             raise DeviceError(f"TrainStep: the model moved to '{self.model.device}'; make a TrainStep for it there")
-        if not isinstance(x, np.ndarray) and (self._device is CPU or not hasattr(x, "__cuda_array_interface__")):
-            raise DTypeError(f"TrainStep: x must be a NumPy array, got {type(x).__name__}")
+        if not isinstance(x, np.ndarray):
+            check_place("TrainStep", "x", x, self._device)
         if x.shape[1:] != self.x_shape[1:] or x.ndim != len(self.x_shape):
             raise ShapeError(f"TrainStep: x must have shape (N, ...) as in {self.x_shape}, got {x.shape}")
         if len(x) > len(self._buffer):

@@ -10,7 +10,10 @@ building: list[GraphBuilder] = []
 
 
 class Stream:
-    """Work runs at once, unless a builder records it."""
+    """Work runs at once, unless a builder records it; ``int(stream)`` is its handle."""
+
+    def __int__(self) -> int:
+        return id(self)
 
 
 class Event:
