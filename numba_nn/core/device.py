@@ -6,8 +6,9 @@ here imports ``numba.cuda`` before a device array is made or met.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from numba_nn.core.ptx import cuda
 
 Shape = tuple[int, ...]
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+NO_STREAM = nullcontext()
 
 
 class Device:
@@ -44,6 +46,13 @@ class Device:
 
     def require(self) -> None:
         """Raise `DeviceError` unless this machine has the device."""
+
+    def on(self, stream: Any) -> AbstractContextManager[None]:
+        """Within, work goes to this stream, unless it is None; the CPU has no streams."""
+        return NO_STREAM
+
+    def wait(self) -> None:
+        """Wait for the work of the current stream."""
 
     def owns(self, array: Any) -> bool:
         """Whether an array lives here."""
@@ -118,12 +127,12 @@ class Device:
         to[...] = values
 
 
-class CudaDevice(Device):
+class CudaDevice(Device, threading.local):
     """The current CUDA device; its arrays are those of ``numba.cuda``.
 
-    Kernels, and what stays on the device (`clear`, `copy`), go to ``stream``. Copies from and to the host, and allocations, go
-    to CUDA's default stream, whose work waits for that of the others and they for it: so the driver refuses them while a stream
-    is captured, when they would be done once and never again.
+    Kernels and copies go to ``stream``. Copies from and to the host are waited for, so that their arrays can be used in any
+    stream: they, like allocations, are refused by the driver while a stream is captured, when they would be done once and never
+    again. Each thread has attributes of its own.
 
     Attributes
     ----------
@@ -145,12 +154,17 @@ class CudaDevice(Device):
 
     @contextmanager
     def on(self, stream: Any) -> Iterator[None]:
-        """Within, kernels go to this stream."""
-        before, self.stream = self.stream, stream
+        """Within, work goes to this stream, unless it is None."""
+        before = self.stream
+        self.stream = before if stream is None else stream
         try:
             yield
         finally:
             self.stream = before
+
+    def wait(self) -> None:
+        """Wait for the work of the current stream."""
+        (self.stream or cuda.default_stream()).synchronize()
 
     def require(self) -> None:
         """Raise `DeviceError` unless this machine has the device."""
@@ -199,8 +213,8 @@ class CudaDevice(Device):
         return int(array.__cuda_array_interface__["data"][0])
 
     def empty(self, shape: Shape, dtype: Any) -> Any:
-        """A fresh array with whatever contents it has."""
-        return cuda.device_array(shape, dtype)
+        """A fresh array with whatever contents it has, bound to the stream: other libraries see by it what to wait for."""
+        return cuda.device_array(shape, dtype, stream=self.stream)
 
     def zeros(self, shape: Shape, dtype: Any) -> Any:
         """A fresh array of zeros."""
@@ -218,16 +232,19 @@ class CudaDevice(Device):
 
     def from_host(self, array: NDArray[Any]) -> Any:
         """A copy of a NumPy array, on the device."""
-        return cuda.to_device(np.ascontiguousarray(array).reshape(array.shape))
+        copy = cuda.device_array(array.shape, array.dtype)
+        self.assign(copy, array)
+        return copy
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """A copy of the device's array, as a NumPy array; waits until it is computed."""
-        copy: NDArray[Any] = array.copy_to_host()
+        copy: NDArray[Any] = array.copy_to_host(stream=self.stream or cuda.default_stream())
+        self.wait()
         return copy
 
     def number(self, array: Any) -> float:
         """The first element of a flat array; waits until it is computed."""
-        return float(array.copy_to_host()[0])
+        return float(self.to_host(array)[0])
 
     def copy(self, to: Any, source: Any) -> None:
         """Overwrite an array with another of the same shape."""
@@ -239,7 +256,9 @@ class CudaDevice(Device):
 
     def assign(self, to: Any, values: Any) -> None:
         """Overwrite an array with numbers from the host, broadcast and converted."""
-        to.copy_to_device(np.ascontiguousarray(np.broadcast_to(values, to.shape), to.dtype).reshape(to.shape))
+        host = np.ascontiguousarray(np.broadcast_to(values, to.shape), to.dtype).reshape(to.shape)
+        to.copy_to_device(host, stream=self.stream)
+        self.wait()
 
 
 CPU = Device()
@@ -253,6 +272,20 @@ def as_device(where: object, given: Any) -> Device:
             device.require()
             return device
     raise ArgumentError(f"{where}: device must be 'cpu' or 'cuda', got {given!r}")
+
+
+def as_stream(where: object, device: Device, given: Any) -> Any:
+    """A stream of ``numba.cuda``, from one or from its handle; None for the default one. Raises `ArgumentError` for others."""
+    if given is None:
+        return None
+    if device is CPU:
+        raise ArgumentError(f"{where}: stream must be None on device 'cpu', which has no streams, got {given!r}")
+    if isinstance(given, (int, np.integer)) and not isinstance(given, bool) and given >= 0:
+        given = cuda.external_stream(int(given))
+    if not (hasattr(given, "synchronize") and hasattr(given, "__int__")):
+        wanted = "a stream of numba.cuda, or the handle of another library's as an int"
+        raise ArgumentError(f"{where}: stream must be {wanted}, got {given!r}")
+    return given if int(given) else None
 
 
 def device_of(array: Any) -> Device:

@@ -28,15 +28,17 @@ class DeviceStep:
     ----------
     rows : int
         Length of the largest batch.
+    stream : object or None
+        Stream of ``numba.cuda`` to run on; None makes one.
 
     Attributes
     ----------
     stream : object
-        Stream of ``numba.cuda`` on which everything runs, in order with CUDA's default stream.
+        On which everything runs; one that was made here is in order with CUDA's default stream.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.stream = cuda.stream()
+    def __init__(self, rows: int, stream: Any) -> None:
+        self.stream = cuda.stream() if stream is None else stream
         self._rows = rows
         self._feeds: dict[Any, Feed] = {}
         self._captures: dict[Any, Capture | None] = {}

@@ -30,7 +30,8 @@ class TrainStep:
     On a GPU, the second step of a kind (shape of the batch, modes of layers, frozen parameters) is recorded as a CUDA graph,
     and from then on one launch repeats it. The optimiser's settings may change between steps; what else is a number on the
     host (``p`` of a Dropout, ``max_norm`` of a `optim.ClipNorm`) stays as it was: to change it, make a new TrainStep. A step
-    that cannot be recorded runs launch by launch, and a warning says why. This has run on a simulated GPU only.
+    that cannot be recorded runs launch by launch, and a warning says why. All goes to the model's stream (`Module.to`), or to
+    one of its own that is in order with CUDA's default stream. This has run on a simulated GPU only.
 
     Parameters
     ----------
@@ -80,13 +81,14 @@ class TrainStep:
         self.optimizer = optimizer
         self._clip = clip
         self.x_shape = tuple(x_shape)
-        self._device = device = model.device
+        self._device, self._stream = device, stream = model.device, model.stream
         dtype, shape = model.dtype or np.dtype(np.float32), model.output_shape(self.x_shape)
-        self._buffer, self._gradient = device.empty(shape, dtype), device.empty(shape, dtype)
-        self._loss, self._losses = device.zeros((1,), dtype), device.zeros((2,), np.float64)
+        with device.on(stream):
+            self._buffer, self._gradient = device.empty(shape, dtype), device.empty(shape, dtype)
+            self._loss, self._losses = device.zeros((1,), dtype), device.zeros((2,), np.float64)
         self.output = self._buffer[:0]
-        self.loss = loss.reserve(shape, dtype, device)
-        self._on_gpu = None if device is CPU else DeviceStep(self.x_shape[0])
+        self.loss = loss.to(device, stream).reserve(shape, dtype, device)
+        self._on_gpu = None if device is CPU else DeviceStep(self.x_shape[0], stream)
         self._parts = list(model.modules()), model.parameters()
 
     def __call__(self, x: Array, target: Array) -> float:
@@ -117,7 +119,7 @@ class TrainStep:
         """
         self._require_training()
         self.run(x, target)
-        return self._device.number(self._loss)
+        return self._number()
 
     def run(self, x: Array, target: Array) -> None:
         """Train on one batch as ``step(x, target)`` does, and wait for nothing: `mean_loss` tells the loss later.
@@ -146,8 +148,9 @@ class TrainStep:
         float
             The mean; NaN if there was none, and on a GPU where a target was out of range.
         """
-        total, count = self._device.to_host(self._losses)
-        self._device.clear(self._losses)
+        with self._device.on(self._stream):
+            total, count = self._device.to_host(self._losses)
+            self._device.clear(self._losses)
         return float(total / count) if count else math.nan
 
     def _train(self, x: Array, target: Array) -> None:
@@ -177,7 +180,12 @@ class TrainStep:
         else:
             with CUDA.on(self._on_gpu.stream):
                 self._forward(*self._take(self._on_gpu, x, target))
-        return self._device.number(self._loss)
+        return self._number()
+
+    def _number(self) -> float:
+        """The loss of the last batch."""
+        with self._device.on(self._stream):
+            return self._device.number(self._loss)
 
     def _take(self, on_gpu: DeviceStep, x: Any, target: Any) -> tuple[Array, Array]:
         """A batch in the arrays reserved for it."""
@@ -186,8 +194,9 @@ class TrainStep:
         return on_gpu.take("x", x), on_gpu.take("target", CUDA.accept(target))
 
     def _check(self, x: Any) -> None:
-        if self._device is not self.model.device:
-            raise DeviceError(f"TrainStep: the model moved to '{self.model.device}'; make a TrainStep for it there")
+        if self._device is not self.model.device or self._stream is not self.model.stream:
+            where = f"'{self.model.device}'" + (", another stream" if self._device is self.model.device else "")
+            raise DeviceError(f"TrainStep: the model moved to {where}; make a TrainStep for it there")
         if not isinstance(x, np.ndarray):
             check_place("TrainStep", "x", x, self._device)
         if x.shape[1:] != self.x_shape[1:] or x.ndim != len(self.x_shape):
