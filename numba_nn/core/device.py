@@ -47,6 +47,11 @@ class Device:
     def require(self) -> None:
         """Raise `DeviceError` unless this machine has the device."""
 
+    @property
+    def records(self) -> bool:
+        """Whether work is recorded, to be done later: then nothing can be known of it."""
+        return False
+
     def on(self, stream: Any) -> AbstractContextManager[None]:
         """Within, work goes to this stream, unless it is None; the CPU has no streams."""
         return NO_STREAM
@@ -146,6 +151,11 @@ class CudaDevice(Device, threading.local):
     noun = "a device array (numba.cuda.to_device, or any with __dlpack__ or __cuda_array_interface__) of a dtype that NumPy has"
     stream: Any = 0
     used: list[Any] | None = None
+
+    @property
+    def records(self) -> bool:
+        """Whether work is recorded, to be done later: then nothing can be known of it."""
+        return self.used is not None
 
     def use(self, *arrays: Any) -> None:
         """Note what work on the device is given."""

@@ -31,7 +31,9 @@ class TrainStep:
     and from then on one launch repeats it. The optimiser's settings may change between steps; what else is a number on the
     host (``p`` of a Dropout, ``max_norm`` of a `optim.ClipNorm`) stays as it was: to change it, make a new TrainStep. A step
     that cannot be recorded runs launch by launch, and a warning says why. All goes to the model's stream (`Module.to`), or to
-    one of its own that is in order with CUDA's default stream. This has run on a simulated GPU only.
+    one of its own that is in order with CUDA's default stream. An index that is no row of an `Embedding` is refused in the
+    first step of a kind; once the step is recorded it makes the loss NaN, as a target out of range does, and what its
+    gradients update. This has run on a simulated GPU only.
 
     Parameters
     ----------
