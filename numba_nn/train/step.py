@@ -88,8 +88,10 @@ class TrainStep:
         with device.on(stream):
             self._buffer, self._gradient = device.empty(shape, dtype), device.empty(shape, dtype)
             self._loss, self._losses = device.zeros((1,), dtype), device.zeros((2,), np.float64)
+            if loss.stream is not stream:
+                loss.to(device)  # its work then goes where a step's goes: several steps may share it
+            self.loss = loss.reserve(shape, dtype, device)
         self.output = self._buffer[:0]
-        self.loss = loss.to(device, stream).reserve(shape, dtype, device)
         self._on_gpu = None if device is CPU else DeviceStep(self.x_shape[0], stream)
         self._parts = list(model.modules()), model.parameters()
 
@@ -157,7 +159,7 @@ class TrainStep:
 
     def _train(self, x: Array, target: Array) -> None:
         self._forward(x, target)
-        self.update()
+        self._update()
         count_loss.for_work(1, self._device)(self._losses, self._loss)
 
     def _state(self) -> tuple[Any, ...]:
@@ -220,6 +222,10 @@ class TrainStep:
             If the model is in eval mode, or no forward is left.
         """
         self._require_training()
+        with self._device.on(self._stream):
+            self._update()
+
+    def _update(self) -> None:
         self.optimizer.zero_grad()
         self.model.backward(self.loss.backward(out=self._gradient[: len(self.output)]), input_gradient=False)
         if self._clip is not None:

@@ -120,6 +120,19 @@ def test_a_training_step_is_captured_on_it(stream):
         model.to("cuda") and step(X, T)
 
 
+def test_steps_on_several_streams_share_a_loss(stream):
+    loss, x, steps = nn.CrossEntropyLoss(), CUDA.from_host(X), []
+    for one in (stream, cuda.stream()):
+        model = small_model().to("cuda", stream=one)
+        steps.append(nn.TrainStep(model, loss, nn.optim.SGD(model.parameters(), lr=0.1), (12, 6)))
+    for step in steps * 2:
+        queued.clear()
+        step(x, T)
+        step.forward(x, T)
+        step.update()
+        assert_all_on(step.model.stream)
+
+
 def test_fit_evaluate_and_predict_use_it(stream):
     model = small_model().to("cuda", stream=stream)
     loss = nn.CrossEntropyLoss()
