@@ -42,7 +42,8 @@ class TrainStep:
         layers that were put into eval mode by themselves stay so. A step refuses a model in eval mode: after validation,
         call ``model.train()``.
     loss : Loss
-        Compares the model's output with the target; its reduction gives one number.
+        Compares the model's output with the target; its reduction gives one number. A stream of its own that is not the
+        model's is forgotten: its work goes where the step's does.
     optimizer : object
         With ``zero_grad()`` and ``step()``, over parameters of the model.
     x_shape : tuple of int
