@@ -88,12 +88,14 @@ class MixedPrecision(Container):
     @property
     def loss_scale(self) -> float:
         """What the gradients of the last backward were multiplied by; waits for the GPU."""
-        return self._scale.scale
+        with self.device.on(self.stream):
+            return self._scale.scale
 
     @property
     def skipped_steps(self) -> int:
         """Steps that optimisers skipped since the model came to the GPU; waits for it."""
-        return self._scale.skipped
+        with self.device.on(self.stream):
+            return self._scale.skipped
 
     # ---- what a layer defines -----------------------------------------------------------------------------------------
 
@@ -111,8 +113,8 @@ class MixedPrecision(Container):
         """Those of the model."""
         return self.model.forward_flops(x_shape)
 
-    def _move(self, device: Device) -> None:
-        super()._move(device)
+    def _move(self, device: Device, stream: Any) -> None:
+        super()._move(device, stream)
         store_as(self.model, self._inside())
         self._scale = NoScale()
         if device is CPU or (self._asked_scale == "auto" and self.stored_as == "bfloat16"):

@@ -44,11 +44,12 @@ class Sequential(Container):
         super().__init__()
         self._take(layers)
         self._adopt(self._workspace, 0)
-        devices = {layer.device for layer in layers if layer.dtype is not None}  # others go where their input is
+        placed = [layer for layer in layers if layer.dtype is not None]  # others go where their input is
+        devices = {layer.device for layer in placed}
         if len(devices) > 1:
             raise DeviceError(f"Sequential: layers live on different devices: {sorted(map(str, devices))}; see layer.to")
         if devices - {self.device}:
-            self.to(devices.pop())
+            self.to(devices.pop(), placed[0].stream)
 
     def _take(self, layers: tuple[Layer, ...]) -> None:
         if not layers or not all(isinstance(layer, Layer) for layer in layers):
@@ -88,10 +89,11 @@ class Sequential(Container):
         if not isinstance(index, slice):
             return self._layers[index]
         part = Sequential.__new__(Sequential)
+        part.device, part.stream = self.device, self.stream
         Container.__init__(part)
         part._take(self._layers[index])
         part._workspace, part._level = self._workspace, self._level
-        part.training, part.device = self.training, self.device
+        part.training = self.training
         for layer in part._stand_ins():
             layer._adopt(part._workspace, part._level + 1)
         return part

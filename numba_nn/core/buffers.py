@@ -45,9 +45,9 @@ class Buffers(Module):
         # A copy has buffers and forwards of its own.
         return {**vars(self), "_calls": {}, "_newest_call": NO_CALL, "_made": {}, "_free": slots, "_kept": []}
 
-    def _move(self, device: Device) -> None:
-        super()._move(device)
-        self._workspace = Workspace(device)
+    def _move(self, device: Device, stream: Any) -> None:
+        super()._move(device, stream)
+        self._workspace = Workspace(device, stream)
         self._made = {}
         self._free, self._kept = [Slot(device) for _ in self._free + self._kept], []
         self._forget_calls()

@@ -24,8 +24,9 @@ def check_place(where: object, name: str, array: Any, device: Device) -> None:
     if device.owns(array):
         return
     place = device_of(array)
-    if place is CPU and not isinstance(array, ndarray):
-        raise DTypeError(f"{where}: {name} must be {device.noun}, got {type(array).__name__}")
+    if place is device or (place is CPU and not hasattr(array, "__dlpack_device__")):  # which NumPy's arrays have, too
+        kind = f" of {array.dtype}" if hasattr(array, "dtype") else ""
+        raise DTypeError(f"{where}: {name} must be {device.noun}, got {type(array).__name__}{kind}")
     how = "array.copy_to_host()" if device is CPU else "cuda.to_device(array)"
     raise DeviceError(f"{where}: {name} must live on '{device}', got an array on '{place}'; {how} copies one")
 

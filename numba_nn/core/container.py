@@ -7,7 +7,7 @@ inside still keeps the forward that belongs to it.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Self
+from typing import Any, Self
 
 from numba_nn.core.call import Array, Call, Slot
 from numba_nn.core.device import Device
@@ -68,13 +68,15 @@ class Container(Layer):
         for child in self._inner():
             child._adopt(workspace, self._level + 1)
 
-    def to(self, device: str | Device) -> Self:
+    def to(self, device: str | Device, stream: Any = None) -> Self:
         """Move this layer and all inside it to another device; see `Module.to`.
 
         Parameters
         ----------
         device : {"cpu", "cuda"}
             Where to.
+        stream : stream or int, optional
+            On "cuda", where all work goes that is done for this layer.
 
         Returns
         -------
@@ -86,9 +88,9 @@ class Container(Layer):
         DeviceError
             If this machine lacks the device; nothing moved.
         ArgumentError
-            For another name.
+            For another name, or a stream that is none or comes with "cpu"; nothing moved.
         """
-        super().to(device)
+        super().to(device, stream)
         self._adopt(self._workspace, 0)
         return self
 

@@ -6,19 +6,22 @@ here imports ``numba.cuda`` before a device array is made or met.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
+from numba_nn.core.dlpack import lender_of, lives_on_gpu
 from numba_nn.core.errors import ArgumentError, DeviceError
 from numba_nn.core.ptx import cuda
 
 Shape = tuple[int, ...]
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+NO_STREAM = nullcontext()
 
 
 class Device:
@@ -43,6 +46,18 @@ class Device:
 
     def require(self) -> None:
         """Raise `DeviceError` unless this machine has the device."""
+
+    @property
+    def records(self) -> bool:
+        """Whether work is recorded, to be done later: then nothing can be known of it."""
+        return False
+
+    def on(self, stream: Any) -> AbstractContextManager[None]:
+        """Within, work goes to this stream, unless it is None; the CPU has no streams."""
+        return NO_STREAM
+
+    def wait(self) -> None:
+        """Wait for the work of the current stream."""
 
     def owns(self, array: Any) -> bool:
         """Whether an array lives here."""
@@ -117,12 +132,12 @@ class Device:
         to[...] = values
 
 
-class CudaDevice(Device):
+class CudaDevice(Device, threading.local):
     """The current CUDA device; its arrays are those of ``numba.cuda``.
 
-    Kernels, and what stays on the device (`clear`, `copy`), go to ``stream``. Copies from and to the host, and allocations, go
-    to CUDA's default stream, whose work waits for that of the others and they for it: so the driver refuses them while a stream
-    is captured, when they would be done once and never again.
+    Kernels and copies go to ``stream``. Copies from and to the host are waited for, so that their arrays can be used in any
+    stream: they, like allocations, are refused by the driver while a stream is captured, when they would be done once and never
+    again. Each thread has attributes of its own.
 
     Attributes
     ----------
@@ -133,9 +148,14 @@ class CudaDevice(Device):
     """
 
     name = "cuda"
-    noun = "a device array (numba.cuda.to_device, or any array with __cuda_array_interface__)"
+    noun = "a device array (numba.cuda.to_device, or any with __dlpack__ or __cuda_array_interface__) of a dtype that NumPy has"
     stream: Any = 0
     used: list[Any] | None = None
+
+    @property
+    def records(self) -> bool:
+        """Whether work is recorded, to be done later: then nothing can be known of it."""
+        return self.used is not None
 
     def use(self, *arrays: Any) -> None:
         """Note what work on the device is given."""
@@ -144,12 +164,17 @@ class CudaDevice(Device):
 
     @contextmanager
     def on(self, stream: Any) -> Iterator[None]:
-        """Within, kernels go to this stream."""
-        before, self.stream = self.stream, stream
+        """Within, work goes to this stream, unless it is None."""
+        before = self.stream
+        self.stream = before if stream is None else stream
         try:
             yield
         finally:
             self.stream = before
+
+    def wait(self) -> None:
+        """Wait for the work of the current stream."""
+        (self.stream or cuda.default_stream()).synchronize()
 
     def require(self) -> None:
         """Raise `DeviceError` unless this machine has the device."""
@@ -166,9 +191,12 @@ class CudaDevice(Device):
 
     def accept(self, array: Any) -> Any:
         """An array of another library's as one of the device's own, without a copy; anything else as it is."""
-        if self.owns(array) or not hasattr(array, "__cuda_array_interface__"):
+        lender = None if self.owns(array) else lender_of(array, self.stream)
+        if lender is None:
             return array
-        return cuda.as_cuda_array(array)
+        taken = cuda.as_cuda_array(lender)
+        taken.read_only = lender.__cuda_array_interface__["data"][1]  # which numba's arrays know nothing of
+        return taken
 
     def is_plain(self, array: Any) -> bool:
         """Whether an array is C-contiguous and aligned."""
@@ -176,7 +204,7 @@ class CudaDevice(Device):
 
     def is_writable(self, array: Any) -> bool:
         """Whether a kernel may write an array."""
-        return not array.__cuda_array_interface__["data"][1]
+        return not getattr(array, "read_only", False)
 
     def alias(self, array: Any) -> Any:
         """The array itself: device arrays know no read-only."""
@@ -195,8 +223,8 @@ class CudaDevice(Device):
         return int(array.__cuda_array_interface__["data"][0])
 
     def empty(self, shape: Shape, dtype: Any) -> Any:
-        """A fresh array with whatever contents it has."""
-        return cuda.device_array(shape, dtype)
+        """A fresh array with whatever contents it has, bound to the stream: other libraries see by it what to wait for."""
+        return cuda.device_array(shape, dtype, stream=self.stream)
 
     def zeros(self, shape: Shape, dtype: Any) -> Any:
         """A fresh array of zeros."""
@@ -214,16 +242,19 @@ class CudaDevice(Device):
 
     def from_host(self, array: NDArray[Any]) -> Any:
         """A copy of a NumPy array, on the device."""
-        return cuda.to_device(np.ascontiguousarray(array).reshape(array.shape))
+        copy = cuda.device_array(array.shape, array.dtype)
+        self.assign(copy, array)
+        return copy
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """A copy of the device's array, as a NumPy array; waits until it is computed."""
-        copy: NDArray[Any] = array.copy_to_host()
+        copy: NDArray[Any] = array.copy_to_host(stream=self.stream or cuda.default_stream())
+        self.wait()
         return copy
 
     def number(self, array: Any) -> float:
         """The first element of a flat array; waits until it is computed."""
-        return float(array.copy_to_host()[0])
+        return float(self.to_host(array)[0])
 
     def copy(self, to: Any, source: Any) -> None:
         """Overwrite an array with another of the same shape."""
@@ -235,7 +266,9 @@ class CudaDevice(Device):
 
     def assign(self, to: Any, values: Any) -> None:
         """Overwrite an array with numbers from the host, broadcast and converted."""
-        to.copy_to_device(np.ascontiguousarray(np.broadcast_to(values, to.shape), to.dtype).reshape(to.shape))
+        host = np.ascontiguousarray(np.broadcast_to(values, to.shape), to.dtype).reshape(to.shape)
+        to.copy_to_device(host, stream=self.stream)
+        self.wait()
 
 
 CPU = Device()
@@ -251,6 +284,23 @@ def as_device(where: object, given: Any) -> Device:
     raise ArgumentError(f"{where}: device must be 'cpu' or 'cuda', got {given!r}")
 
 
+def as_stream(where: object, device: Device, given: Any) -> Any:
+    """A stream of ``numba.cuda``, from one or from its handle; None for the default one. Raises `ArgumentError` for others."""
+    if given is None:
+        return None
+    if device is CPU:
+        raise ArgumentError(f"{where}: stream must be None on device 'cpu', which has no streams, got {given!r}")
+    if isinstance(given, (int, np.integer)) and not isinstance(given, bool) and given >= 0:
+        given = cuda.external_stream(int(given))
+    if not (hasattr(given, "synchronize") and hasattr(given, "__int__")):
+        wanted = "a stream of numba.cuda, or the handle of another library's as an int"
+        raise ArgumentError(f"{where}: stream must be {wanted}, got {given!r}")
+    return given if int(given) else None
+
+
 def device_of(array: Any) -> Device:
     """Where an array lives; the CPU for what is no array, which the checks then refuse."""
-    return CUDA if not isinstance(array, ndarray) and hasattr(array, "__cuda_array_interface__") else CPU
+    if isinstance(array, ndarray):
+        return CPU
+    there = CUDA.owns(array) or lives_on_gpu(array) or hasattr(array, "__cuda_array_interface__")
+    return CUDA if there else CPU

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
-from numba_nn.core.device import CPU, Device, as_device, device_of
+from numba_nn.core.device import CPU, Device, as_device, as_stream, device_of
 from numba_nn.core.errors import DeviceError, StateDictError
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.state import load_arrays
@@ -25,9 +25,12 @@ class Module:
         Whether forward keeps what backward needs; set by `train` and `eval`.
     device : Device
         Where its arrays live; set by `to`.
+    stream : object or None
+        On a GPU, the stream of ``numba.cuda`` that its work goes to; None for that of whoever calls. Set by `to`.
     """
 
     device: Device = CPU
+    stream: Any = None
     buffer_names: ClassVar[tuple[str, ...]] = ()
     """Attributes that are state without being learned, such as running statistics: arrays, or None."""
 
@@ -101,7 +104,7 @@ class Module:
         """
         return self.train(False)
 
-    def to(self, device: str | Device) -> Self:
+    def to(self, device: str | Device, stream: Any = None) -> Self:
         """Move parameters, running statistics and buffers to another device; forwards that are kept are forgotten.
 
         Handles made by `share` before no longer share running statistics afterwards: make them anew.
@@ -110,6 +113,11 @@ class Module:
         ----------
         device : {"cpu", "cuda"}
             Where to. An optimiser made before follows at its next step.
+        stream : stream or int, optional
+            On "cuda", where all work goes that is done for this model: of its calls, of optimisers and clipping of its
+            parameters, of a `TrainStep`; a loss has a ``to`` of its own. A stream of ``numba.cuda``, or the handle of another
+            library's (``torch.cuda.Stream.cuda_stream``, ``cupy.cuda.Stream.ptr``), which has to live as long as the model uses
+            it. By default CUDA's default stream.
 
         Returns
         -------
@@ -121,23 +129,35 @@ class Module:
         DeviceError
             If this machine lacks the device; nothing moved.
         ArgumentError
-            For another name.
+            For another name, or a stream that is none or comes with "cpu"; nothing moved.
+
+        Notes
+        -----
+        Calls wait for nothing but what they give to the host as numbers: a loss as a float, a state dict, a move; and in an
+        `Embedding` for the check of indices. Copies from and to the host that they make go to the stream, too, in order with
+        the rest. Arrays that are passed must be ready in the order of the stream, and are written in it: what comes by DLPack
+        is, by its producer; CUDA's default stream is in order with the streams of ``numba.cuda.stream()``, both ways, but not
+        with PyTorch's or other non-blocking ones, for which ``stream.synchronize()`` or an event serves. The simulated GPU has
+        shown where work goes, no real one yet.
         """
         target = as_device(self, device)
+        stream = as_stream(self, target, stream)
         for module in self.modules():
-            if module.device is not target:
-                module._move(target)
+            if module.device is not target or module.stream is not stream:
+                module._move(target, stream)
         return self
 
-    def _move(self, device: Device) -> None:
+    def _move(self, device: Device, stream: Any) -> None:
         """Move what belongs to this module itself."""
-        for value in vars(self).values():
-            if isinstance(value, Parameter):
-                value.move(device)
-        for name in self.buffer_names:
-            if (array := getattr(self, name)) is not None:
-                setattr(self, name, device.from_host(self.device.to_host(array)))
-        self.device = device
+        with self.device.on(self.stream):
+            for value in vars(self).values():
+                if isinstance(value, Parameter):
+                    value.move(device, stream)
+            for name in self.buffer_names:
+                if device is not self.device and (array := getattr(self, name)) is not None:
+                    setattr(self, name, device.from_host(self.device.to_host(array)))
+            self.device.wait()
+        self.device, self.stream = device, stream
         self._derive()
 
     def _derive(self) -> None:
@@ -146,15 +166,17 @@ class Module:
     def _lock(self, parameters: Iterable[Parameter]) -> None:
         for parameter in parameters:
             parameter.lock()
-        for module in self.modules():
-            module._pack()
+        with self.device.on(self.stream):
+            for module in self.modules():
+                module._pack()
 
     def _pack(self) -> None:
         """Pack what later calls read of locked parameters."""
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Copies of all parameters and running statistics, as NumPy arrays, under PyTorch's names and in its layouts."""
-        return {name: device_of(array).to_host(array) for name, array in self.named_arrays()}
+        with self.device.on(self.stream):
+            return {name: device_of(array).to_host(array) for name, array in self.named_arrays()}
 
     def load_state_dict(self, arrays: Mapping[str, NDArray[Any]], strict: bool = True) -> Self:
         """Load parameters; all or nothing.
@@ -175,7 +197,8 @@ class Module:
         for parameter in locked:
             parameter.unlock()
         try:
-            load_arrays(repr(self), dict(self.named_arrays()), arrays, strict)
+            with self.device.on(self.stream):
+                load_arrays(repr(self), dict(self.named_arrays()), arrays, strict)
         finally:
             self._lock(locked)
         return self

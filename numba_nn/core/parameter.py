@@ -33,6 +33,8 @@ class Parameter:
     ----------
     device : Device
         Where both arrays live.
+    stream : object or None
+        On a GPU, the stream of ``numba.cuda`` on which optimisers change it; None for that of whoever calls.
     name : str
         Name within its layer.
     guard : object or None
@@ -43,7 +45,7 @@ class Parameter:
         The value as layers hand it to kernels: a view, always writable, as Numba looks at read-only arrays for longer.
     """
 
-    __slots__ = ("_grad", "_locked", "_packs", "_value", "device", "guard", "memory", "name", "requires_grad")
+    __slots__ = ("_grad", "_locked", "_packs", "_value", "device", "guard", "memory", "name", "requires_grad", "stream")
 
     moves: ClassVar[int] = 0
     """How often any parameter moved, or got another guard: who keeps addresses sees by it that some may be stale."""
@@ -61,6 +63,7 @@ class Parameter:
         value, grad, self.name, self.requires_grad, locked = state
         self.device: Device = CPU
         self.guard: Any = None
+        self.stream: Any = None
         # What pickle makes may lie in bytes, for ever read-only.
         value, self._grad = (array if array.flags.owndata else array.copy() for array in (value, grad))
         self._take(value, locked)
@@ -130,10 +133,12 @@ class Parameter:
 
     def zero_grad(self) -> None:
         """Clear the gradient."""
-        self.device.clear(self._grad)
+        with self.device.on(self.stream):
+            self.device.clear(self._grad)
 
-    def move(self, device: Device) -> None:
-        """Have value and gradient on this device, in new arrays unless they are there."""
+    def move(self, device: Device, stream: Any = None) -> None:
+        """Have value and gradient on this device, in new arrays unless they are there, and work on them in a stream."""
+        self.stream = stream
         if device is not self.device:
             value, self._grad = (device.from_host(self.device.to_host(a)) for a in (self._value, self._grad))
             self.device = device

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_nn.core.device import ALIGNMENT, CPU, Device, device_of
+from numba_nn.core.device import ALIGNMENT, CPU, CUDA, Device, device_of
 from numba_nn.core.errors import ConcurrencyError, ReserveError
 
 Shape = tuple[int, ...]
@@ -54,6 +54,33 @@ class InUse:
         self._workspace.lock.release()
 
 
+class Turn:
+    """A lock whose holder's work goes to a stream: all that enters a model takes the model's lock.
+
+    Parameters
+    ----------
+    stream : object
+        Stream of ``numba.cuda``.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._lock, self._stream = threading.RLock(), stream
+        self._before: list[Any] = []
+
+    def acquire(self, blocking: bool) -> bool:
+        """Take the lock; False if another thread holds it."""
+        taken = self._lock.acquire(blocking)
+        if taken:
+            self._before.append(CUDA.stream)
+            CUDA.stream = self._stream
+        return taken
+
+    def release(self) -> None:
+        """Give it back; work goes where it went before."""
+        CUDA.stream = self._before.pop()
+        self._lock.release()
+
+
 class Workspace:
     """Named buffers that grow when they must and are otherwise handed out again, to one thread at a time.
 
@@ -63,6 +90,8 @@ class Workspace:
     ----------
     device : Device, optional
         Where the buffers live.
+    stream : object, optional
+        Stream of ``numba.cuda`` for the work of whoever holds the lock.
 
     Attributes
     ----------
@@ -72,17 +101,17 @@ class Workspace:
         Grows with every allocation; a view taken in an earlier generation may belong to a buffer since replaced.
     strict : bool
         Refuse to grow, but for copies of strided arrays.
-    lock : RLock
+    lock : RLock or Turn
         Held by the thread that is inside; see `in_use`.
     """
 
-    def __init__(self, device: Device = CPU) -> None:
+    def __init__(self, device: Device = CPU, stream: Any = None) -> None:
         self.device = device
         self._buffers: dict[str, NDArray[np.uint8]] = {}
         self._arrays: dict[tuple[str, Shape, Any], NDArray[Any]] = {}
         self.generation = 0
         self.strict = False
-        self.lock = threading.RLock()
+        self.lock: Any = threading.RLock() if stream is None else Turn(stream)
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[Device]]:
         return Workspace, (self.device,)

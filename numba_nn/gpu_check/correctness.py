@@ -12,6 +12,7 @@ import numpy as np
 
 import numba_nn as nn
 from numba_nn.core.device import CUDA
+from numba_nn.core.ptx import cuda
 
 EXACT, TENSOR_CORES = 2e-4, 5e-3  # of the largest number; tensor cores round float32 to ten bits of mantissa
 
@@ -31,9 +32,7 @@ class LayerCase:
         rng = np.random.default_rng(0)
         host = self.make()
         device = copy.deepcopy(host).to("cuda")
-        x: Any = rng.standard_normal(self.x_shape, dtype=np.float32)
-        if self.indices:
-            x = rng.integers(0, self.indices, self.x_shape)
+        x = batch(rng, self.x_shape, self.indices)
         y = host(x)
         dy = rng.standard_normal(y.shape, dtype=np.float32)
         pairs: dict[str, tuple[Any, Any]] = {"y": (y, device(CUDA.from_host(x)))}
@@ -47,29 +46,37 @@ class LayerCase:
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """Some steps of training; parameters and losses are compared."""
+    """Some steps of training; parameters and losses are compared. ``stream`` makes one for the device."""
 
     name: str
     optimizer: Callable[[Any], Any]
+    build: Callable[[], Any] = lambda: nn.Sequential(nn.Linear(20, 33), nn.Tanh(), nn.Linear(33, 5))
+    indices: int = 0
+    stream: Callable[[], Any] = lambda: None
     steps: int = 5
 
     def compare(self) -> dict[str, Any]:
         """Losses of all steps, and parameters after them, on both devices."""
         rng = np.random.default_rng(0)
-        host = nn.Sequential(nn.Linear(20, 33), nn.Tanh(), nn.Linear(33, 5))
-        device = copy.deepcopy(host).to("cuda")
+        host = self.build()
+        device = copy.deepcopy(host).to("cuda", self.stream())
         steps = [
             nn.TrainStep(model, nn.CrossEntropyLoss(), self.optimizer(model.parameters()), (16, 20)) for model in (host, device)
         ]
         losses = []
         for _ in range(self.steps):
-            x, target = rng.standard_normal((16, 20), dtype=np.float32), rng.integers(0, 5, 16)
+            x, target = batch(rng, (16, 20), self.indices), rng.integers(0, 5, 16)
             losses.append((steps[0](x, target), steps[1](CUDA.from_host(x), CUDA.from_host(target))))
         here, there = np.array(losses).T
         found = {"loss": difference(here, there)}
         for (name, p), (_, q) in zip(host.named_parameters(), device.named_parameters(), strict=True):
             found[name] = difference(p.value, CUDA.to_host(q.value))
         return judged(found, TENSOR_CORES)
+
+
+def batch(rng: np.random.Generator, shape: tuple[int, ...], indices: int) -> Any:
+    """Normal numbers, or whole ones below ``indices`` where that is not 0."""
+    return rng.integers(0, indices, shape) if indices else rng.standard_normal(shape, dtype=np.float32)
 
 
 def difference(expected: Any, got: Any) -> float:
@@ -114,4 +121,6 @@ CASES: tuple[LayerCase | TrainingCase, ...] = (
     TrainingCase("SGD", lambda p: nn.optim.SGD(p, lr=0.1, momentum=0.9)),
     TrainingCase("Adam", lambda p: nn.optim.Adam(p)),
     TrainingCase("AdamW", lambda p: nn.optim.AdamW(p)),
+    TrainingCase("SGD on a stream", nn.optim.SGD, stream=lambda: cuda.stream()),
+    TrainingCase("SGD of rows", nn.optim.SGD, lambda: nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(80, 5)), 9),
 )  # fmt: skip

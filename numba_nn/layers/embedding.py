@@ -40,12 +40,12 @@ def take_rows(y: Out, table: In, indices: In):
 
 @take_rows.on_cuda(grid=over_planes)
 def take_rows(y: Out, table: In, indices: In):
-    """A thread has a column."""
+    """A thread has a column; where an index is no row it is NaN, as nobody looks while a step is recorded and repeated."""
     d = place_in_plane()
     if d < np.uint32(table.shape[1]):
         b = first_plane()
         while b < np.uint32(indices.size):
-            y[b, d] = table[np.uint32(indices[b]), d]
+            y[b, d] = table[np.uint32(indices[b]), d] if is_row(table, indices[b]) else y.dtype.type(np.nan)
             b = next_plane(b)
 
 
@@ -67,10 +67,13 @@ def add_rows(table: Out, indices: In, rows: In, skipped: int):
 
 @add_rows.on_cuda(grid=lambda table, indices, *_: (indices.size, WARP))
 def add_rows(table: Out, indices: In, rows: In, skipped: int):
-    """A block of one warp for every b: the first b that chooses a row adds all that choose it, in their order."""
+    """A block of one warp for every b: the first b that chooses a row adds all that choose it, in their order.
+
+    An index that is no row is skipped.
+    """
     b, size = np.uint32(cuda.blockIdx.x), np.uint32(indices.size)
     row, start = indices[b], np.uint32(0)
-    if row == skipped:
+    if row == skipped or not is_row(table, row):
         return
     while start < b:
         if lanes_that_choose(row, indices, start, b) != 0:
@@ -88,6 +91,12 @@ def add_rows(table: Out, indices: In, rows: In, skipped: int):
             table[np.uint32(row), d] = total
             d = np.uint32(d + np.uint32(WARP))
         start = np.uint32(start + np.uint32(WARP))
+
+
+@cuda_helper
+def is_row(table, index):
+    """Whether an index is one of the table's rows."""
+    return index >= 0 and index < table.shape[0]
 
 
 @cuda_helper
@@ -125,6 +134,9 @@ class Embedding(Layer):
     -----
     The input holds int64 or int32 numbers, in any shape; an index outside of the table raises `RangeError` before anything is
     written. There is no gradient with respect to it: ``backward`` returns None.
+
+    On a GPU this check waits for the device. In a `TrainStep` that is repeated as a CUDA graph it cannot be made: there such an
+    index gives a row of NaN, so that the loss is NaN, and adds no gradient to the table.
     """
 
     keeps_input = True

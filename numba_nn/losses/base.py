@@ -20,7 +20,7 @@ import numpy as np
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import as_shape, check_array, check_destination, check_dtype
-from numba_nn.core.device import CPU, Device, device_of
+from numba_nn.core.device import CPU, Device, as_device, as_stream, device_of
 from numba_nn.core.errors import ArgumentError, BackwardError
 from numba_nn.core.workspace import Shape, Spec, Workspace
 
@@ -53,6 +53,8 @@ class Loss:
 
     device: Device = CPU
     """Where the last prediction lived: a loss goes where its prediction is."""
+    stream: Any = None
+    """On a GPU, the stream of ``numba.cuda`` that its work goes to; None for that of whoever calls. See `to`."""
 
     def __init__(self, reduction: str = "mean") -> None:
         if reduction not in REDUCTIONS:
@@ -154,10 +156,38 @@ class Loss:
             result = self._checked_forward(prediction, target, loss)
             return result if out is None else out
 
-    def _move(self, device: Device) -> None:
+    def to(self, device: str | Device, stream: Any = None) -> Self:
+        """Have buffers on a device, where the loss would go with its next prediction, and on a GPU its work in a stream.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+            Where to; a forward before is forgotten.
+        stream : stream or int, optional
+            On "cuda", where its work goes, as `Module.to` takes it: that of the model. Another device forgets it.
+
+        Returns
+        -------
+        Loss
+            The loss itself.
+
+        Raises
+        ------
+        DeviceError
+            If this machine lacks the device.
+        ArgumentError
+            For another name, or a stream that is none or comes with "cpu".
+        """
+        target = as_device(self, device)
+        stream = as_stream(self, target, stream)
+        if target is not self.device or stream is not self.stream:
+            self._move(target, stream)
+        return self
+
+    def _move(self, device: Device, stream: Any = None) -> None:
         """Have buffers on this device; a forward before is forgotten."""
-        self.device = device
-        self._workspace, self._arrays, self._kept = Workspace(device), (None, {}), None
+        self.device, self.stream = device, stream
+        self._workspace, self._arrays, self._kept = Workspace(device, stream), (None, {}), None
 
     def _destination(self, out: Any, shape: Shape, dtype: np.dtype[Any], *inputs: Array) -> Array:
         """What the caller gave, once checked, or a fresh array."""

@@ -180,6 +180,10 @@ class ClipNorm:
         NonFiniteError
             If the norm is NaN or infinite, and this was asked for; the gradients stay as they were.
         """
+        with self._table.turn():
+            return self._clip()
+
+    def _clip(self) -> Any:
         self.refresh()
         self._sum_powers()
         if self._device is CPU:
@@ -199,7 +203,8 @@ class ClipNorm:
 
     def refresh(self) -> None:
         """Have kernels see what changed on the host: frozen parameters, parameters that moved; a call does it too."""
-        self._table.refresh()
+        with self._table.turn():
+            self._table.refresh()
         if self._table.device is not self._device:
             self._place()
 
@@ -273,4 +278,5 @@ def clip_grad_value_(parameters: Parameter | Iterable[Parameter], clip_value: fl
     limit = check_number("clip_grad_value_", "clip_value", clip_value, 0)
     for parameter in as_parameters("clip_grad_value_", parameters):
         if parameter.requires_grad:
-            gradient_clamp(parameter.grad.reshape(-1), limit)
+            with parameter.device.on(parameter.stream):
+                gradient_clamp(parameter.grad.reshape(-1), limit)

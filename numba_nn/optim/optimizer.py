@@ -92,6 +92,10 @@ class Optimizer:
 
         `step` does it too; before a captured step is replayed, this is all of it that the host has to do.
         """
+        with self._table.turn():
+            self._refresh()
+
+    def _refresh(self) -> None:
         self._follow()
         for rates, group in zip(self._rates.host, self.param_groups, strict=True):
             rates[:] = self._rates_of(group)
@@ -105,8 +109,15 @@ class Optimizer:
             self._place(self._rates.host, self._device.to_host(self._steps))
 
     def step(self) -> None:
-        """Change every parameter that requires a gradient, in eval mode too; allocates nothing, waits for no GPU."""
-        self.refresh()
+        """Change every parameter that requires a gradient, in eval mode too; allocates nothing, waits for no GPU.
+
+        On a GPU its work goes to the stream of the first parameter's model.
+        """
+        with self._table.turn():
+            self._step()
+
+    def _step(self) -> None:
+        self._refresh()
         self._table.unlock()
         rows, device = self._table.rows.array, self._device
         for guard, members in self._table.guards:
@@ -124,8 +135,9 @@ class Optimizer:
         dict of str to ndarray
             ``steps``, how many each parameter's state has taken, and every array of state, numbered as the parameters are.
         """
-        self._follow()
-        return {name: self._device.to_host(array) for name, array in self._arrays().items()}
+        with self._table.turn():
+            self._follow()
+            return {name: self._device.to_host(array) for name, array in self._arrays().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state of another optimiser over parameters of the same shapes; all or nothing.
@@ -140,8 +152,9 @@ class Optimizer:
         StateDictError
             Listing every name that is missing, unexpected, or of another shape or kind of number; nothing was loaded.
         """
-        self._follow()
-        load_arrays(type(self).__name__, self._arrays(), state)
+        with self._table.turn():
+            self._follow()
+            load_arrays(type(self).__name__, self._arrays(), state)
 
     def _arrays(self) -> dict[str, Array]:
         state = {

@@ -6,6 +6,7 @@ On a GPU a task is a block of threads, and shorter: `CUDA_CHUNK` elements.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,11 +135,16 @@ class ParameterTable:
             self.entries = [(p, g, beside) for (p, g, _), beside in zip(self.entries, moved, strict=True)]
         self._build()
 
+    def turn(self) -> AbstractContextManager[None]:
+        """Within, work goes to the stream of the parameters, which is that of their model."""
+        return self.device.on(self.parameters[0].stream if self.parameters else None)
+
     def clear_gradients(self) -> None:
         """Overwrite all gradients with zeros, also of parameters that require none."""
-        self.refresh()
-        for tasks in self.tasks:
-            gradient_clear.for_work(tasks.elements, self.device)(tasks.like, self.rows.array, tasks.chunks)
+        with self.turn():
+            self.refresh()
+            for tasks in self.tasks:
+                gradient_clear.for_work(tasks.elements, self.device)(tasks.like, self.rows.array, tasks.chunks)
 
     def unlock(self) -> None:
         """Have every value that will be written forget what was packed of it."""

@@ -6,9 +6,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from numba_nn.core.capture import Capture
+from numba_nn.core.checks import check_place
 from numba_nn.core.device import CUDA
-from numba_nn.core.errors import DTypeError, ReserveError, ShapeError
+from numba_nn.core.errors import ReserveError, ShapeError
 from numba_nn.core.feed import Feed
 from numba_nn.core.ptx import cuda
 
@@ -25,15 +28,17 @@ class DeviceStep:
     ----------
     rows : int
         Length of the largest batch.
+    stream : object or None
+        Stream of ``numba.cuda`` to run on; None makes one.
 
     Attributes
     ----------
     stream : object
-        Stream of ``numba.cuda`` on which everything runs, in order with CUDA's default stream.
+        On which everything runs; one that was made here is in order with CUDA's default stream.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.stream = cuda.stream()
+    def __init__(self, rows: int, stream: Any) -> None:
+        self.stream = cuda.stream() if stream is None else stream
         self._rows = rows
         self._feeds: dict[Any, Feed] = {}
         self._captures: dict[Any, Capture | None] = {}
@@ -41,9 +46,8 @@ class DeviceStep:
 
     def take(self, name: str, array: Any) -> Any:
         """A batch in the array reserved for it; from a NumPy array it is on its way there, and may be overwritten at once."""
-        array = CUDA.accept(array)
-        if not hasattr(array, "dtype") or not hasattr(array, "shape"):
-            raise DTypeError(f"TrainStep: {name} must be a NumPy or device array, got {type(array).__name__}")
+        if not isinstance(array, np.ndarray):
+            check_place("TrainStep", name, array, CUDA)
         if not array.shape:
             raise ShapeError(f"TrainStep: {name} must have shape (N, ...), got ()")
         if len(array) > self._rows:

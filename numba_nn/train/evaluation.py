@@ -121,12 +121,13 @@ def check_trainable(where: str, model: Any, loss: Any) -> None:
 
 @contextmanager
 def evaluating(model: Layer) -> Iterator[None]:
-    """Eval mode for a while; then every layer's own mode again, so that what was frozen stays so."""
+    """Eval mode for a while, on the model's stream; then every layer's own mode again, so that what was frozen stays so."""
     modes = [(module, module.training) for module in model.modules()]
     writable = [parameter for parameter in model.parameters() if not parameter.locked]
     model.eval()
     try:
-        yield
+        with model.device.on(model.stream):
+            yield
     finally:
         for module, training in modes:
             module.training = training

@@ -11,8 +11,9 @@ from numba import prange
 
 from numba_nn.core import random
 from numba_nn.core.call import Array
+from numba_nn.core.checks import check_place
 from numba_nn.core.device import CPU, CUDA
-from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError, DTypeError, ReserveError, ShapeError
+from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError, ReserveError, ShapeError
 from numba_nn.core.kernel import In, Out, portable
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
@@ -29,7 +30,10 @@ class TrainStep:
     On a GPU, the second step of a kind (shape of the batch, modes of layers, frozen parameters) is recorded as a CUDA graph,
     and from then on one launch repeats it. The optimiser's settings may change between steps; what else is a number on the
     host (``p`` of a Dropout, ``max_norm`` of a `optim.ClipNorm`) stays as it was: to change it, make a new TrainStep. A step
-    that cannot be recorded runs launch by launch, and a warning says why. This has run on a simulated GPU only.
+    that cannot be recorded runs launch by launch, and a warning says why. All goes to the model's stream (`Module.to`), or to
+    one of its own that is in order with CUDA's default stream. An index that is no row of an `Embedding` is refused in the
+    first step of a kind; once the step is recorded it makes the loss NaN, as a target out of range does, and what its
+    gradients update. This has run on a simulated GPU only.
 
     Parameters
     ----------
@@ -38,7 +42,8 @@ class TrainStep:
         layers that were put into eval mode by themselves stay so. A step refuses a model in eval mode: after validation,
         call ``model.train()``.
     loss : Loss
-        Compares the model's output with the target; its reduction gives one number.
+        Compares the model's output with the target; its reduction gives one number. A stream of its own that is not the
+        model's is forgotten: its work goes where the step's does.
     optimizer : object
         With ``zero_grad()`` and ``step()``, over parameters of the model.
     x_shape : tuple of int
@@ -79,13 +84,16 @@ class TrainStep:
         self.optimizer = optimizer
         self._clip = clip
         self.x_shape = tuple(x_shape)
-        self._device = device = model.device
+        self._device, self._stream = device, stream = model.device, model.stream
         dtype, shape = model.dtype or np.dtype(np.float32), model.output_shape(self.x_shape)
-        self._buffer, self._gradient = device.empty(shape, dtype), device.empty(shape, dtype)
-        self._loss, self._losses = device.zeros((1,), dtype), device.zeros((2,), np.float64)
+        with device.on(stream):
+            self._buffer, self._gradient = device.empty(shape, dtype), device.empty(shape, dtype)
+            self._loss, self._losses = device.zeros((1,), dtype), device.zeros((2,), np.float64)
+            if loss.stream is not stream:
+                loss.to(device)  # its work then goes where a step's goes: several steps may share it
+            self.loss = loss.reserve(shape, dtype, device)
         self.output = self._buffer[:0]
-        self.loss = loss.reserve(shape, dtype, device)
-        self._on_gpu = None if device is CPU else DeviceStep(self.x_shape[0])
+        self._on_gpu = None if device is CPU else DeviceStep(self.x_shape[0], stream)
         self._parts = list(model.modules()), model.parameters()
 
     def __call__(self, x: Array, target: Array) -> float:
@@ -116,7 +124,7 @@ class TrainStep:
         """
         self._require_training()
         self.run(x, target)
-        return self._device.number(self._loss)
+        return self._number()
 
     def run(self, x: Array, target: Array) -> None:
         """Train on one batch as ``step(x, target)`` does, and wait for nothing: `mean_loss` tells the loss later.
@@ -127,12 +135,12 @@ class TrainStep:
             As above; NumPy arrays may be overwritten at once.
         """
         self._require_training()
-        self._check(x)
         if self._on_gpu is None:
+            self._check(x)
             self._train(x, target)
             return
         with CUDA.on(self._on_gpu.stream):
-            x, target = self._on_gpu.take("x", x), self._on_gpu.take("target", target)
+            x, target = self._take(self._on_gpu, x, target)
             kind = (x.shape, x.dtype, target.shape, target.dtype, *self._state())
             self._on_gpu.run(kind, lambda: self._train(x, target), self._refresh)
             self.output = self._buffer[: len(x)]
@@ -145,13 +153,14 @@ class TrainStep:
         float
             The mean; NaN if there was none, and on a GPU where a target was out of range.
         """
-        total, count = self._device.to_host(self._losses)
-        self._device.clear(self._losses)
+        with self._device.on(self._stream):
+            total, count = self._device.to_host(self._losses)
+            self._device.clear(self._losses)
         return float(total / count) if count else math.nan
 
     def _train(self, x: Array, target: Array) -> None:
         self._forward(x, target)
-        self.update()
+        self._update()
         count_loss.for_work(1, self._device)(self._losses, self._loss)
 
     def _state(self) -> tuple[Any, ...]:
@@ -170,19 +179,31 @@ class TrainStep:
 
     def forward(self, x: Array, target: Array) -> float:
         """The loss of one batch, without an update."""
-        self._check(x)
         if self._on_gpu is None:
+            self._check(x)
             self._forward(x, target)
         else:
             with CUDA.on(self._on_gpu.stream):
-                self._forward(self._on_gpu.take("x", x), self._on_gpu.take("target", target))
-        return self._device.number(self._loss)
+                self._forward(*self._take(self._on_gpu, x, target))
+        return self._number()
+
+    def _number(self) -> float:
+        """The loss of the last batch."""
+        with self._device.on(self._stream):
+            return self._device.number(self._loss)
+
+    def _take(self, on_gpu: DeviceStep, x: Any, target: Any) -> tuple[Array, Array]:
+        """A batch in the arrays reserved for it."""
+        x = CUDA.accept(x)
+        self._check(x)
+        return on_gpu.take("x", x), on_gpu.take("target", CUDA.accept(target))
 
     def _check(self, x: Any) -> None:
-        if self._device is not self.model.device:
-            raise DeviceError(f"TrainStep: the model moved to '{self.model.device}'; make a TrainStep for it there")
-        if not isinstance(x, np.ndarray) and (self._device is CPU or not hasattr(x, "__cuda_array_interface__")):
-            raise DTypeError(f"TrainStep: x must be a NumPy array, got {type(x).__name__}")
+        if self._device is not self.model.device or self._stream is not self.model.stream:
+            where = f"'{self.model.device}'" + (", another stream" if self._device is self.model.device else "")
+            raise DeviceError(f"TrainStep: the model moved to {where}; make a TrainStep for it there")
+        if not isinstance(x, np.ndarray):
+            check_place("TrainStep", "x", x, self._device)
         if x.shape[1:] != self.x_shape[1:] or x.ndim != len(self.x_shape):
             raise ShapeError(f"TrainStep: x must have shape (N, ...) as in {self.x_shape}, got {x.shape}")
         if len(x) > len(self._buffer):
@@ -202,6 +223,10 @@ class TrainStep:
             If the model is in eval mode, or no forward is left.
         """
         self._require_training()
+        with self._device.on(self._stream):
+            self._update()
+
+    def _update(self) -> None:
         self.optimizer.zero_grad()
         self.model.backward(self.loss.backward(out=self._gradient[: len(self.output)]), input_gradient=False)
         if self._clip is not None:

@@ -7,10 +7,27 @@ from typing import Any
 
 building: list[GraphBuilder] = []
 """The builder that records, if any."""
+queued: list[Any] = []
+"""The stream of all that was done on the device, or recorded, one by one; a test clears it."""
 
 
 class Stream:
-    """Work runs at once, unless a builder records it."""
+    """Work runs at once, unless a builder records it; ``int(stream)`` is its handle."""
+
+    def __init__(self, handle: int | None = None) -> None:
+        self.handle = id(self) if handle is None else handle
+        self.waits = 0
+
+    def __int__(self) -> int:
+        return self.handle
+
+    def synchronize(self) -> None:
+        """Have the host wait."""
+        refuse_in_capture("waiting for a stream")
+        self.waits += 1
+
+
+DEFAULT = Stream(0)
 
 
 class Event:
@@ -19,6 +36,7 @@ class Event:
     def record(self, stream: Any = 0) -> None:
         """Note where the stream is."""
         refuse_in_capture("an event")
+        queued.append(stream)
 
     def synchronize(self) -> None:
         """Wait."""
@@ -49,6 +67,7 @@ class GraphBuilder:
     def launch(self, stream: Stream) -> None:
         """Do it all."""
         assert stream is self.stream
+        queued.append(stream)
         self.launches += 1
         for work in self.work:
             work()
@@ -56,6 +75,7 @@ class GraphBuilder:
 
 def on_device(stream: Any, work: Callable[[], None]) -> None:
     """Do some work on the device, or record it."""
+    queued.append(stream)
     if not building:
         work()
         return

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from unittest import mock
 
 import numpy as np
-from graphs import Event, GraphBuilder, Stream, on_device, refuse_in_capture
+from graphs import DEFAULT, Event, GraphBuilder, Stream, on_device, queued, refuse_in_capture
 from simulator import launch
 
 from numba_nn.core.ptx import cuda
@@ -25,8 +25,8 @@ class DeviceArray:
     __cuda_ndarray__ = True
     __array_ufunc__ = None
 
-    def __init__(self, host: np.ndarray) -> None:
-        self._host = host
+    def __init__(self, host: np.ndarray, stream: Any = 0) -> None:
+        self._host, self.stream = host, stream
 
     shape = property(lambda self: self._host.shape)
     strides = property(lambda self: self._host.strides)
@@ -80,9 +80,10 @@ class DeviceArray:
         """The bytes as another dtype."""
         return DeviceArray(self._host.view(dtype))
 
-    def copy_to_host(self) -> np.ndarray:
+    def copy_to_host(self, stream: Any = 0) -> np.ndarray:
         """The elements as a NumPy array."""
         refuse_in_capture("a copy to the host")
+        queued.append(stream)
         return self._host.copy()
 
     def copy_to_device(self, source: Any, stream: Any = 0) -> None:
@@ -110,11 +111,11 @@ class Dispatcher:
         return run
 
 
-def _poisoned(shape: Any, dtype: Any = np.float64) -> DeviceArray:
+def _poisoned(shape: Any, dtype: Any = np.float64, stream: Any = 0) -> DeviceArray:
     refuse_in_capture("an allocation")
     host = np.empty(shape, dtype)
     host.reshape(-1).view(np.uint8)[:] = 255  # NaN, or -1
-    return DeviceArray(host)
+    return DeviceArray(host, stream)
 
 
 def _memset(array: DeviceArray, value: int, nbytes: int, stream: Any = 0) -> None:
@@ -142,13 +143,13 @@ class SimulatedCuda(types.ModuleType):
         self.cudadrv = types.SimpleNamespace(driver=types.SimpleNamespace(device_memset=_memset))
         self.launch = launch
         self.device_array = _poisoned if allocates else _refuse
-        self.to_device = _copied if allocates else _refuse
 
     is_available = staticmethod(lambda: True)
     jit = staticmethod(lambda **options: Dispatcher)
     synchronize = staticmethod(lambda: None)
     stream = staticmethod(lambda: Stream())
-    default_stream = staticmethod(lambda: 0)
+    default_stream = staticmethod(lambda: DEFAULT)
+    external_stream = staticmethod(Stream)
     pinned_array = staticmethod(np.empty)
     defer_cleanup = staticmethod(nullcontext)
     event = staticmethod(lambda timing=True: Event())
@@ -160,13 +161,10 @@ class SimulatedCuda(types.ModuleType):
     @staticmethod
     def as_cuda_array(array: Any) -> DeviceArray:
         """Another library's device array, without a copy."""
-        assert isinstance(array.owner, DeviceArray)
-        return array.owner
-
-
-def _copied(array: np.ndarray) -> DeviceArray:
-    refuse_in_capture("a copy from the host")
-    return DeviceArray(np.array(array, order="C"))
+        interface = array.__cuda_array_interface__
+        dtype = np.dtype(interface["typestr"])
+        there = types.SimpleNamespace(__array_interface__={**interface, "typestr": dtype.str}, owner=array)
+        return DeviceArray(np.asarray(there).view(dtype))
 
 
 @contextmanager

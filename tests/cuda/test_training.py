@@ -11,6 +11,7 @@ from simulated_cuda import simulated
 import numba_nn as nn
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.core.errors import DeviceError
+from numba_nn.layers.embedding import add_rows
 
 RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((12, 6)).astype(np.float32), RNG.integers(0, 3, 12)
@@ -230,6 +231,46 @@ def test_a_class_out_of_range_gives_nan():
     for _ in range(3):
         step.run(X, np.where(T == 1, 99, T))
     assert np.isnan(step.mean_loss())
+
+
+def table():
+    """A model that chooses rows."""
+    nn.manual_seed(0)
+    return nn.Sequential(nn.Embedding(5, 3, padding_idx=2), nn.Flatten(), nn.BatchNorm1d(18))
+
+
+def test_a_step_that_chooses_rows_is_captured():
+    here, there = steps(table, OPTIMIZERS["SGD"])
+    indices = [np.random.default_rng(i).integers(0, 5, (12, 6)) for i in range(5)]
+    for x in indices:
+        assert there(x, T) == pytest.approx(here(x, T), rel=1e-4)
+    (capture,) = captures(there)
+    assert capture._graph.launches == 4
+    assert_alike(here, there)
+
+
+@pytest.mark.parametrize("wrong", [5, -1, 2**32 + 1])
+def test_an_index_out_of_range_gives_nan_once_the_step_is_captured(wrong):
+    _, step = steps(table, OPTIMIZERS["plain SGD"], clips=False)
+    x = np.zeros((12, 6), np.int64)
+    x[3, 1] = wrong
+    before = step.model.state_dict()
+    with pytest.raises(nn.RangeError, match=rf"x must lie in 0 \.\. 4, got {wrong} at \[3, 1\]"):
+        step(x, T)
+    for name, array in step.model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    for _ in range(3):
+        assert np.isfinite(step(np.zeros_like(x), T))
+    assert np.isnan(step(x, T))
+    assert len(captures(step)) == 1
+
+
+def test_the_gradient_skips_what_is_no_row():
+    weight, x = np.zeros((5, 40), np.float32), np.array([3, 5, -1, 2**32 + 3, 3])
+    gradient, rows = CUDA.from_host(weight), CUDA.from_host(np.ones((5, 40), np.float32))
+    add_rows(gradient, CUDA.from_host(x), rows, -1)
+    weight[3] = 2
+    np.testing.assert_array_equal(gradient.copy_to_host(), weight)
 
 
 class Foreign:
