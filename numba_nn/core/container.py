@@ -87,11 +87,15 @@ class Container(Layer):
         ------
         DeviceError
             If this machine lacks the device; nothing moved.
+        OutOfMemoryError
+            If the GPU has no room; all is where it was.
         ArgumentError
             For another name, or a stream that is none or comes with "cpu"; nothing moved.
         """
-        super().to(device, stream)
-        self._adopt(self._workspace, 0)
+        try:
+            super().to(device, stream)
+        finally:
+            self._adopt(self._workspace, 0)  # each layer has come with a workspace of its own, also if it had to go back
         return self
 
     def _inner(self) -> list[Layer]:

@@ -6,6 +6,7 @@ here imports ``numba.cuda`` before a device array is made or met.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,7 +17,7 @@ from numpy import ndarray
 from numpy.typing import NDArray
 
 from numba_nn.core.dlpack import lender_of, lives_on_gpu
-from numba_nn.core.errors import ArgumentError, DeviceError
+from numba_nn.core.errors import ArgumentError, DeviceError, OutOfMemoryError
 from numba_nn.core.ptx import cuda
 
 Shape = tuple[int, ...]
@@ -224,7 +225,19 @@ class CudaDevice(Device, threading.local):
 
     def empty(self, shape: Shape, dtype: Any) -> Any:
         """A fresh array with whatever contents it has, bound to the stream: other libraries see by it what to wait for."""
-        return cuda.device_array(shape, dtype, stream=self.stream)
+        return self._allocate(shape, dtype, self.stream)
+
+    def _allocate(self, shape: Shape, dtype: Any, stream: Any = 0) -> Any:
+        try:
+            return cuda.device_array(shape, dtype, stream=stream)
+        except cuda.cudadrv.driver.CudaAPIError as error:
+            nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+            raise OutOfMemoryError(f"device 'cuda': no room for {nbytes:,} bytes, {self.room()} ({error})") from error
+
+    def room(self) -> str:
+        """How much memory there is, in words."""
+        free, total = cuda.current_context().get_memory_info()
+        return f"{free:,} of {total:,} are free"
 
     def zeros(self, shape: Shape, dtype: Any) -> Any:
         """A fresh array of zeros."""
@@ -232,7 +245,7 @@ class CudaDevice(Device, threading.local):
 
     def buffer(self, nbytes: int) -> Any:
         """So many bytes, aligned; cudaMalloc gives multiples of 256."""
-        return cuda.device_array(nbytes, np.uint8)
+        return self._allocate((nbytes,), np.uint8)
 
     def clear(self, array: Any) -> None:
         """Overwrite an array with zeros."""
@@ -242,7 +255,7 @@ class CudaDevice(Device, threading.local):
 
     def from_host(self, array: NDArray[Any]) -> Any:
         """A copy of a NumPy array, on the device."""
-        copy = cuda.device_array(array.shape, array.dtype)
+        copy = self._allocate(array.shape, array.dtype)
         self.assign(copy, array)
         return copy
 

@@ -85,6 +85,10 @@ class DeviceError(NumbaNNError, RuntimeError):
     """A device that this machine lacks, or arrays on another device than the layer."""
 
 
+class OutOfMemoryError(DeviceError, MemoryError):
+    """A device has no room for an array; parameters are what they were."""
+
+
 class MissingTwinError(NumbaNNError, NotImplementedError):
     """A device array reached a kernel that has no CUDA twin."""
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from numpy.typing import NDArray
 
 from numba_nn.core.device import CPU, Device, as_device, as_stream, device_of
-from numba_nn.core.errors import DeviceError, StateDictError
+from numba_nn.core.errors import DeviceError, OutOfMemoryError, StateDictError
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.state import load_arrays
 from numba_nn.core.weights import load_weights, save_weights
@@ -128,6 +128,8 @@ class Module:
         ------
         DeviceError
             If this machine lacks the device; nothing moved.
+        OutOfMemoryError
+            If the GPU has no room, which says how many bytes were asked for and free; all is where it was.
         ArgumentError
             For another name, or a stream that is none or comes with "cpu"; nothing moved.
 
@@ -142,9 +144,16 @@ class Module:
         """
         target = as_device(self, device)
         stream = as_stream(self, target, stream)
-        for module in self.modules():
-            if module.device is not target or module.stream is not stream:
-                module._move(target, stream)
+        moved: list[tuple[Module, Device, Any]] = []
+        try:
+            for module in self.modules():
+                if module.device is not target or module.stream is not stream:
+                    moved.append((module, module.device, module.stream))
+                    module._move(target, stream)
+        except OutOfMemoryError:
+            for module, *before in reversed(moved):
+                module._move(*before)
+            raise
         return self
 
     def _move(self, device: Device, stream: Any) -> None:
@@ -153,9 +162,10 @@ class Module:
             for value in vars(self).values():
                 if isinstance(value, Parameter):
                     value.move(device, stream)
-            for name in self.buffer_names:
-                if device is not self.device and (array := getattr(self, name)) is not None:
-                    setattr(self, name, device.from_host(self.device.to_host(array)))
+            if device is not self.device:
+                found = {name: getattr(self, name) for name in self.buffer_names}
+                copies = {n: device.from_host(self.device.to_host(a)) for n, a in found.items() if a is not None}
+                vars(self).update(copies)  # all or none
             self.device.wait()
         self.device, self.stream = device, stream
         self._derive()

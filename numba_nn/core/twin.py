@@ -21,7 +21,7 @@ import numpy as np
 
 from numba_nn.core.checks import FLOATS
 from numba_nn.core.device import CUDA
-from numba_nn.core.errors import ArgumentError
+from numba_nn.core.errors import ArgumentError, DeviceError
 from numba_nn.core.narrow import READERS, is_narrow
 from numba_nn.core.parts import Helper
 from numba_nn.core.ptx import cuda, device_function
@@ -100,7 +100,11 @@ class CudaKernel:
         blocks, threads = self.grid(*given)
         if np.prod(blocks):
             kernel = self.on_forms_of(given)
-            kernel.dispatcher[blocks, threads, CUDA.stream](*kernel.arguments(given))
+            try:
+                kernel.dispatcher[blocks, threads, CUDA.stream](*kernel.arguments(given))
+            except cuda.cudadrv.driver.CudaAPIError as error:
+                asked = f"{blocks} blocks of {threads} threads"
+                raise DeviceError(f"kernel '{self.__name__}': the driver refused {asked}; {CUDA.room()} ({error})") from error
 
     def _check(self, name: str, array: Any) -> None:
         if not CUDA.owns(array):

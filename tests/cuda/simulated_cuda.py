@@ -127,6 +127,10 @@ def _refuse(*_: Any, **__: Any) -> NoReturn:
     raise AssertionError("a device array was allocated")
 
 
+class CudaAPIError(Exception):
+    """What the driver refuses."""
+
+
 class SimulatedCuda(types.ModuleType):
     """The module; ``launch`` is asked for by each kernel that runs.
 
@@ -140,11 +144,12 @@ class SimulatedCuda(types.ModuleType):
 
     def __init__(self, launch: Callable[..., None], allocates: bool) -> None:
         super().__init__("simulated numba.cuda")
-        self.cudadrv = types.SimpleNamespace(driver=types.SimpleNamespace(device_memset=_memset))
+        self.cudadrv = types.SimpleNamespace(driver=types.SimpleNamespace(device_memset=_memset, CudaAPIError=CudaAPIError))
         self.launch = launch
         self.device_array = _poisoned if allocates else _refuse
 
     is_available = staticmethod(lambda: True)
+    current_context = staticmethod(lambda: types.SimpleNamespace(get_memory_info=lambda: (1000, 4000)))
     jit = staticmethod(lambda **options: Dispatcher)
     synchronize = staticmethod(lambda: None)
     stream = staticmethod(lambda: Stream())
