@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 import numba_nn as nn
-from numba_nn.core.device import CUDA
+from numba_nn.core.device import CUDA, device_of
+from numba_nn.core.narrow import FORMS
 from numba_nn.core.ptx import cuda
 
-EXACT, TENSOR_CORES = 2e-4, 5e-3  # of the largest number; tensor cores round float32 to ten bits of mantissa
+EXACT, TENSOR_CORES, SIXTEEN_BITS = 2e-4, 5e-3, 0.05
+"""Of the largest number; tensor cores round float32 to 11 significant bits, bfloat16 has 8."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,16 @@ class LayerCase:
     x_shape: tuple[int, ...]
     tolerance: float = EXACT
     indices: int = 0
+    dtype: type = np.float32
 
     def compare(self) -> dict[str, Any]:
         """Output and all gradients, on both devices."""
         rng = np.random.default_rng(0)
         host = self.make()
         device = copy.deepcopy(host).to("cuda")
-        x = batch(rng, self.x_shape, self.indices)
+        x = batch(rng, self.x_shape, self.indices, self.dtype)
         y = host(x)
-        dy = rng.standard_normal(y.shape, dtype=np.float32)
+        dy = rng.standard_normal(y.shape, dtype=self.dtype)
         pairs: dict[str, tuple[Any, Any]] = {"y": (y, device(CUDA.from_host(x)))}
         dx = host.backward(dy), device.backward(CUDA.from_host(dy))
         if not self.indices:
@@ -44,16 +47,35 @@ class LayerCase:
         return judged({name: difference(a, CUDA.to_host(b)) for name, (a, b) in pairs.items()}, self.tolerance)
 
 
+def perceptron() -> nn.Layer:
+    """For 20 numbers and five classes."""
+    return nn.Sequential(nn.Linear(20, 33), nn.Tanh(), nn.Linear(33, 5))
+
+
+def smooth() -> nn.Layer:
+    """Convolutions without a choice that rounding could turn, as maximum pooling makes one."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Tanh(), nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.SiLU(),
+        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(192, 5),
+    )  # fmt: skip
+
+
+def mixed(make: Callable[[], nn.Layer], form: str, loss_scale: Any = "auto") -> nn.Layer:
+    """A model in 16 bits."""
+    return nn.MixedPrecision(make(), form, loss_scale)
+
+
 @dataclass(frozen=True)
 class TrainingCase:
     """Some steps of training; parameters and losses are compared. ``stream`` makes one for the device."""
 
     name: str
     optimizer: Callable[[Any], Any]
-    build: Callable[[], Any] = lambda: nn.Sequential(nn.Linear(20, 33), nn.Tanh(), nn.Linear(33, 5))
+    build: Callable[[], Any] = perceptron
     indices: int = 0
     stream: Callable[[], Any] = lambda: None
     steps: int = 5
+    tolerance: float = TENSOR_CORES
 
     def compare(self) -> dict[str, Any]:
         """Losses of all steps, and parameters after them, on both devices."""
@@ -71,12 +93,35 @@ class TrainingCase:
         found = {"loss": difference(here, there)}
         for (name, p), (_, q) in zip(host.named_parameters(), device.named_parameters(), strict=True):
             found[name] = difference(p.value, CUDA.to_host(q.value))
-        return judged(found, TENSOR_CORES)
+        return judged(found, self.tolerance)
 
 
-def batch(rng: np.random.Generator, shape: tuple[int, ...], indices: int) -> Any:
+@dataclass(frozen=True)
+class LossCase:
+    """A loss of 1,000 predictions, or of rows of 12 scores: its value, and its gradient."""
+
+    name: str
+    make: Callable[[], nn.Loss]
+    of_classes: bool = False
+
+    def compare(self) -> dict[str, Any]:
+        """On both devices."""
+        rng = np.random.default_rng(0)
+        x, target = rng.random((2, 100, 10), dtype=np.float32)
+        if self.of_classes:
+            x, target = rng.standard_normal((300, 12), dtype=np.float32), rng.integers(0, 12, 300)
+        found = []
+        for given in ((x, target), (CUDA.from_host(x), CUDA.from_host(target))):
+            loss = self.make()
+            value = np.array([loss.forward(*given)])
+            found.append((value, device_of(given[0]).to_host(loss.backward())))
+        (value, dx), (other, other_dx) = found
+        return judged({"loss": difference(value, other), "dx": difference(dx, other_dx)}, EXACT)
+
+
+def batch(rng: np.random.Generator, shape: tuple[int, ...], indices: int, dtype: Any = np.float32) -> Any:
     """Normal numbers, or whole ones below ``indices`` where that is not 0."""
-    return rng.integers(0, indices, shape) if indices else rng.standard_normal(shape, dtype=np.float32)
+    return rng.integers(0, indices, shape) if indices else rng.standard_normal(shape, dtype=dtype)
 
 
 def difference(expected: Any, got: Any) -> float:
@@ -95,7 +140,11 @@ def judged(differences: dict[str, float], tolerance: float) -> dict[str, Any]:
     return {"differences": rounded, **({"failed": f"{', '.join(wrong)}: more than {tolerance:.0e}"} if wrong else {})}
 
 
-CASES: tuple[LayerCase | TrainingCase, ...] = (
+IN_FLOAT64: tuple[tuple[Callable[..., nn.Layer], tuple[int, ...]], ...] = (
+    (partial(nn.Linear, 20, 33), (17, 20)), (partial(nn.Conv2d, 4, 6, 3), (2, 4, 9, 8)), (partial(nn.BatchNorm1d, 9), (40, 9)),
+    (lambda dtype: nn.Sequential(nn.LSTM(5, 7, dtype=dtype)), (4, 3, 5)),
+)  # fmt: skip
+CASES: tuple[LayerCase | LossCase | TrainingCase, ...] = (
     *(LayerCase(f"{make.__name__} {n}", make, (n,))
       for make in (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.GELU) for n in (1, 1001)),
     *(LayerCase(f"Linear {b}x{i} -> {o}", partial(nn.Linear, i, o), (b, i), TENSOR_CORES)
@@ -118,6 +167,13 @@ CASES: tuple[LayerCase | TrainingCase, ...] = (
     LayerCase("LSTM", lambda: nn.Sequential(nn.LSTM(12, 20, 2, bidirectional=True)), (5, 3, 12), TENSOR_CORES),
     LayerCase("LSTM batch first", lambda: nn.Sequential(nn.LSTM(40, 70, batch_first=True)), (33, 6, 40), TENSOR_CORES),
     LayerCase("Autoencoder", nn.models.Autoencoder, (2, 3, 16, 16), TENSOR_CORES),
+    *(LayerCase(f"float64, case {i}", partial(make, dtype=np.float64), shape, 1e-10, dtype=np.float64)
+      for i, (make, shape) in enumerate(IN_FLOAT64)),
+    *(LayerCase(f"convolutions in {form}", partial(mixed, smooth, form, 1.0), (2, 3, 16, 16), SIXTEEN_BITS) for form in FORMS),
+    *(LossCase(make.__name__, make) for make in (nn.MSELoss, nn.L1Loss, nn.BCELoss, nn.BCEWithLogitsLoss)),
+    *(LossCase(make.__name__, make, of_classes=True) for make in (nn.CrossEntropyLoss, nn.NLLLoss)),
+    *(TrainingCase(f"Adam in {form}", nn.optim.Adam, partial(mixed, perceptron, form), tolerance=SIXTEEN_BITS)
+      for form in FORMS),
     TrainingCase("SGD", lambda p: nn.optim.SGD(p, lr=0.1, momentum=0.9)),
     TrainingCase("Adam", lambda p: nn.optim.Adam(p)),
     TrainingCase("AdamW", lambda p: nn.optim.AdamW(p)),

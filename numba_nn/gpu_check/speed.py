@@ -12,6 +12,7 @@ import numpy as np
 
 import numba_nn as nn
 from numba_nn.core.device import CUDA
+from numba_nn.core.narrow import FORMS, narrow_dtype
 from numba_nn.core.precision import PRECISIONS
 from numba_nn.core.ptx import cuda
 
@@ -105,18 +106,31 @@ def linear(n: int, precision: str, quick: bool) -> dict[str, Any]:
     return {**found, "TFLOP/s": round(2 * n**3 / found["us"] / 1e6, 1)}
 
 
-def training_step(batch: int, quick: bool) -> dict[str, Any]:
-    """A training step of the autoencoder, and PyTorch's in eager mode."""
-    torch, model = torch_or_none(), nn.models.Autoencoder().to("cuda")
+def product(n: int, form: str, quick: bool) -> dict[str, Any]:
+    """A product of n x n matrices of 16-bit floats, with the share of PyTorch's (cuBLAS) rate."""
+    torch, theirs = torch_or_none(), None
+    a = CUDA.from_host(np.random.default_rng(0).standard_normal((n, n)).astype(narrow_dtype("product", form)))
+    c = CUDA.empty((n, n), a.dtype)
+    if torch:
+        tensor = torch.randn((n, n), device="cuda", dtype=getattr(torch, form))
+        theirs = lambda: torch.matmul(tensor, tensor)  # noqa: E731
+    found = compared(lambda: nn.matmul(a, a, out=c), theirs, quick)
+    return {**found, "TFLOP/s": round(2 * n**3 / found["us"] / 1e6, 1)}
+
+
+def training_step(batch: int, quick: bool, form: str = "") -> dict[str, Any]:
+    """A training step of the autoencoder, maybe in 16 bits, and PyTorch's in eager mode."""
+    torch, model = torch_or_none(), nn.models.Autoencoder()
+    model = (nn.MixedPrecision(model, form) if form else model).to("cuda")
     shape = (batch, 3, 8, 8) if quick else (batch, 3, 32, 32)
     step = nn.TrainStep(model, nn.MSELoss(), nn.optim.Adam(model.parameters()), shape)
     x = CUDA.from_host(np.random.default_rng(0).random(shape, dtype=np.float32))
-    theirs = _torch_step(torch, as_torch(torch, x)) if torch else None
+    theirs = _torch_step(torch, as_torch(torch, x), form) if torch else None
     found = compared(lambda: step(x, x), theirs, quick)
     return {**found, "images/s": round(batch / found["us"] * 1e6)}
 
 
-def _torch_step(torch: Any, x: Any) -> Callable[[], None]:
+def _torch_step(torch: Any, x: Any, form: str) -> Callable[[], None]:
     def conv(i: int, o: int) -> Any:
         return torch.nn.Conv2d(i, o, 3, padding=1)
 
@@ -125,13 +139,15 @@ def _torch_step(torch: Any, x: Any) -> Callable[[], None]:
         conv(3, 256), relu(), pool(2), conv(256, 128), relu(), pool(2), conv(128, 128), relu(), up(scale_factor=2),
         conv(128, 256), relu(), up(scale_factor=2), conv(256, 3),
     ).cuda()  # fmt: skip
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer, scaler = torch.optim.Adam(model.parameters()), torch.amp.GradScaler(enabled=form == "float16")
 
     def step() -> None:
         optimizer.zero_grad()
-        loss = torch.nn.functional.mse_loss(model(x), x)
-        loss.backward()
-        optimizer.step()
+        with torch.autocast("cuda", getattr(torch, form or "float16"), enabled=bool(form)):
+            loss = torch.nn.functional.mse_loss(model(x), x)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
 
     return step
 
@@ -155,6 +171,8 @@ def sections(quick: bool) -> dict[str, Section]:
         **{name: partial(element_wise, name, elements, quick) for name in ("ReLU", "GELU")},
         "small ReLU": partial(element_wise, "ReLU", 512, quick),
         **{f"Linear {n}, {precision}": partial(linear, n, precision, quick) for precision in PRECISIONS},
+        **{f"product {n}, {form}": partial(product, n, form, quick) for form in FORMS},
         f"autoencoder, batch {batch}": partial(training_step, batch, quick),
+        **{f"autoencoder, batch {batch}, {form}": partial(training_step, batch, quick, form) for form in FORMS},
     }
     return found

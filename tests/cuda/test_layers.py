@@ -75,7 +75,7 @@ def test_tensor_cores_round_factors_to_eleven_bits(trial):
 
 
 @pytest.mark.parametrize("order", ["reversed", "interleaved"])
-@pytest.mark.parametrize("trial", [*EXTRAS, *ROWS, *PRODUCT_TRIALS[::4]], ids=str)
+@pytest.mark.parametrize("trial", [*EXTRAS, *ROWS, *PRODUCT_TRIALS[::4], *PRODUCT_EXTRAS[2:3]], ids=str)
 def test_in_float64_and_in_whatever_order_threads_run(trial, order):
     with simulated(functools.partial(launch, order=order)):
         found, expected = trial.run(CUDA, np.float64), trial.run(CPU, np.float64)
