@@ -177,6 +177,11 @@ def plane_mean_backward(dx: Out, dy: In):
 class _Average(Pooling):
     """What the average poolings share."""
 
+    def _geometry(self, x_shape: Shape, dtype: Any) -> bool:
+        """Whether windows are 2 x 2, side by side, and inside of the image, beginning with its first pixel."""
+        inside = all(2 * self._count(axis, length) <= length for axis, length in enumerate(x_shape[2:]))
+        return inside and self._two_apart(x_shape) == (0, 1)
+
     def _divisors(self, axis: int, length: int) -> Array:
         """What sums are divided by along an axis: the elements of every window that lie inside of the input."""
         return super()._windows(axis, length)[:, 1]
