@@ -21,7 +21,7 @@ from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import activate_all
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.vector import elements, prefetch_read
+from numba_nn.core.vector import AHEAD, read_ahead, write_ahead
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import flat_planes, planes
 from numba_nn.layers.pooling.cuda import gather_maxima, plane_maxima, pool_maxima
@@ -31,8 +31,6 @@ from numba_nn.layers.pooling.windows import WORK, Adaptive, Global, Pooling, Sli
 from numba_nn.layers.shape import copy_forward
 
 MOST_PIXELS = 2**31 - 1  # of a plane, whose positions are int32
-UNCACHED = 2**19  # elements from which an image is fetched ahead: 2 MB of float32
-AHEAD = 1536  # elements: 3 x 3 windows on 64 MB take 2.5 ms so, 5.3 without (Zen 5)
 
 
 @inner
@@ -110,15 +108,13 @@ def max_pool_by_two_forward(y: Out, indices: Saved, x: In, columns: tuple[int, .
     height, width = x.shape[1], x.shape[2]
     whole = min(y.shape[2], (width - 1 - max(columns[-1], 1)) // 2 + 1)  # windows that reach over no right edge
     whole = whole if whole >= fewest_windows(y) else 0
-    fetched = 2 * width if x.size >= UNCACHED else 0
     for p in prange(y.shape[0]):
         plane = p * height * width
         for h in range(y.shape[1] if whole > 0 else 0):
             to, top = (p * y.shape[1] + h) * y.shape[2], 2 * h + columns[0]
             # where rows lie outside of the image, the nearest inside stands in
             rows = max(top, 0) * width, min(top + 1, height - 1) * width, min(top + 2, height - 1) * width
-            ahead = plane + 2 * h * width + AHEAD
-            prefetch_read(elements(x_flat), ahead, ahead + fetched)
+            read_ahead(x_flat, plane + 2 * h * width + AHEAD, 2 * width)
             if len(columns) == 2:
                 pool_pairs(y_flat, at_flat, to, x_flat, plane, rows, whole)
             elif columns[0] == 0:
@@ -146,11 +142,13 @@ def pool_square(plane, row, column, offsets):
 @kernel
 def max_pool2d_backward(dx: Out, indices: Saved, dy: In):
     """dx = 0, then dx at every window's maximum += dy; dx: (P, H W), indices and dy: (P, H', W')."""
-    zero = dx.dtype.type(0)
+    zero, flat, size = dx.dtype.type(0), dx.reshape(dx.size), dx.shape[1]
+    share = -(-size // dy.shape[1])
     for p in prange(dx.shape[0]):
-        for i in range(dx.shape[1]):
+        for i in range(size):
             dx[p, i] = zero
         for h in range(dy.shape[1]):
+            write_ahead(flat, (p + 1) * size + h * share, share)  # of the next plane
             for w in range(dy.shape[2]):
                 if indices[p, h, w] >= 0:
                     dx[p, indices[p, h, w]] += dy[p, h, w]
