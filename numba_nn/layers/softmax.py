@@ -33,7 +33,8 @@ from numba_nn.layers.cuda_rows import put_twice, row_grid, row_mass, row_maximum
 from numba_nn.layers.from_output import FromOutput, keep
 
 LANES = 256  # neighbouring rows of a task: 1 KB of float32
-PIECE = 1024  # elements of a row that are summed in their own precision, and fetched of the next one
+PIECE = 1024  # elements of a row that are summed in their own precision
+FETCHED = 512, 2**15  # elements of rows that are fetched while the one before is computed: longer ones would fill the cache
 EXP_WORK = 4  # of an exponential, in simple element operations
 
 
@@ -96,8 +97,9 @@ def row_exponentials(e, x, start, stop):
     for first in range(start, stop, PIECE):
         last = min(stop, first + PIECE)
         part, e_part, mass = x[first:last], e[first:last], x.dtype.type(0)
-        read_ahead(x, first + row.size, part.size)  # of the next row
-        write_ahead(e, first + row.size, part.size)
+        if FETCHED[0] <= row.size <= FETCHED[1]:
+            read_ahead(x, first + row.size, part.size)
+            write_ahead(e, first + row.size, part.size)
         each(exp_less, e_part, (part, top))
         for k in range(e_part.size):
             mass += e_part[k]
