@@ -26,7 +26,7 @@ from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inlined, inner, kernel
 from numba_nn.core.ptx import cuda
 from numba_nn.core.simd import maximum
-from numba_nn.core.vector import read_ahead, write_ahead
+from numba_nn.core.vector import read_ahead
 from numba_nn.core.vmath import exp_below, log
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.cuda_rows import put_twice, row_grid, row_mass, row_maximum, row_of_thread, row_sum
@@ -34,7 +34,7 @@ from numba_nn.layers.from_output import FromOutput, keep
 
 LANES = 256  # neighbouring rows of a task: 1 KB of float32
 PIECE = 1024  # elements of a row that are summed in their own precision
-FETCHED = 512, 2**15  # elements of rows that are fetched while the one before is computed: longer ones would fill the cache
+FETCHED = 512, 2**16  # elements of rows that are fetched while the one before is computed: longer ones would fill the cache
 EXP_WORK = 4  # of an exponential, in simple element operations
 
 
@@ -99,7 +99,6 @@ def row_exponentials(e, x, start, stop):
         part, e_part, mass = x[first:last], e[first:last], x.dtype.type(0)
         if FETCHED[0] <= row.size <= FETCHED[1]:
             read_ahead(x, first + row.size, part.size)
-            write_ahead(e, first + row.size, part.size)
         each(exp_less, e_part, (part, top))
         for k in range(e_part.size):
             mass += e_part[k]
