@@ -53,7 +53,7 @@ class WindowEmitter(Emitter):
     def row(self, target: Any, places: Any, plane: Any, starts: list[Any], count: Any) -> None:
         """A row of windows, a vector of them at least; the last vector may overlap the one before.
 
-        ``starts``: of the rows of pixels in the plane. Positions count from the first window's second column until the end.
+        ``starts``: of the rows of pixels in the plane. Until the end, positions count from pixel j of the first of them.
         """
         builder, last = self.builder, self.builder.sub(count, INTP(self.lanes))
         numbers = ir.VectorType(INT32, self.lanes)
