@@ -118,6 +118,8 @@ CASES = [
     pool((2, 3, 7, 9), 2),
     pool((2, 3, 7, 9), 2, ceil_mode=True),
     pool((1, 2, 8, 7), 3, stride=2, padding=1),
+    pool((2, 3, 9, 71), 3, stride=2, padding=1),
+    pool((2, 3, 8, 44), 3, stride=2),
     pool((1, 2, 5, 6), 2, stride=3),
     pool((1, 2, 5, 6), 2, stride=3, ceil_mode=True),
     pool((2, 2, 9, 10), (3, 2), stride=(1, 2), padding=(1, 0), dilation=(2, 3)),

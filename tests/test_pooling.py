@@ -50,6 +50,17 @@ def test_max_pool_takes_the_last_of_several_nans():
     assert nn.MaxPool2d((2, 3), return_indices=True)(x)[1].item() == 3
 
 
+@pytest.mark.parametrize(("size", "padding"), [(2, 0), (3, 0), (3, 1)])
+def test_windows_two_apart_are_pooled_as_all_others(monkeypatch, size, padding):
+    rng = np.random.default_rng(0)
+    x = rng.choice(np.array([-np.inf, -1, -0.0, 0, 1, np.inf, np.nan], np.float32), (40, 1, 6, 47))
+    layer = nn.MaxPool2d(size, 2, padding, ceil_mode=True, return_indices=True)
+    results = layer(x)
+    monkeypatch.setattr(nn.MaxPool2d, "_geometry", lambda *_: ())
+    for result, expected in zip(results, nn.MaxPool2d(size, 2, padding, ceil_mode=True, return_indices=True)(x), strict=True):
+        np.testing.assert_array_equal(result, expected)
+
+
 def test_max_pool_hands_on_its_output_alone_inside_a_sequential():
     x = np.random.default_rng(0).standard_normal((2, 1, 4, 6)).astype(np.float32)
     plain, indexed = (nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=kept), nn.Flatten()) for kept in (False, True))

@@ -17,6 +17,8 @@ from numba_nn.core.kernel import inlined
 from numba_nn.core.simd import INT32, Emitter, float_vector
 
 LINE = 64  # bytes of a cache line
+UNCACHED = 2**19  # elements from which an array is fetched ahead: 2 MB of float32
+AHEAD = 1536  # elements to fetch ahead: 3 x 3 max pooling of 64 MB takes 2.5 ms so, 5.3 without (Zen 5, one thread)
 
 
 class Vector(types.Type):
@@ -153,6 +155,20 @@ prefetch_read = _prefetch(
     0, "``prefetch_read(source, start, stop)``: bring what will be read into the cache; a hint, never a fault."
 )
 prefetch_write = _prefetch(1, "``prefetch_write(target, start, stop)``: bring what will be written into the cache.")
+
+
+@inlined
+def read_ahead(x, start, count):
+    """Bring ``count`` elements of a flat array, which are read soon, into the cache, unless all of it may be there."""
+    if x.size >= UNCACHED:
+        prefetch_read(elements(x), start, start + count)
+
+
+@inlined
+def write_ahead(y, start, count):
+    """The same for elements that are written soon."""
+    if y.size >= UNCACHED:
+        prefetch_write(elements(y), start, start + count)
 
 
 @intrinsic

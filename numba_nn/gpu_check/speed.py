@@ -120,8 +120,8 @@ def product(n: int, form: str, quick: bool) -> dict[str, Any]:
 
 def training_step(batch: int, quick: bool, form: str = "") -> dict[str, Any]:
     """A training step of the autoencoder, maybe in 16 bits, and PyTorch's in eager mode."""
-    torch, model = torch_or_none(), nn.models.Autoencoder()
-    model = (nn.MixedPrecision(model, form) if form else model).to("cuda")
+    torch, plain = torch_or_none(), nn.models.Autoencoder()
+    model = (nn.MixedPrecision(plain, form) if form else plain).to("cuda")
     shape = (batch, 3, 8, 8) if quick else (batch, 3, 32, 32)
     step = nn.TrainStep(model, nn.MSELoss(), nn.optim.Adam(model.parameters()), shape)
     x = CUDA.from_host(np.random.default_rng(0).random(shape, dtype=np.float32))

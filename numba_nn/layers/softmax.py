@@ -25,14 +25,16 @@ from numba_nn.core.each import each
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inlined, inner, kernel
 from numba_nn.core.ptx import cuda
-from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.simd import maximum
+from numba_nn.core.vector import read_ahead
 from numba_nn.core.vmath import exp_below, log
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.cuda_rows import put_twice, row_grid, row_mass, row_maximum, row_of_thread, row_sum
 from numba_nn.layers.from_output import FromOutput, keep
 
 LANES = 256  # neighbouring rows of a task: 1 KB of float32
+PIECE = 1024  # elements of a row that are summed in their own precision
+FETCHED = 512, 2**16  # elements of rows that are fetched while the one before is computed: longer ones would fill the cache
 EXP_WORK = 4  # of an exponential, in simple element operations
 
 
@@ -69,7 +71,8 @@ def exponentials(e, largest, total, x, o, start, stop):
     Loops run over whole slices: over a part of an array, from an index that might be negative, LLVM makes no vectors.
     """
     if x.shape[2] == 1:
-        largest[o, 0], total[o, 0] = row_exponentials(e[o].reshape(-1), x[o].reshape(-1))
+        row = o * x.shape[1]
+        largest[o, 0], total[o, 0] = row_exponentials(e.reshape(e.size), x.reshape(x.size), row, row + x.shape[1])
     else:
         tops, masses = largest[o, start:stop], total[o, start:stop]
         for i in range(tops.size):
@@ -86,14 +89,16 @@ def exponentials(e, largest, total, x, o, start, stop):
 
 
 @inner
-def row_exponentials(e, x):
-    """The largest of x, and the sum of e = exp(x - largest); minus infinity and 0 where x is empty."""
-    top, total = x.dtype.type(-np.inf), 0.0
-    for k in range(x.size):
-        top = maximum(top, x[k])
-    for block in range(block_count(x.size)):
-        first, last = block_bounds(block, x.size)
+def row_exponentials(e, x, start, stop):
+    """The largest of x[start:stop], and the sum of e = exp(x - largest) over it; minus infinity and 0 where that is empty."""
+    row, top, total = x[start:stop], x.dtype.type(-np.inf), 0.0
+    for k in range(row.size):
+        top = maximum(top, row[k])
+    for first in range(start, stop, PIECE):
+        last = min(stop, first + PIECE)
         part, e_part, mass = x[first:last], e[first:last], x.dtype.type(0)
+        if FETCHED[0] <= row.size <= FETCHED[1]:
+            read_ahead(x, first + row.size, part.size)
         each(exp_less, e_part, (part, top))
         for k in range(e_part.size):
             mass += e_part[k]
@@ -104,14 +109,15 @@ def row_exponentials(e, x):
 @kernel
 def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
     """y = p; saved_y: flat, for a second copy, or empty."""
+    flat, flat_y, size = x.reshape(x.size), y.reshape(y.size), x.shape[1]
     for task in prange(task_count(x)):
         o, start, stop = task_bounds(task, x)
         if x.shape[2] == 1:
-            y_row = y[o].reshape(-1)
-            share = x.dtype.type(1 / row_exponentials(y_row, x[o].reshape(-1))[1])
+            first, last = o * size, (o + 1) * size
+            y_row, share = flat_y[first:last], x.dtype.type(1 / row_exponentials(flat_y, flat, first, last)[1])
             for k in range(y_row.size):
                 y_row[k] *= share
-            keep(saved_y[o * y_row.size : (o + 1) * y_row.size], y_row)
+            keep(saved_y[first:last], y_row)
         else:
             exponentials(y, largest, total, x, o, start, stop)
             shares = total[o, start:stop]
@@ -121,8 +127,8 @@ def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x:
                 y_line = y[o, k, start:stop]
                 for i in range(shares.size):
                     y_line[i] *= shares[i]
-                first = (o * x.shape[1] + k) * x.shape[2] + start
-                keep(saved_y[first : first + y_line.size], y_line)
+                at = (o * x.shape[1] + k) * x.shape[2] + start
+                keep(saved_y[at : at + y_line.size], y_line)
 
 
 @kernel
@@ -159,15 +165,17 @@ def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
 @kernel
 def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
     """y = log p; saved_y: flat, for a second copy, or empty."""
+    flat, flat_y, size = x.reshape(x.size), y.reshape(y.size), x.shape[1]
     for task in prange(task_count(x)):
         o, start, stop = task_bounds(task, x)
         if x.shape[2] == 1:
-            y_row, x_row = y[o].reshape(-1), x[o].reshape(-1)
-            top, mass = row_exponentials(y_row, x_row)
+            first, last = o * size, (o + 1) * size
+            y_row, x_row = flat_y[first:last], flat[first:last]
+            top, mass = row_exponentials(flat_y, flat, first, last)
             depth = log(x.dtype.type(mass))
             for k in range(y_row.size):
                 y_row[k] = (x_row[k] - top) - depth
-            keep(saved_y[o * y_row.size : (o + 1) * y_row.size], y_row)
+            keep(saved_y[first:last], y_row)
         else:
             exponentials(y, largest, total, x, o, start, stop)
             tops, depths = largest[o, start:stop], total[o, start:stop]
@@ -177,8 +185,8 @@ def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch
                 y_line, x_line = y[o, k, start:stop], x[o, k, start:stop]
                 for i in range(depths.size):
                     y_line[i] = (x_line[i] - tops[i]) - depths[i]
-                first = (o * x.shape[1] + k) * x.shape[2] + start
-                keep(saved_y[first : first + y_line.size], y_line)
+                at = (o * x.shape[1] + k) * x.shape[2] + start
+                keep(saved_y[at : at + y_line.size], y_line)
 
 
 @kernel

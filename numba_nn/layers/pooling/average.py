@@ -26,6 +26,7 @@ from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.narrow import wide
 from numba_nn.core.ptx import cuda
 from numba_nn.core.reduce import float_sum
+from numba_nn.core.vector import AHEAD, read_ahead, write_ahead
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import flat_planes, planes
 from numba_nn.layers.pooling.cuda import gather_means, pool_means
@@ -111,8 +112,10 @@ def avg_pool2d_backward(
 @kernel
 def avg_pool2x2_forward(y: Out, x: In, row_shares: In, shares: In):
     """The same for windows of 2 x 2, side by side from the first pixel on, all inside of the image."""
+    flat, width = x.reshape(x.size), x.shape[2]
     for p in prange(y.shape[0]):
         for h in range(y.shape[1]):
+            read_ahead(flat, (p * x.shape[1] + 2 * h) * width + AHEAD, 2 * width)
             y_row, upper, lower, factor = y[p, h], x[p, 2 * h], x[p, 2 * h + 1], row_shares[h] * shares[0]
             for w in range(y_row.size):
                 j = np.uintp(2) * np.uintp(w)
@@ -122,9 +125,10 @@ def avg_pool2x2_forward(y: Out, x: In, row_shares: In, shares: In):
 @kernel
 def avg_pool2x2_backward(dx: Out, dy: In, row_shares: In, shares: In):
     """dx = dy / divisor for these windows; 0 in a last row or column that belongs to none."""
-    zero = dx.dtype.type(0)
+    zero, flat, width = dx.dtype.type(0), dx.reshape(dx.size), dx.shape[2]
     for p in prange(dy.shape[0]):
         for h in range(dy.shape[1]):
+            write_ahead(flat, (p * dx.shape[1] + 2 * h) * width + AHEAD, 2 * width)
             dy_row, upper, lower = dy[p, h], dx[p, 2 * h], dx[p, 2 * h + 1]
             factor = dx.dtype.type(row_shares[h] * shares[0])
             for w in range(dy_row.size):
@@ -177,6 +181,11 @@ def plane_mean_backward(dx: Out, dy: In):
 
 class _Average(Pooling):
     """What the average poolings share."""
+
+    def _geometry(self, x_shape: Shape, dtype: Any) -> bool:
+        """Whether windows are 2 x 2, side by side, and inside of the image, beginning with its first pixel."""
+        inside = all(2 * self._count(axis, length) <= length for axis, length in enumerate(x_shape[2:]))
+        return inside and self._two_apart(x_shape) == (0, 1)
 
     def _divisors(self, axis: int, length: int) -> Array:
         """What sums are divided by along an axis: the elements of every window that lie inside of the input."""

@@ -131,11 +131,11 @@ class Pooling(Layer):
                 taps.append((inside[0], inside[-1] + 1, first % stride * part + first // stride))
         return np.array(taps, np.int64).reshape(-1, 3)
 
-    def _geometry(self, x_shape: Shape, dtype: Any) -> bool:
-        """Whether windows are 2 x 2, side by side, and inside of the image, beginning with its first pixel."""
+    def _two_apart(self, x_shape: Shape) -> tuple[int, ...]:
+        """Positions of the first window's elements, where windows are square and two apart; else none."""
         axes = list(enumerate(x_shape[2:]))
-        halves = all(self._stride(*axis) == 2 and np.array_equal(self._offsets(*axis), (0, 1)) for axis in axes)
-        return halves and len(axes) == 2 and all(2 * self._count(*axis) <= axis[1] for axis in axes)
+        offsets = {tuple(map(int, self._offsets(*axis))) if self._stride(*axis) == 2 else () for axis in axes}
+        return offsets.pop() if len(axes) == 2 and len(offsets) == 1 else ()
 
     def _count(self, axis: int, length: int) -> int:
         """Number of windows along an axis."""
