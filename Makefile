@@ -11,7 +11,7 @@ ASV_SMOKE := $(BENCH) asv --config asv_benchmarks/smoke.conf.json
 SOURCES = $(wildcard numba_nn/*.py numba_nn/*/*.py numba_nn/*/*/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo digits report test lint format parity compare isa-avx2 isa-sse2 isa-check cuda-check gpu-check bench bench-smoke publish dashboard clean
+.PHONY: help setup demo digits report test lint format parity compare isa-avx2 isa-sse2 isa-check cuda-check cuda-table gpu-check bench bench-smoke publish dashboard clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t h; do printf '  %-12s %s\n' "$$t" "$$h"; done
@@ -79,6 +79,9 @@ isa-check: $(UV) ## check what the layers compute with AVX2, and with SSE2
 
 cuda-check: $(UV) ## compile the CUDA twins and read their machine code; no GPU needed
 	NUMBA_NN_CUDA_TOOLS=required UV_PROJECT_ENVIRONMENT=.cuda $(RUN) --no-default-groups --group cuda-check --group test pytest $(IN_TWO) tests/cuda $(ARGS)
+
+cuda-table: $(UV) ## write docs/gpu_kernels.md: registers, shared memory and instructions of every CUDA kernel
+	UV_PROJECT_ENVIRONMENT=.cuda PYTHONPATH=. $(RUN) --no-default-groups --group cuda-check --group test python tests/cuda/kernel_table.py docs/gpu_kernels.md
 
 gpu-check: $(UV) ## check the library on this machine's GPU, and time it (ARGS="--output FILE --only REGEX --quick")
 	$(RUN) --extra cuda python -m numba_nn.gpu_check $(ARGS)
