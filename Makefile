@@ -84,7 +84,7 @@ cuda-table: $(UV) ## write docs/gpu_kernels.md: registers, shared memory and ins
 	UV_PROJECT_ENVIRONMENT=.cuda PYTHONPATH=. $(RUN) --no-default-groups --group cuda-check --group test python tests/cuda/kernel_table.py docs/gpu_kernels.md
 
 gpu-check: $(UV) ## check the library on this machine's GPU, and time it (ARGS="--output FILE --only REGEX --quick")
-	$(RUN) --extra cuda python -m numba_nn.gpu_check $(ARGS)
+	$(RUN) --extra cuda python -m numba_nn.gpu_check --cases tests.cases $(ARGS)
 
 # The name of this machine in the record: that of its CPU, or MACHINE=...
 ASV_RUN_OPTIONS = --show-stderr --machine "$$($(BENCH) python asv_benchmarks/machine.py $(MACHINE))"

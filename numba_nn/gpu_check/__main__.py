@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import sys
@@ -25,6 +26,8 @@ class Checks:
     ----------
     only : str, optional
         Regular expression: names of the sections to run.
+    output : path, optional
+        A file for the results, which is written after every section, as the next one may take the process along.
 
     Attributes
     ----------
@@ -34,8 +37,8 @@ class Checks:
         Names of the sections that failed.
     """
 
-    def __init__(self, only: str = "") -> None:
-        self._only = re.compile(only)
+    def __init__(self, only: str = "", output: Path | None = None) -> None:
+        self._only, self._output = re.compile(only), output
         self.results: dict[str, Any] = {}
         self.failures: list[str] = []
 
@@ -57,6 +60,9 @@ class Checks:
         print(f"{name}: {outcome} in {time.perf_counter() - start:.1f} s", flush=True)
         for key, value in found.items():
             print(f"    {key}: {value}", flush=True)
+        if self._output:
+            self._output.parent.mkdir(parents=True, exist_ok=True)
+            self._output.write_text(json.dumps(self.results, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,9 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m numba_nn.gpu_check", description="Check numba_nn on this machine's GPU.")
     parser.add_argument("--output", type=Path, help="file for the figures, as JSON")
     parser.add_argument("--only", default="", metavar="REGEX", help="run the sections whose names match")
+    parser.add_argument("--cases", metavar="MODULE", help="with CASES to compare last, such as tests.cases in a clone")
     parser.add_argument("--quick", action="store_true", help="small sizes and few repetitions: figures mean nothing")
     given = parser.parse_args(arguments)
-    checks = Checks(given.only)
+    checks = Checks(given.only, given.output)
     checks.run("environment", environment.versions)
     checks.run("preflight", environment.preflight)
     for case in correctness.CASES:
@@ -85,9 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checks.run("sanitizer", environment.sanitizer)
     for name, section in speed.sections(quick=given.quick).items():
         checks.run(f"speed: {name}", section)
-    if given.output:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(json.dumps(checks.results, indent=1, default=str) + "\n", encoding="utf-8")
+    for configuration in importlib.import_module(given.cases).CASES if given.cases else ():
+        checks.run(f"contract: {configuration}", correctness.ContractCase(configuration).compare)
     done = len(checks.results)
     print(f"{done - len(checks.failures)} of {done} sections passed" + "".join(f"\n  failed: {n}" for n in checks.failures))
     return 1 if checks.failures else 0

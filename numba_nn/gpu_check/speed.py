@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 import numba_nn as nn
+from numba_nn.core.capture import Capture
 from numba_nn.core.device import CUDA
 from numba_nn.core.narrow import FORMS, narrow_dtype
 from numba_nn.core.precision import PRECISIONS
 from numba_nn.core.ptx import cuda
 
 Section = Callable[[], dict[str, Any]]
+LARGE = 1 << 26  # elements: 256 MB of float32
 
 
 def median_us(call: Callable[[], Any], quick: bool) -> float:
@@ -67,24 +70,82 @@ def copy_bandwidth(elements: int, quick: bool) -> float:
     return 2 * x.nbytes / max(median_us(lambda: y.copy_to_device(x), quick), 1e-9) / 1e3
 
 
-def element_wise(name: str, elements: int, quick: bool) -> dict[str, Any]:
-    """A layer without parameters: forward and backward, with the share of the copy bandwidth."""
-    torch, layer = torch_or_none(), getattr(nn, name)()
-    x = CUDA.from_host(np.random.default_rng(0).standard_normal(elements, dtype=np.float32))
-    y, dx = CUDA.empty((elements,), np.float32), CUDA.empty((elements,), np.float32)
-    layer.to("cuda").eval()
-    run = getattr(torch.nn.functional, name.lower()) if torch else None
-    tensor = as_torch(torch, x) if torch else None
-    found = compared(lambda: layer.forward(x, out=y), run and (lambda: run(tensor)), quick)
-    found["share of copy bandwidth"] = round(2 * x.nbytes / found["us"] / 1e3 / copy_bandwidth(elements, quick), 2)
-    layer.train()
+@dataclass(frozen=True)
+class LayerSpeed:
+    """A layer, which PyTorch has under the same name, and the shape of its input.
 
-    def both() -> None:
-        layer.forward(x, out=y)
-        layer.backward(y, out=dx)
+    ``moved``: what a forward must move at least, in sizes of the input; ``training``: whether it is timed in that mode.
+    """
 
-    found["forward and backward us"] = round(median_us(both, quick), 2)
-    return found
+    name: str
+    x_shape: tuple[int, ...]
+    args: tuple[Any, ...] = ()
+    moved: float = 2.0
+    training: bool = False
+
+    def build(self, module: Any) -> Any:
+        """Ours or PyTorch's."""
+        return getattr(module, self.name)(*self.args)
+
+    def passes(self, quick: bool) -> tuple[Any, Any, Callable[[], Any], Callable[[], Any]]:
+        """Layer and input on the GPU, and calls of a forward, and of it and its backward."""
+        shape = (min(2, self.x_shape[0]), self.x_shape[1], *(min(8, n) for n in self.x_shape[2:])) if quick else self.x_shape
+        layer = self.build(nn).to("cuda").reserve(shape)
+        x = CUDA.from_host(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+        y, dx = CUDA.empty(layer.output_shape(shape), np.float32), CUDA.empty(shape, np.float32)
+
+        def both() -> None:
+            layer.forward(x, out=y)
+            layer.backward(y, out=dx)
+
+        return layer, x, lambda: layer.forward(x, out=y), both
+
+    def theirs(self, x: Any) -> tuple[Callable[[], None] | None, Callable[[], None] | None]:
+        """PyTorch's forward, and its forward and backward."""
+        if (torch := torch_or_none()) is None:
+            return None, None
+        module, given = self.build(torch.nn).cuda().train(self.training), as_torch(torch, x)
+
+        def forward() -> None:
+            with torch.no_grad():
+                module(given)
+
+        def both() -> None:
+            y = module(given.detach().requires_grad_())
+            y.backward(y.detach())
+
+        return forward, both
+
+    def compare(self, quick: bool) -> dict[str, Any]:
+        """Forward, with the share of the copy bandwidth, and forward with backward."""
+        layer, x, forward, both = self.passes(quick)
+        theirs = self.theirs(x)
+        layer.train(self.training)
+        found = compared(forward, theirs[0], quick)
+        found["share of copy bandwidth"] = round(self.moved * x.nbytes / found["us"] / 1e3 / copy_bandwidth(x.size, quick), 2)
+        layer.train()
+        return {**found, **{f"{name}, with backward": n for name, n in compared(both, theirs[1], quick).items()}}
+
+    def captured(self, quick: bool) -> dict[str, Any]:
+        """Forward and backward as a CUDA graph, beside PyTorch's in eager mode."""
+        _, x, _, both = self.passes(quick)
+        both()
+        return compared(Capture(cuda.stream(), both).launch, self.theirs(x)[1], quick)
+
+
+def adam(elements: int, quick: bool) -> dict[str, Any]:
+    """A step of Adam: value, gradient and two moments are read, all but the gradient written."""
+    torch, theirs = torch_or_none(), None
+    parameter = nn.Parameter(np.zeros(elements, np.float32))
+    parameter.move(CUDA)
+    optimizer = nn.optim.Adam([parameter])
+    if torch:
+        other = torch.nn.Parameter(torch.zeros(elements, device="cuda"))
+        other.grad = torch.zeros_like(other)
+        theirs = torch.optim.Adam([other], fused=True).step
+    found = compared(optimizer.step, theirs, quick)
+    share = 7 * 4 * elements / found["us"] / 1e3 / copy_bandwidth(elements, quick)
+    return {**found, "share of copy bandwidth": round(share, 2)}
 
 
 def linear(n: int, precision: str, quick: bool) -> dict[str, Any]:
@@ -152,6 +213,26 @@ def _torch_step(torch: Any, x: Any, form: str) -> Callable[[], None]:
     return step
 
 
+IMAGES, ROWS = (64, 64, 128, 128), (65536, 1024)
+LAYERS = (
+    LayerSpeed("ReLU", ROWS), LayerSpeed("GELU", ROWS), LayerSpeed("Sigmoid", ROWS), LayerSpeed("Softmax", ROWS, (1,)),
+    LayerSpeed("Dropout", ROWS, training=True), LayerSpeed("BatchNorm2d", IMAGES, (64,), 3, training=True),
+    LayerSpeed("MaxPool2d", IMAGES, (2,), 1.25), LayerSpeed("AvgPool2d", IMAGES, (2,), 1.25),
+    LayerSpeed("Upsample", (64, 64, 64, 64), (None, 2), 5),
+)  # fmt: skip
+"""Of 256 MB, which memory bounds."""
+CONVOLUTIONS = tuple(
+    LayerSpeed("Conv2d", (64, i, size, size), (i, o, 3, 1, 1), 1 + o / i, training=True)
+    for i, o, size in ((3, 256, 32), (256, 128, 16), (128, 128, 8), (128, 256, 16), (256, 3, 32))
+)
+"""The autoencoder's, batch 64."""
+SMALL = (
+    LayerSpeed("ReLU", (32, 512)), LayerSpeed("Linear", (32, 256), (256, 512)), LayerSpeed("MaxPool2d", (4, 32, 16, 16), (2,)),
+    LayerSpeed("Conv2d", (1, 3, 28, 28), (3, 16, 3, 1, 1)),
+)  # fmt: skip
+"""EasyRobot's."""
+
+
 def sections(quick: bool) -> dict[str, Section]:
     """Name to section.
 
@@ -165,11 +246,13 @@ def sections(quick: bool) -> dict[str, Section]:
     dict of str to callable
         In the order in which they run.
     """
-    elements, n, batch = (1000, 16, 1) if quick else (1 << 26, 4096, 64)
+    elements, n, batch = (1000, 16, 1) if quick else (LARGE, 4096, 64)
     found: dict[str, Section] = {
         "copy": lambda: {"GB/s": round(copy_bandwidth(elements, quick))},
-        **{name: partial(element_wise, name, elements, quick) for name in ("ReLU", "GELU")},
-        "small ReLU": partial(element_wise, "ReLU", 512, quick),
+        **{case.name: partial(case.compare, quick) for case in LAYERS},
+        **{f"Conv2d {case.args[0]} -> {case.args[1]}": partial(case.compare, quick) for case in CONVOLUTIONS},
+        "Adam": partial(adam, elements, quick),
+        **{f"small {case.name}, captured": partial(case.captured, quick) for case in SMALL},
         **{f"Linear {n}, {precision}": partial(linear, n, precision, quick) for precision in PRECISIONS},
         **{f"product {n}, {form}": partial(product, n, form, quick) for form in FORMS},
         f"autoencoder, batch {batch}": partial(training_step, batch, quick),
