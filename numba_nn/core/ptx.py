@@ -28,6 +28,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from numba_nn.core.narrow import FORMS, convert, narrowed, stored_bits, widened
 from numba_nn.core.parts import Helper
@@ -170,6 +171,22 @@ def starts_aligned(typingctx, array):
         return builder.icmp_unsigned("==", rest, I64(0))
 
     return types.boolean(array), codegen
+
+
+@intrinsic
+def flat_part(typingctx, array, start, stop):
+    """``flat_part(array, start, stop)``: elements of a C-contiguous array of any rank, as a flat one in the same memory."""
+    part = array.copy(ndim=1, layout="C")
+    _lanes(array)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        first, last = (context.cast(builder, arguments[n], signature.args[n], types.intp) for n in (1, 2))
+        itemsize, there = context.get_constant(types.intp, stored_bits(array) // 8), context.make_array(part)(context, builder)
+        data = _address(context, builder, (array, types.intp), (arguments[0], first))
+        populate_array(there, data, [builder.sub(last, first)], [itemsize], itemsize, None)
+        return there._getvalue()
+
+    return part(array, start, stop), codegen
 
 
 # ---- copies that go on while the thread does: from global to shared memory ------------------------------------------------

@@ -24,12 +24,12 @@ from numba_nn.core.cuda_reduce import WARPS
 from numba_nn.core.each import each
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inlined, inner, kernel
-from numba_nn.core.ptx import cuda
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.simd import maximum
 from numba_nn.core.vector import read_ahead
 from numba_nn.core.vmath import exp_below, log
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.cuda_rows import put_twice, row_grid, row_mass, row_maximum, row_of_thread, row_sum
+from numba_nn.layers.cuda_rows import give, give_twice, row_grid, row_mass, row_maximum, row_sum, take, windows_of_thread
 from numba_nn.layers.from_output import FromOutput, keep
 
 LANES = 256  # neighbouring rows of a task: 1 KB of float32
@@ -219,54 +219,73 @@ def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
 @softmax_forward.on_cuda(grid=row_grid)
 def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
     """Threads share out rows as `row_of_thread` says."""
-    room = cuda.shared.array(WARPS, x.dtype)
-    o, i, k, step = row_of_thread(x)
+    room, window = cuda.shared.array(WARPS, x.dtype), cuda.local.array(WINDOW, x.dtype)
+    o, i, k, step = windows_of_thread(x)
     top = row_maximum(room, x)
     share = x.dtype.type(1) / row_mass(top, room, x)
     while k < np.uint32(x.shape[1]):
-        put_twice(y, saved_y, o, k, i, exp_below(x[o, k, i] - top) * share)
-        k = np.uint32(k + step)
-
-
-@softmax_backward.on_cuda(grid=row_grid)
-def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
-    """Threads share out rows as `row_of_thread` says."""
-    room = cuda.shared.array(WARPS, dy.dtype)
-    o, i, first, step = row_of_thread(dx)
-    k, mean = first, dy.dtype.type(0)
-    while k < np.uint32(dx.shape[1]):
-        mean += dy[o, k, i] * saved_y[o, k, i]
-        k = np.uint32(k + step)
-    k, mean = first, row_sum(mean, room, dx)
-    while k < np.uint32(dx.shape[1]):
-        dx[o, k, i] = saved_y[o, k, i] * (dy[o, k, i] - mean)
+        take(window, x, o, i, k)
+        for lane in range(WINDOW):
+            window[lane] = exp_below(window[lane] - top) * share
+        give_twice(y, saved_y, o, i, k, window)
         k = np.uint32(k + step)
 
 
 @log_softmax_forward.on_cuda(grid=row_grid)
 def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
     """Threads share out rows as `row_of_thread` says."""
-    room = cuda.shared.array(WARPS, x.dtype)
-    o, i, k, step = row_of_thread(x)
+    room, window = cuda.shared.array(WARPS, x.dtype), cuda.local.array(WINDOW, x.dtype)
+    o, i, k, step = windows_of_thread(x)
     top = row_maximum(room, x)
     depth = log(row_mass(top, room, x))
     while k < np.uint32(x.shape[1]):
-        put_twice(y, saved_y, o, k, i, (x[o, k, i] - top) - depth)
+        take(window, x, o, i, k)
+        for lane in range(WINDOW):
+            window[lane] = (window[lane] - top) - depth
+        give_twice(y, saved_y, o, i, k, window)
+        k = np.uint32(k + step)
+
+
+@softmax_backward.on_cuda(grid=row_grid)
+def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
+    """Threads share out rows as `row_of_thread` says."""
+    room, p, g = cuda.shared.array(WARPS, dy.dtype), cuda.local.array(WINDOW, dy.dtype), cuda.local.array(WINDOW, dy.dtype)
+    o, i, first, step = windows_of_thread(dx)
+    k, mean = first, dy.dtype.type(0)
+    while k < np.uint32(dx.shape[1]):
+        take(p, saved_y, o, i, k)
+        take(g, dy, o, i, k)
+        for lane in range(WINDOW):
+            mean += g[lane] * p[lane]
+        k = np.uint32(k + step)
+    k, mean = first, row_sum(mean, room, dx)
+    while k < np.uint32(dx.shape[1]):
+        take(p, saved_y, o, i, k)
+        take(g, dy, o, i, k)
+        for lane in range(WINDOW):
+            p[lane] *= g[lane] - mean
+        give(dx, o, i, k, p)
         k = np.uint32(k + step)
 
 
 @log_softmax_backward.on_cuda(grid=row_grid)
 def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
     """Threads share out rows as `row_of_thread` says."""
-    room = cuda.shared.array(WARPS, dy.dtype)
-    o, i, first, step = row_of_thread(dx)
+    room, p, g = cuda.shared.array(WARPS, dy.dtype), cuda.local.array(WINDOW, dy.dtype), cuda.local.array(WINDOW, dy.dtype)
+    o, i, first, step = windows_of_thread(dx)
     k, mass = first, dy.dtype.type(0)
     while k < np.uint32(dx.shape[1]):
-        mass += dy[o, k, i]
+        take(g, dy, o, i, k)
+        for lane in range(WINDOW):
+            mass += g[lane]
         k = np.uint32(k + step)
     k, mass = first, row_sum(mass, room, dx)
     while k < np.uint32(dx.shape[1]):
-        dx[o, k, i] = dy[o, k, i] - exp_below(saved_y[o, k, i]) * mass
+        take(p, saved_y, o, i, k)
+        take(g, dy, o, i, k)
+        for lane in range(WINDOW):
+            g[lane] -= exp_below(p[lane]) * mass
+        give(dx, o, i, k, g)
         k = np.uint32(k + step)
 
 

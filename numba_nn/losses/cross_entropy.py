@@ -24,11 +24,11 @@ from numba_nn.core.checks import INDICES, check_array, check_number, check_shape
 from numba_nn.core.cuda_reduce import WARPS
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.ptx import cuda
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.twin import cuda_helper
 from numba_nn.core.vmath import exp_below, log
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.cuda_rows import row_grid, row_maximum, row_of_thread, row_sum
+from numba_nn.layers.cuda_rows import give, row_grid, row_maximum, row_of_thread, row_sum, take, windows_of_thread
 from numba_nn.layers.softmax import EXP_WORK, exponentials, task_bounds, task_count
 from numba_nn.losses.classes import ClassLoss, class_or_none, score_cube
 
@@ -151,11 +151,14 @@ def soft_cross_entropy_backward(
 @cuda_helper
 def thread_exponentials(e, top, room, x):
     """e = exp(x - top), and the sum of e, over this thread's row."""
-    o, i, k, step = row_of_thread(x)
+    window, (o, i, k, step) = cuda.local.array(WINDOW, x.dtype), windows_of_thread(x)
     mass = x.dtype.type(0)
     while k < np.uint32(x.shape[1]):
-        e[o, k, i] = exp_below(x[o, k, i] - top)
-        mass += e[o, k, i]
+        take(window, x, o, i, k)
+        for lane in range(WINDOW):
+            window[lane] = exp_below(window[lane] - top)
+            mass += window[lane] if k + np.uint32(lane) < np.uint32(x.shape[1]) else x.dtype.type(0)
+        give(e, o, i, k, window)
         k = np.uint32(k + step)
     return row_sum(mass, room, x)
 

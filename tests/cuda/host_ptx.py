@@ -59,6 +59,13 @@ def starts_aligned(array: np.ndarray) -> bool:
     return array.ctypes.data % min(VECTOR_BYTES, ptx.WINDOW * array.itemsize) == 0
 
 
+def flat_part(array: np.ndarray, start: Any, stop: Any) -> np.ndarray:
+    """See `ptx.flat_part`."""
+    start, stop = int(start), int(stop)
+    assert 0 <= start <= stop <= array.size
+    return np.ndarray.view(array, np.ndarray).reshape(-1)[start:stop].view(type(array))
+
+
 def _copy(to: np.ndarray, to_at: Any, source: np.ndarray, at: Any, count: Any, width: int) -> None:
     """The destination is poisoned until somebody waits."""
     flat, at, count = np.ndarray.view(source, np.ndarray).reshape(-1), int(at), int(count)
@@ -167,7 +174,7 @@ to_bf16, from_bf16 = _bits(ml_dtypes.bfloat16)
 to_f16, from_f16 = _bits(np.float16)
 
 PTX_TWINS: dict[Any, Any] = {
-    **{getattr(ptx, f.__name__): f for f in (load16, store16, load_window, store_window, starts_aligned)},
+    **{getattr(ptx, f.__name__): f for f in (load16, store16, load_window, store_window, starts_aligned, flat_part)},
     **{getattr(ptx, f.__name__): f for f in (copy16, copy_element, commit_copies, wait_copies, round_tf32)},
     ptx.load_matrices: _of_warp(_matrices(turned=False)),
     ptx.load_matrices_turned: _of_warp(_matrices(turned=True)),

@@ -43,10 +43,12 @@ REGISTERS = 255  # what a thread can have; 256 threads of 255 registers still ma
 LOAD_WINDOWS = {
     "adam_update", "sgd_update", "gradient_scale", "drop_elements", "plane_moments", "plane_gradient_sums", "plane_normalize",
     "plane_backward_input", "squared_error_sums", "absolute_error_sums", "likelihood_error_sums", "logistic_error_sums",
-    "pair_sums",
+    "pair_sums", "softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward", "conv2d_backward_bias",
+    "cross_entropy_forward", "soft_cross_entropy_forward", "plane_mean_forward",
 }  # fmt: skip
 STORE_WINDOWS = {
     "adam_update", "sgd_update", "gradient_scale", "gradient_clear", "drop_elements", "plane_normalize", "plane_backward_input",
+    "softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward", "cross_entropy_forward",
 }  # fmt: skip
 OF_A_PRODUCT = 128  # then two blocks of 256 threads are resident
 

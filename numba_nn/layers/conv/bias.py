@@ -5,7 +5,8 @@ from numba import prange
 
 from numba_nn.core.cuda_reduce import WARPS, block_sum
 from numba_nn.core.kernel import In, Out, kernel
-from numba_nn.core.ptx import cuda
+from numba_nn.core.portable import fetch
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.twin import THREADS
 
 
@@ -25,13 +26,14 @@ def conv2d_backward_bias(dbias: Out, dy: In):
 @conv2d_backward_bias.on_cuda(grid=lambda dbias, _: (dbias.size, THREADS))
 def conv2d_backward_bias(dbias: Out, dy: In):
     """A block of threads has a channel."""
-    room = cuda.shared.array(WARPS, dy.dtype)
+    room, window = cuda.shared.array(WARPS, dy.dtype), cuda.local.array(WINDOW, dy.dtype)
     o, n, total = np.uint32(cuda.blockIdx.x), np.uint32(0), dy.dtype.type(0)
     while n < np.uint32(dy.shape[0]):
-        p = np.uint32(cuda.threadIdx.x)
-        while p < np.uint32(dy.shape[2]):
-            total += dy[n, o, p]
-            p = np.uint32(p + np.uint32(THREADS))
+        plane, p = dy[n, o], np.uint64(cuda.threadIdx.x) * np.uint64(WINDOW)
+        while p < np.uint64(plane.size):
+            fetch(window, plane, p)
+            total += window[0] + window[1] + window[2] + window[3]
+            p += np.uint64(THREADS * WINDOW)
         n = np.uint32(n + np.uint32(1))
     total = block_sum(total, room)
     if cuda.threadIdx.x == 0:

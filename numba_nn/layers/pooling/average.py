@@ -24,7 +24,8 @@ from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.narrow import wide
-from numba_nn.core.ptx import cuda
+from numba_nn.core.portable import fetch
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import float_sum
 from numba_nn.core.vector import AHEAD, read_ahead, write_ahead
 from numba_nn.core.workspace import Shape, Spec
@@ -149,11 +150,13 @@ def plane_mean_forward(y: Out, x: In):
 @plane_mean_forward.on_cuda(grid=lambda y, x: block_per_row(x))
 def plane_mean_forward(y: Out, x: In):
     """A block has a plane."""
-    room = cuda.shared.array(WARPS, x.dtype)
-    p, i, total = np.uint32(cuda.blockIdx.x), np.uint32(cuda.threadIdx.x), x.dtype.type(0)
-    while i < np.uint32(x.shape[1]):
-        total += x[p, i]
-        i = np.uint32(i + np.uint32(cuda.blockDim.x))
+    room, window = cuda.shared.array(WARPS, x.dtype), cuda.local.array(WINDOW, x.dtype)
+    p, i, total = np.uint32(cuda.blockIdx.x), np.uint64(cuda.threadIdx.x) * np.uint64(WINDOW), x.dtype.type(0)
+    plane = x[p]
+    while i < np.uint64(plane.size):
+        fetch(window, plane, i)
+        total += window[0] + window[1] + window[2] + window[3]
+        i += np.uint64(cuda.blockDim.x) * np.uint64(WINDOW)
     total = block_sum(total, room)
     if cuda.threadIdx.x == 0:
         y[p] = total / x.dtype.type(x.shape[1])
