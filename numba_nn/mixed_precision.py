@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +10,13 @@ from numpy.typing import NDArray
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.cast import copy_forward
+from numba_nn.core.checks import check_number
 from numba_nn.core.container import Container
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
 from numba_nn.core.module import Module
-from numba_nn.core.narrow import FORMS, narrow_dtype
+from numba_nn.core.narrow import FORMS, is_narrow, narrow_dtype
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.optim.loss_scale import LossScale, NoScale
@@ -29,8 +29,10 @@ class MixedPrecision(Container):
     cores that take 16 bits; sums, statistics, parameters and their gradients are float32, so optimisers and state dicts are
     those of the model itself. Weights are rounded for products, once in eval mode.
 
-    The gradients of float16 are scaled, as below 6e-8 they would be 0. Parameters' gradients come without the scale. A step
-    whose gradients are not finite is skipped by optimisers, on the GPU, and counted. This has run on a simulated GPU only.
+    The gradients of float16 are scaled, as below 6e-8 they would be 0. Parameters' gradients come without the scale. Where they
+    are looked at (see ``loss_scale``), this library's optimisers skip a step whose gradients are not finite, on the GPU, and it
+    is counted. The scale is no part of a state dict: after a restart it finds its size again. This has run on a simulated GPU
+    only.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ class MixedPrecision(Container):
     ArgumentError
         If the model is none, or not of float32, or an argument is out of range.
     ImportError
-        On a GPU, if bfloat16 is asked for and ml_dtypes is missing.
+        When it moves to a GPU, if bfloat16 is asked for and ml_dtypes is missing; nothing moved.
 
     Examples
     --------
@@ -66,14 +68,17 @@ class MixedPrecision(Container):
             raise ArgumentError(f"MixedPrecision: model must be a layer of float32, got {got}")
         if dtype not in FORMS:
             raise ArgumentError(f"MixedPrecision: dtype must be one of {tuple(FORMS)}, got {dtype!r}")
-        if loss_scale not in ("auto", "dynamic") and not (isinstance(loss_scale, (int, float)) and 0 < loss_scale < math.inf):
-            raise ArgumentError(f"MixedPrecision: loss_scale must be 'auto', 'dynamic' or a number above 0, got {loss_scale!r}")
+        if any(isinstance(module, MixedPrecision) for module in model.modules()):
+            raise ArgumentError(f"MixedPrecision: model must have no MixedPrecision inside, got {model!r}")
+        if loss_scale not in ("auto", "dynamic"):
+            unless = "loss_scale, where it is not 'auto' or 'dynamic',"
+            check_number("MixedPrecision", unless, loss_scale, 2.0**-24, 2.0**24)
         self.model, self.stored_as, self._asked_scale = model, dtype, loss_scale
         self.dtype, self.takes_indices = np.dtype(np.float32), model.takes_indices
         self._scale: LossScale | NoScale = NoScale()
         self._adopt(self._workspace, 0)
         if model.device is not CPU:
-            self.to(model.device)
+            self.to(model.device, model.stream)
 
     # ---- the state is the model's own ---------------------------------------------------------------------------------
 
@@ -114,34 +119,41 @@ class MixedPrecision(Container):
         return self.model.forward_flops(x_shape)
 
     def _move(self, device: Device, stream: Any) -> None:
+        inside, stays = self._inside(device), device is self.device
+        dtypes = [module.dtype for module in self.model.modules() if isinstance(module, Layer)]
+        if device is not CPU and not stays and any(is_narrow(dtype) for dtype in dtypes if dtype is not None):
+            raise ArgumentError(f"{self!r}: layers of the model are in another MixedPrecision already")
         super()._move(device, stream)
-        store_as(self.model, self._inside())
-        self._scale = NoScale()
-        if device is CPU or (self._asked_scale == "auto" and self.stored_as == "bfloat16"):
-            return
-        self._scale = LossScale(self.parameters(), None if isinstance(self._asked_scale, str) else self._asked_scale)
+        store_as(self.model, inside)
+        if not stays:
+            self._scale = self._new_scale()
         for parameter in self.parameters():
-            parameter.guarded_by(self._scale)
+            parameter.guarded_by(self._scale if isinstance(self._scale, LossScale) else None)
 
-    def _inside(self) -> np.dtype[Any]:
-        """Dtype of the model's arrays."""
-        return np.dtype(np.float32) if self.device is CPU else narrow_dtype(self, self.stored_as)
+    def _new_scale(self) -> LossScale | NoScale:
+        if self.device is CPU or (self._asked_scale == "auto" and self.stored_as == "bfloat16"):
+            return NoScale()
+        return LossScale(self.parameters(), None if isinstance(self._asked_scale, str) else self._asked_scale)
+
+    def _inside(self, device: Device) -> np.dtype[Any]:
+        """Dtype of the model's arrays on a device."""
+        return np.dtype(np.float32) if device is CPU else narrow_dtype(self, self.stored_as)
 
     def saved_spec(self, x_shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
         """The model's input, which it may borrow until its backward."""
         passes = self.device is CPU or self.takes_indices
-        return {} if passes else {"x": (x_shape, self._inside())}
+        return {} if passes else {"x": (x_shape, self._inside(self.device))}
 
     def _allocate(self, call: Call) -> None:
         specs = self.saved_spec(call.x_shape, call.dtype)
         if self.device is not CPU:
-            inside = self._inside()
+            inside = self._inside(self.device)
             specs |= {"y": (call.y_shape, inside), "dy": (call.y_shape, inside), "dx": (call.x_shape, inside)}
         call.scratch = call.inference = self._workspace.carve(f"mixed{self._level}", specs)
 
     def _reserve_more(self, call: Call, training: bool, calls: int) -> None:
         super()._reserve_more(call, training, calls)
-        self.model.reserve(call.x_shape, dtype=None if self.takes_indices else self._inside(), training=training)
+        self.model.reserve(call.x_shape, dtype=None if self.takes_indices else self._inside(self.device), training=training)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         if self.device is CPU:
@@ -157,13 +169,16 @@ class MixedPrecision(Container):
             self.model._propagate(dy, dx, dx is not None)
             return
         self._scale.begin(call.scratch["dy"], dy)
-        self.model._propagate(call.scratch["dy"], None if dx is None else call.scratch["dx"], dx is not None)
-        self._scale.end()
+        try:
+            self.model._propagate(call.scratch["dy"], None if dx is None else call.scratch["dx"], dx is not None)
+        finally:
+            self._scale.end()
         if dx is not None:
             self._scale.unscale(dx, call.scratch["dx"])
 
     def _arguments(self) -> str:
-        return f"{self.model!r}, dtype={self.stored_as!r}"
+        scale = "" if self._asked_scale == "auto" else f", loss_scale={self._asked_scale!r}"
+        return f"{self.model!r}, dtype={self.stored_as!r}{scale}"
 
 
 def store_as(model: Module, dtype: np.dtype[Any]) -> None:

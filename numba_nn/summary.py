@@ -7,21 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
+from numba_nn.mixed_precision import MixedPrecision
 from numba_nn.sequential import Sequential
 from numba_nn.tables import markdown_table
 
 HEADERS = ["layer", "output", "parameters", "MFLOP", "saved KB", "scratch KB", "packed KB", "in training", "in eval mode"]
 
 
-def summary(model: Sequential, x_shape: Shape, dtype: Any = None) -> str:
+def summary(model: Layer, x_shape: Shape, dtype: Any = None) -> str:
     """A Markdown table of a model's layers.
 
     Parameters
     ----------
-    model : Sequential
-        The model.
+    model : Sequential or MixedPrecision
+        The model, or a Sequential in mixed precision.
     x_shape : tuple of int
         Shape of its input.
     dtype : dtype, optional
@@ -39,7 +41,13 @@ def summary(model: Sequential, x_shape: Shape, dtype: Any = None) -> str:
     ------
     ShapeError
         Of the first layer that cannot take its input.
+    ArgumentError
+        If the model is something else.
     """
+    if isinstance(model, MixedPrecision):
+        model = model.model
+    if not isinstance(model, Sequential):
+        raise ArgumentError(f"summary: model must be a Sequential, or one in a MixedPrecision, got {model!r}")
     wanted = np.dtype(dtype or model.dtype or np.float32)
     shapes = model.shapes(x_shape)
     joined = model.joined(x_shape)

@@ -74,3 +74,10 @@ def test_its_state_is_the_models(tmp_path, x):
     model.save(tmp_path / "model.npz")
     mixed = nn.MixedPrecision(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)))
     np.testing.assert_array_equal(mixed.load(tmp_path / "model.npz").eval()(x), model.eval()(x))
+
+
+def test_its_summary_is_the_models(x):
+    model = network()
+    assert nn.summary(nn.MixedPrecision(model), x.shape) == nn.summary(model, x.shape)
+    with pytest.raises(nn.ArgumentError, match="model must be a Sequential"):
+        nn.summary(model[0], (8, 6))

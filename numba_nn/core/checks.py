@@ -39,7 +39,8 @@ def check_array(where: object, name: str, array: Any, dtype: np.dtype[Any] | Non
             wanted = "float32 or float64" if device is CPU else "float32, float64, float16 or bfloat16"
             raise DTypeError(f"{where}: {name} must be {wanted}, got {array.dtype}; use {name}.astype(np.float32)")
     elif array.dtype != dtype:
-        raise DTypeError(f"{where}: {name} must be {dtype}, got {array.dtype}; use {name}.astype(np.{dtype})")
+        how = f"use {name}.astype(np.{dtype})" if device is CPU else f"convert it before it goes to '{device}'"
+        raise DTypeError(f"{where}: {name} must be {dtype}, got {array.dtype}; {how}")
 
 
 def check_shape(where: object, name: str, got: Shape, expected: Shape) -> None:

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from numba_nn.core.dlpack import lender_of, lives_on_gpu
 from numba_nn.core.errors import ArgumentError, DeviceError, OutOfMemoryError
-from numba_nn.core.ptx import cuda
+from numba_nn.core.ptx import cuda, is_refusal
 
 Shape = tuple[int, ...]
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 NO_STREAM = nullcontext()
+OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
 class Device:
@@ -230,14 +231,19 @@ class CudaDevice(Device, threading.local):
     def _allocate(self, shape: Shape, dtype: Any, stream: Any = 0) -> Any:
         try:
             return cuda.device_array(shape, dtype, stream=stream)
-        except cuda.cudadrv.driver.CudaAPIError as error:
+        except Exception as error:
+            if not is_refusal(error) or int(getattr(error, "code", 0)) != OUT_OF_MEMORY:
+                raise
             nbytes = math.prod(shape) * np.dtype(dtype).itemsize
             raise OutOfMemoryError(f"device 'cuda': no room for {nbytes:,} bytes, {self.room()} ({error})") from error
 
     def room(self) -> str:
         """How much memory there is, in words."""
-        free, total = cuda.current_context().get_memory_info()
-        return f"{free:,} of {total:,} are free"
+        try:
+            free, total = cuda.current_context().get_memory_info()
+        except Exception:  # after an error that stays, the driver answers nothing more
+            return "an unknown number of bytes are free"
+        return f"{free:,} of {total:,} bytes are free"
 
     def zeros(self, shape: Shape, dtype: Any) -> Any:
         """A fresh array of zeros."""
@@ -297,8 +303,11 @@ def as_device(where: object, given: Any) -> Device:
     raise ArgumentError(f"{where}: device must be 'cpu' or 'cuda', got {given!r}")
 
 
-def as_stream(where: object, device: Device, given: Any) -> Any:
-    """A stream of ``numba.cuda``, from one or from its handle; None for the default one. Raises `ArgumentError` for others."""
+def as_stream(where: object, device: Device, given: Any, present: Any = None) -> Any:
+    """A stream of ``numba.cuda``, from one or from its handle; None for the default one. Raises `ArgumentError` for others.
+
+    Where it is the present one by its handle, it is that very object.
+    """
     if given is None:
         return None
     if device is CPU:
@@ -308,6 +317,8 @@ def as_stream(where: object, device: Device, given: Any) -> Any:
     if not (hasattr(given, "synchronize") and hasattr(given, "__int__")):
         wanted = "a stream of numba.cuda, or the handle of another library's as an int"
         raise ArgumentError(f"{where}: stream must be {wanted}, got {given!r}")
+    if present is not None and int(present) == int(given):
+        return present
     return given if int(given) else None
 
 

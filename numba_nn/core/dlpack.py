@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from numba_nn.core.errors import DeviceError
+
 GPU_DEVICES = 2, 13  # of dlpack.h: kDLCUDA, and kDLCUDAManaged
 DEFAULT_STREAM = 1  # CUDA's legacy default stream, as the protocol numbers it
 
@@ -44,6 +46,8 @@ def lender_of(array: Any, stream: Any) -> Any:
         return Lent(array, stream)
     except (TypeError, ValueError, NotImplementedError):  # a dtype without a name
         return None
+    except (BufferError, RuntimeError) as error:  # the producer's, of a tensor that requires a gradient, say
+        raise DeviceError(f"a {type(array).__name__} cannot be taken by DLPack: {error}") from error
 
 
 class Lent:

@@ -76,6 +76,7 @@ class Mirror:
         if device is not CPU:
             self._feed, self._sent = Feed(host.shape, host.dtype), host.copy()
             self.array = self._feed.send(host)
+            device.wait()  # then any stream may read it
 
     def send(self) -> None:
         """Have the host's numbers in the array, if they changed."""

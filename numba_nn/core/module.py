@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from numpy.typing import NDArray
 
 from numba_nn.core.device import CPU, Device, as_device, as_stream, device_of
-from numba_nn.core.errors import DeviceError, OutOfMemoryError, StateDictError
+from numba_nn.core.errors import DeviceError, StateDictError
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.state import load_arrays
 from numba_nn.core.weights import load_weights, save_weights
@@ -83,6 +83,8 @@ class Module:
         """Clear the gradients of all parameters."""
         for parameter in self.parameters():
             parameter.zero_grad()
+        for guard in {parameter.guard for parameter in self.parameters()} - {None}:
+            guard.discard()
 
     def train(self, mode: bool = True) -> Self:
         """Keep what backward needs, in this module and all inside it; parameters can be written to."""
@@ -129,7 +131,8 @@ class Module:
         DeviceError
             If this machine lacks the device; nothing moved.
         OutOfMemoryError
-            If the GPU has no room, which says how many bytes were asked for and free; all is where it was.
+            If the GPU has no room, which says how many bytes were asked for and free; all is where it was, but for forwards
+            that were kept.
         ArgumentError
             For another name, or a stream that is none or comes with "cpu"; nothing moved.
 
@@ -143,14 +146,14 @@ class Module:
         shown where work goes, no real one yet.
         """
         target = as_device(self, device)
-        stream = as_stream(self, target, stream)
+        stream = as_stream(self, target, stream, self.stream)
         moved: list[tuple[Module, Device, Any]] = []
         try:
             for module in self.modules():
                 if module.device is not target or module.stream is not stream:
                     moved.append((module, module.device, module.stream))
                     module._move(target, stream)
-        except OutOfMemoryError:
+        except BaseException:
             for module, *before in reversed(moved):
                 module._move(*before)
             raise

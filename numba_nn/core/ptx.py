@@ -62,6 +62,12 @@ class LazyCuda:
 
 
 cuda = LazyCuda()
+REFUSALS = {"CudaAPIError", "CUDAError"}  # numba-cuda's for allocations; cuda.core's for launches, which has no public name
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether an exception is the driver's answer."""
+    return type(error).__name__ in REFUSALS
 
 
 def device_function(py_func: Callable[..., Any]) -> Helper:

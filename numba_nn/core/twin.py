@@ -24,7 +24,7 @@ from numba_nn.core.device import CUDA
 from numba_nn.core.errors import ArgumentError, DeviceError
 from numba_nn.core.narrow import READERS, is_narrow
 from numba_nn.core.parts import Helper
-from numba_nn.core.ptx import cuda, device_function
+from numba_nn.core.ptx import cuda, device_function, is_refusal
 from numba_nn.core.roles import Role, argument_roles
 
 THREADS = 256
@@ -102,8 +102,10 @@ class CudaKernel:
             kernel = self.on_forms_of(given)
             try:
                 kernel.dispatcher[blocks, threads, CUDA.stream](*kernel.arguments(given))
-            except cuda.cudadrv.driver.CudaAPIError as error:
-                asked = f"{blocks} blocks of {threads} threads"
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                asked = f"a launch of {blocks} blocks, each of {threads} threads"
                 raise DeviceError(f"kernel '{self.__name__}': the driver refused {asked}; {CUDA.room()} ({error})") from error
 
     def _check(self, name: str, array: Any) -> None:

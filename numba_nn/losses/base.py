@@ -65,7 +65,7 @@ class Loss:
         self._kept: tuple[Array, Array, Arrays] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_arrays": (None, {}), "_kept": None}
+        return {**vars(self), "_arrays": (None, {}), "_kept": None, "stream": None}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._arguments()})"
@@ -179,7 +179,7 @@ class Loss:
             For another name, or a stream that is none or comes with "cpu".
         """
         target = as_device(self, device)
-        stream = as_stream(self, target, stream)
+        stream = as_stream(self, target, stream, self.stream)
         if target is not self.device or stream is not self.stream:
             self._move(target, stream)
         return self

@@ -1,9 +1,9 @@
 """Scaling of a loss's gradient, so that gradients in float16 neither vanish nor overflow.
 
 The gradient that goes into a model is multiplied by a scale, and what arrives at parameters is divided by it: a power of two,
-so nothing is rounded. Where a gradient is infinite or NaN all the same, optimisers skip the step, and the scale is halved;
-after `GROWTH_INTERVAL` steps without such a gradient it is doubled. The host neither decides nor waits: the numbers lie on the
-GPU, so a training step can be recorded as a graph.
+unless the user gives another number, so nothing is rounded. Where a gradient is infinite or NaN all the same, optimisers skip
+the step, and the scale is halved; after `GROWTH_INTERVAL` steps without such a gradient it is doubled. The host neither decides
+nor waits: the numbers lie on the GPU, so a training step can be recorded as a graph.
 
 P. Micikevicius et al., "Mixed precision training", ICLR 2018; the constants are those of PyTorch's ``GradScaler``.
 """
@@ -50,6 +50,13 @@ def settle(state: Saved):
     state[FOUND] = state[STEPPED] = zero
 
 
+@cuda_kernel(grid=lambda state: (1, 1))
+def give_up(state: Saved):
+    """Gradients are cleared: if one was not finite, their step is skipped, though no optimiser came to it."""
+    if state[FOUND] != 0:
+        state[STEPPED] = state.dtype.type(1)
+
+
 @portable_twin
 def scale_gradients(state: In, like: In, table: In, chunks: In):
     """g = scale g, in every chunk; it writes through the addresses in the table, hence no argument is an Out."""
@@ -93,7 +100,10 @@ def unscale_into(y: Out, x: In, state: In):
 
 @cuda_kernel(grid=lambda table, state, members: (1, 256))
 def admit(table: Out, state: Saved, members: In):
-    """Let an optimiser's kernels change the members, or pass them over where a gradient is not finite."""
+    """Let an optimiser's kernels change the members, or pass them over where a gradient is not finite.
+
+    Only the device's copy of the table says so: every step asks before its kernels read it, so the host need not know.
+    """
     i, passes = np.uint32(cuda.grid(1)), state[FOUND] == 0
     while i < np.uint32(members.size):
         row = np.uint32(members[i])
@@ -160,6 +170,10 @@ class LossScale:
     def admit(self, rows: Array, members: Array) -> None:
         """Say in an optimiser's table whether its kernels may change these parameters."""
         admit(rows, self._state, members)
+
+    def discard(self) -> None:
+        """Gradients are cleared."""
+        give_up(self._state)
 
     def refresh(self) -> None:
         """Have kernels see which parameters are frozen."""

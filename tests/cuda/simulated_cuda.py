@@ -128,7 +128,15 @@ def _refuse(*_: Any, **__: Any) -> NoReturn:
 
 
 class CudaAPIError(Exception):
-    """What the driver refuses."""
+    """How numba-cuda says that the driver refused an allocation."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+
+
+class CUDAError(Exception):
+    """How cuda.core says that the driver refused a launch."""
 
 
 class SimulatedCuda(types.ModuleType):
@@ -144,7 +152,7 @@ class SimulatedCuda(types.ModuleType):
 
     def __init__(self, launch: Callable[..., None], allocates: bool) -> None:
         super().__init__("simulated numba.cuda")
-        self.cudadrv = types.SimpleNamespace(driver=types.SimpleNamespace(device_memset=_memset, CudaAPIError=CudaAPIError))
+        self.cudadrv = types.SimpleNamespace(driver=types.SimpleNamespace(device_memset=_memset))
         self.launch = launch
         self.device_array = _poisoned if allocates else _refuse
 

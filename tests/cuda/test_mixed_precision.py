@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import numba_nn as nn
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.core.errors import ArgumentError, DTypeError
 from numba_nn.core.narrow import narrow_dtype
+from numba_nn.core.ptx import cuda
 from numba_nn.optim.loss_scale import GROWTH_INTERVAL
 
 FORMS = ["float16", "bfloat16"]
@@ -104,6 +107,64 @@ def test_a_step_with_an_infinite_gradient_is_skipped(optimizer):
     assert not np.array_equal(model.state_dict()["0.weight"], before["0.weight"])
 
 
+def test_gradients_that_are_given_up_count_as_skipped_and_spare_the_next_step():
+    model = nn.MixedPrecision(network(), "float16").to("cuda")
+    optimizer = nn.optim.SGD(model.parameters(), lr=0.1)
+    (x, dy), *_ = batches(1)
+    before = model.state_dict()["0.weight"]
+    for clear in (model.zero_grad, optimizer.zero_grad):
+        model(CUDA.from_host(x))
+        model.backward(CUDA.from_host(np.full_like(dy, 1e6)))
+        clear()
+    model(CUDA.from_host(x))
+    model.backward(CUDA.from_host(dy / 16))
+    optimizer.step()
+    assert not np.array_equal(model.state_dict()["0.weight"], before)
+    assert (model.skipped_steps, model.loss_scale) == (2, 16384)
+
+
+def test_a_backward_that_fails_leaves_gradients_without_the_scale(monkeypatch):
+    model = nn.MixedPrecision(network(), "float16").to("cuda")
+    (x, dy), *_ = batches(1)
+    model(CUDA.from_host(x))
+    model.backward(CUDA.from_host(dy / 16))
+    expected = model.model[3].weight.grad.copy_to_host()
+    model(CUDA.from_host(x))
+    monkeypatch.setattr(nn.Linear, "_backward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.backward(CUDA.from_host(dy / 16))
+    np.testing.assert_array_equal(model.model[3].weight.grad.copy_to_host(), expected)
+
+
+def test_a_stream_is_kept_and_so_is_the_scale():
+    stream = cuda.stream()
+    model = nn.MixedPrecision(network().to("cuda", stream=stream), "float16")
+    assert model.stream is stream
+    scale = model._scale
+    step = nn.TrainStep(model, nn.MSELoss(), nn.optim.SGD(model.parameters()), (8, 6))
+    (x, target), *_ = batches(1)
+    model.to("cuda", stream=int(stream))
+    step(x, target)
+    assert model.to("cuda")._scale is scale
+
+
+def test_a_layer_is_in_one_mixed_precision_only():
+    shared = nn.Linear(6, 6)
+    model = nn.Sequential(nn.MixedPrecision(shared, "float16"), nn.MixedPrecision(shared))
+    with pytest.raises(ArgumentError, match="another MixedPrecision already"):
+        model.to("cuda")
+    assert {module.device for module in model.modules()} | {p.device for p in model.parameters()} == {CPU}
+    assert shared.dtype == np.float32
+
+
+def test_without_ml_dtypes_nothing_moves(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    model = nn.MixedPrecision(network())
+    with pytest.raises(ImportError, match="needs the package ml_dtypes"):
+        model.to("cuda")
+    assert {module.device for module in model.modules()} == {CPU}
+
+
 def test_gradients_come_without_the_scale_and_accumulate():
     model = nn.MixedPrecision(network(), "float16").to("cuda")
     (x, dy), *_ = batches(1)
@@ -171,8 +232,10 @@ def test_products_of_matrices(form):
         ((nn.Linear(2, 2, dtype=np.float64),), "model must be a layer of float32"),
         ((nn.Linear,), "model must be a layer of float32, got type"),
         ((nn.Linear(2, 2), "float8"), "dtype must be one of"),
-        ((nn.Linear(2, 2), "float16", 0.0), "loss_scale must be"),
-        ((nn.Linear(2, 2), "float16", "static"), "loss_scale must be"),
+        ((nn.Linear(2, 2), "float16", 0.0), "loss_scale, where .* must be a number from"),
+        ((nn.Linear(2, 2), "float16", 1e30), "loss_scale, where .* must be a number from"),
+        ((nn.Linear(2, 2), "float16", "static"), "loss_scale, where it is not 'auto' or 'dynamic', must be"),
+        ((nn.Sequential(nn.MixedPrecision(nn.Linear(2, 2))),), "must have no MixedPrecision inside"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from simulated_cuda import CudaAPIError, simulated
+from simulated_cuda import CudaAPIError, CUDAError, simulated
 
 import numba_nn as nn
 from numba_nn.core.device import CPU, CUDA
@@ -30,14 +30,14 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))
 
 
-def after(count: int, function):
+def after(count: int, function, code: int = 2):
     """The function, but that the driver refuses a call after so many."""
     left = [count]
 
     def refusing(*arguments, **keywords):
         left[0] -= 1
         if left[0] < 0:
-            raise CudaAPIError("[2] out of memory")
+            raise CudaAPIError(code, "refused")
         return function(*arguments, **keywords)
 
     return refusing
@@ -58,8 +58,9 @@ def test_a_model_that_does_not_fit_stays_where_it_is(x, mixed, monkeypatch):
         assert all(np.array_equal(array, before[name]) for name, array in model.state_dict().items() if "weight" in name)
         np.testing.assert_array_equal(model(x), expected)
         model.backward(np.ones((4, 2), np.float32))
+        optimizer.step()
         optimizer.zero_grad()
-        before = model.state_dict()
+        expected, before = model(x), model.state_dict()
     assert refusals > 10
     assert model.device is CUDA
 
@@ -68,7 +69,7 @@ def test_a_forward_that_does_not_fit_leaves_the_parameters(x, monkeypatch):
     model = network().to("cuda")
     before = model.state_dict()
     monkeypatch.setattr(cuda._module, "device_array", after(0, cuda.device_array))
-    with pytest.raises(MemoryError, match=r"no room for \d+ bytes, 1,000 of 4,000 are free"):
+    with pytest.raises(MemoryError, match=r"no room for \d+ bytes, 1,000 of 4,000 bytes are free"):
         model(model[0].weight.value)
     monkeypatch.undo()
     np.testing.assert_equal(model.state_dict(), before)
@@ -77,8 +78,19 @@ def test_a_forward_that_does_not_fit_leaves_the_parameters(x, monkeypatch):
 
 def test_a_launch_that_is_refused_says_its_size(x):
     def refuse(*arguments):
-        raise CudaAPIError("[701] too many resources")
+        raise CUDAError("too many resources")
 
     layer, given = nn.ReLU().to("cuda"), CUDA.from_host(x)
-    with simulated(refuse), pytest.raises(nn.DeviceError, match=r"kernel 'relu_forward': the driver refused 1 blocks of 256"):
+    with (
+        simulated(refuse),
+        pytest.raises(
+            nn.DeviceError, match=r"kernel 'relu_forward': the driver refused a launch of 1 blocks, each of 256 threads"
+        ),
+    ):
         layer(given)
+
+
+def test_another_refusal_of_an_allocation_is_not_taken_for_want_of_room(monkeypatch):
+    monkeypatch.setattr(cuda._module, "device_array", after(0, cuda.device_array, code=900))
+    with pytest.raises(CudaAPIError, match="refused"):
+        CUDA.empty((3,), np.float32)
