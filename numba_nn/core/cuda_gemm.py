@@ -22,9 +22,9 @@ from numba_nn.core.cuda_product import OVERWRITE, in_rows, in_strided_rows
 from numba_nn.core.cuda_slices import multiply
 from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
 from numba_nn.core.device import CUDA
+from numba_nn.core.narrow import as_bits
 from numba_nn.core.precision import get_precision
 from numba_nn.core.ptx import VECTOR_BYTES
-from numba_nn.core.twin import as_bits
 
 
 def kind_of(dtype: Any) -> Kind:

@@ -48,6 +48,11 @@ def is_narrow(dtype: np.dtype[Any]) -> bool:
     return dtype.itemsize == 2 and dtype.name in FORMS
 
 
+def as_bits(array: Any) -> Any:
+    """An array of 16-bit floats as uint16; anything else as it is."""
+    return array.view(np.uint16) if hasattr(array, "dtype") and is_narrow(array.dtype) else array
+
+
 def wide(dtype: Any) -> np.dtype[Any]:
     """The dtype of sums, statistics and parameters beside arrays of a dtype."""
     dtype = np.dtype(dtype)

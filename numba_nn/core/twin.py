@@ -22,7 +22,7 @@ import numpy as np
 from numba_nn.core.checks import FLOATS
 from numba_nn.core.device import CUDA
 from numba_nn.core.errors import ArgumentError, DeviceError
-from numba_nn.core.narrow import READERS, is_narrow
+from numba_nn.core.narrow import READERS, as_bits, is_narrow
 from numba_nn.core.parts import Helper
 from numba_nn.core.ptx import cuda, device_function, is_refusal
 from numba_nn.core.roles import Role, argument_roles
@@ -116,11 +116,6 @@ class CudaKernel:
         if array.size > MOST_ELEMENTS:
             where = f"kernel '{self.__name__}', argument '{name}'"
             raise ArgumentError(f"{where}: an array on a GPU has at most 2^31 - 1 elements, got {array.size}")
-
-
-def as_bits(array: Any) -> Any:
-    """An array of 16-bit floats as uint16; anything else as it is."""
-    return array.view(np.uint16) if hasattr(array, "dtype") and is_narrow(array.dtype) else array
 
 
 def reading(body: Callable[..., Any], forms: tuple[str, ...]) -> Callable[..., Any]:

@@ -241,3 +241,10 @@ def test_products_of_matrices(form):
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         nn.MixedPrecision(*arguments)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_strided_input_is_copied(form):
+    x = np.random.default_rng(0).standard_normal((3, 8)).astype(narrow_dtype("test", form))
+    found = nn.ReLU()(CUDA.from_host(x)[:, ::2]).copy_to_host()
+    np.testing.assert_array_equal(found, np.maximum(x[:, ::2], x.dtype.type(0)))

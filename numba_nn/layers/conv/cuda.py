@@ -25,11 +25,10 @@ from numba_nn.core.cuda_loaders import elements
 from numba_nn.core.cuda_product import ADD, OVERWRITE, in_rows
 from numba_nn.core.cuda_slices import multiply, partial_size
 from numba_nn.core.cuda_tiles import u32
-from numba_nn.core.narrow import wide
+from numba_nn.core.narrow import as_bits, wide
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.parts import Helper
 from numba_nn.core.ptx import device_function
-from numba_nn.core.twin import as_bits
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.image import images
