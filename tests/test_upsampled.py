@@ -111,7 +111,7 @@ def test_forwards_of_a_model_that_moves_are_forgotten():
     stand_in = model._joined[1]
     assert stand_in in list(model.modules())
     assert len(stand_in._kept) == 1
-    stand_in._move(stand_in.device)
+    stand_in._move(stand_in.device, None)
     assert stand_in._kept == []
 
 
