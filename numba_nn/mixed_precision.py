@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +17,12 @@ from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
 from numba_nn.core.module import Module
-from numba_nn.core.narrow import FORMS, is_narrow, narrow_dtype
+from numba_nn.core.narrow import FORMS, narrow_dtype
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.optim.loss_scale import LossScale, NoScale
+
+_made: weakref.WeakSet[MixedPrecision] = weakref.WeakSet()
 
 
 class MixedPrecision(Container):
@@ -37,7 +40,8 @@ class MixedPrecision(Container):
     Parameters
     ----------
     model : Layer
-        Of float32, with one input and one output. Move the MixedPrecision to a GPU, not the model.
+        Of float32, with one input and one output, on the CPU, its parameters in no other MixedPrecision. Move the
+        MixedPrecision to a GPU, not the model.
     dtype : {"bfloat16", "float16"}, optional
         bfloat16 has the range of float32, and 8 significant bits; float16 has 11, from 6e-8 to 65504. bfloat16 needs the
         package ml_dtypes.
@@ -49,7 +53,7 @@ class MixedPrecision(Container):
     Raises
     ------
     ArgumentError
-        If the model is none, or not of float32, or an argument is out of range.
+        If the model is none, or not as above, or an argument is out of range.
     ImportError
         When it moves to a GPU, if bfloat16 is asked for and ml_dtypes is missing; nothing moved.
 
@@ -63,22 +67,34 @@ class MixedPrecision(Container):
 
     def __init__(self, model: Layer, dtype: str = "bfloat16", loss_scale: str | float = "auto") -> None:
         super().__init__()
+        if isinstance(model, Layer) and model.device is not CPU:
+            raise ArgumentError(
+                f"MixedPrecision: model must live on the CPU, and be moved with it, got one on '{model.device}'"
+            )
         if not isinstance(model, Layer) or (model.dtype is not None and model.dtype != np.float32):
             got = repr(model) if isinstance(model, Layer) else type(model).__name__
             raise ArgumentError(f"MixedPrecision: model must be a layer of float32, got {got}")
         if dtype not in FORMS:
             raise ArgumentError(f"MixedPrecision: dtype must be one of {tuple(FORMS)}, got {dtype!r}")
-        if any(isinstance(module, MixedPrecision) for module in model.modules()):
-            raise ArgumentError(f"MixedPrecision: model must have no MixedPrecision inside, got {model!r}")
         if loss_scale not in ("auto", "dynamic"):
             unless = "loss_scale, where it is not 'auto' or 'dynamic',"
             check_number("MixedPrecision", unless, loss_scale, 2.0**-24, 2.0**24)
         self.model, self.stored_as, self._asked_scale = model, dtype, loss_scale
         self.dtype, self.takes_indices = np.dtype(np.float32), model.takes_indices
         self._scale: LossScale | NoScale = NoScale()
+        self._gpu_scale: LossScale | NoScale | None = None
+        self._refuse_shared_parameters()
         self._adopt(self._workspace, 0)
-        if model.device is not CPU:
-            self.to(model.device, model.stream)
+
+    def _refuse_shared_parameters(self) -> None:
+        """A parameter has one guard, and a layer one dtype."""
+        own = set(map(id, self.parameters()))
+        if any(not own.isdisjoint(map(id, other.parameters())) for other in _made):
+            raise ArgumentError(f"MixedPrecision: model must not be in another MixedPrecision already, got {self.model!r}")
+        _made.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_gpu_scale": None}
 
     # ---- the state is the model's own ---------------------------------------------------------------------------------
 
@@ -98,7 +114,7 @@ class MixedPrecision(Container):
 
     @property
     def skipped_steps(self) -> int:
-        """Steps that optimisers skipped since the model came to the GPU; waits for it."""
+        """Steps that optimisers skipped since the model first came to the GPU; waits for it."""
         with self.device.on(self.stream):
             return self._scale.skipped
 
@@ -118,22 +134,23 @@ class MixedPrecision(Container):
         """Those of the model."""
         return self.model.forward_flops(x_shape)
 
+    def _check_move(self, device: Device) -> None:
+        self._inside(device)
+
     def _move(self, device: Device, stream: Any) -> None:
-        inside, stays = self._inside(device), device is self.device
-        dtypes = [module.dtype for module in self.model.modules() if isinstance(module, Layer)]
-        if device is not CPU and not stays and any(is_narrow(dtype) for dtype in dtypes if dtype is not None):
-            raise ArgumentError(f"{self!r}: layers of the model are in another MixedPrecision already")
         super()._move(device, stream)
-        store_as(self.model, inside)
-        if not stays:
-            self._scale = self._new_scale()
+        store_as(self.model, self._inside(device))
+        self._scale = NoScale() if device is CPU else self._scale_of_gpu()
         for parameter in self.parameters():
             parameter.guarded_by(self._scale if isinstance(self._scale, LossScale) else None)
 
-    def _new_scale(self) -> LossScale | NoScale:
-        if self.device is CPU or (self._asked_scale == "auto" and self.stored_as == "bfloat16"):
-            return NoScale()
-        return LossScale(self.parameters(), None if isinstance(self._asked_scale, str) else self._asked_scale)
+    def _scale_of_gpu(self) -> LossScale | NoScale:
+        """What it is there, also if the model has been elsewhere since."""
+        if self._gpu_scale is None:
+            scale = None if isinstance(self._asked_scale, str) else self._asked_scale
+            plain = self._asked_scale == "auto" and self.stored_as == "bfloat16"
+            self._gpu_scale = NoScale() if plain else LossScale(self.parameters(), scale)
+        return self._gpu_scale
 
     def _inside(self, device: Device) -> np.dtype[Any]:
         """Dtype of the model's arrays on a device."""

@@ -15,6 +15,7 @@ from numba_nn.core.checks import as_shape, check_count, check_dtype
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError, DeviceError, DTypeError
 from numba_nn.core.module import Module
+from numba_nn.core.narrow import wide
 from numba_nn.core.workspace import Shape, Spec, Workspace
 
 
@@ -46,6 +47,8 @@ class Buffers(Module):
         return {**vars(self), "_calls": {}, "_newest_call": NO_CALL, "_made": {}, "_free": slots, "_kept": []}
 
     def _move(self, device: Device, stream: Any) -> None:
+        if device is CPU and self.dtype is not None:
+            self.dtype = wide(self.dtype)  # floats of 16 bits are a GPU's
         super()._move(device, stream)
         self._workspace = Workspace(device, stream)
         self._made = {}

@@ -306,19 +306,17 @@ def as_device(where: object, given: Any) -> Device:
 def as_stream(where: object, device: Device, given: Any, present: Any = None) -> Any:
     """A stream of ``numba.cuda``, from one or from its handle; None for the default one. Raises `ArgumentError` for others.
 
-    Where it is the present one by its handle, it is that very object.
+    The handle of the present one gives that very object.
     """
     if given is None:
         return None
     if device is CPU:
         raise ArgumentError(f"{where}: stream must be None on device 'cpu', which has no streams, got {given!r}")
     if isinstance(given, (int, np.integer)) and not isinstance(given, bool) and given >= 0:
-        given = cuda.external_stream(int(given))
+        given = present if present is not None and int(present) == given else cuda.external_stream(int(given))
     if not (hasattr(given, "synchronize") and hasattr(given, "__int__")):
         wanted = "a stream of numba.cuda, or the handle of another library's as an int"
         raise ArgumentError(f"{where}: stream must be {wanted}, got {given!r}")
-    if present is not None and int(present) == int(given):
-        return present
     return given if int(given) else None
 
 

@@ -83,8 +83,6 @@ class Module:
         """Clear the gradients of all parameters."""
         for parameter in self.parameters():
             parameter.zero_grad()
-        for guard in {parameter.guard for parameter in self.parameters()} - {None}:
-            guard.discard()
 
     def train(self, mode: bool = True) -> Self:
         """Keep what backward needs, in this module and all inside it; parameters can be written to."""
@@ -147,17 +145,25 @@ class Module:
         """
         target = as_device(self, device)
         stream = as_stream(self, target, stream, self.stream)
+        for module in self.modules():
+            module._check_move(target)
         moved: list[tuple[Module, Device, Any]] = []
         try:
             for module in self.modules():
                 if module.device is not target or module.stream is not stream:
                     moved.append((module, module.device, module.stream))
                     module._move(target, stream)
-        except BaseException:
+        except BaseException as error:
             for module, *before in reversed(moved):
-                module._move(*before)
+                try:
+                    module._move(*before)
+                except Exception as another:  # after an error that stays, the driver gives nothing back
+                    error.add_note(f"{type(module).__name__} could not move back: {another}")
             raise
         return self
+
+    def _check_move(self, device: Device) -> None:
+        """Raise unless the module can run on a device; nothing has moved then."""
 
     def _move(self, device: Device, stream: Any) -> None:
         """Move what belongs to this module itself."""

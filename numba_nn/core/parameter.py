@@ -135,6 +135,8 @@ class Parameter:
         """Clear the gradient."""
         with self.device.on(self.stream):
             self.device.clear(self._grad)
+            if self.guard is not None:
+                self.guard.discard()
 
     def move(self, device: Device, stream: Any = None) -> None:
         """Have value and gradient on this device, in new arrays unless they are there, and work on them in a stream."""

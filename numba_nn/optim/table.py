@@ -145,8 +145,8 @@ class ParameterTable:
             self.refresh()
             for tasks in self.tasks:
                 gradient_clear.for_work(tasks.elements, self.device)(tasks.like, self.rows.array, tasks.chunks)
-        for guard, _ in self.guards:
-            guard.discard()
+            for guard, _ in self.guards:
+                guard.discard()
 
     def unlock(self) -> None:
         """Have every value that will be written forget what was packed of it."""

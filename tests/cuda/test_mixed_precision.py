@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
+import graphs
 import ml_dtypes
 import numpy as np
 import pytest
@@ -71,14 +73,12 @@ def test_there_and_back():
     assert np.isfinite(trained(mixed)[0]).all()
 
 
-def test_a_model_that_is_on_the_gpu_already():
+def test_inside_all_is_of_sixteen_bits():
     (x, _), *_ = batches(1)
-    model = network().to("cuda")
-    model(CUDA.from_host(x))
-    mixed = nn.MixedPrecision(model, "float16")
-    assert mixed.device is CUDA
+    model = network()
+    mixed = nn.MixedPrecision(model, "float16").to("cuda")
     assert mixed(CUDA.from_host(x)).dtype == np.float32
-    with pytest.raises(DTypeError, match="x must be float16, got float32"):
+    with pytest.raises(DTypeError, match="x must be float16, got float32; convert it before it goes to 'cuda'"):
         model(CUDA.from_host(x))
     assert model(CUDA.from_host(x.astype(np.float16))).dtype == np.float16
 
@@ -112,7 +112,7 @@ def test_gradients_that_are_given_up_count_as_skipped_and_spare_the_next_step():
     optimizer = nn.optim.SGD(model.parameters(), lr=0.1)
     (x, dy), *_ = batches(1)
     before = model.state_dict()["0.weight"]
-    for clear in (model.zero_grad, optimizer.zero_grad):
+    for clear in (model.zero_grad, optimizer.zero_grad):  # a Parameter's does so, too
         model(CUDA.from_host(x))
         model.backward(CUDA.from_host(np.full_like(dy, 1e6)))
         clear()
@@ -138,23 +138,47 @@ def test_a_backward_that_fails_leaves_gradients_without_the_scale(monkeypatch):
 
 def test_a_stream_is_kept_and_so_is_the_scale():
     stream = cuda.stream()
-    model = nn.MixedPrecision(network().to("cuda", stream=stream), "float16")
-    assert model.stream is stream
+    model = nn.MixedPrecision(network(), "float16").to("cuda", stream=stream)
     scale = model._scale
     step = nn.TrainStep(model, nn.MSELoss(), nn.optim.SGD(model.parameters()), (8, 6))
     (x, target), *_ = batches(1)
     model.to("cuda", stream=int(stream))
     step(x, target)
     assert model.to("cuda")._scale is scale
+    assert model.to("cpu").to("cuda")._scale is scale
 
 
 def test_a_layer_is_in_one_mixed_precision_only():
-    shared = nn.Linear(6, 6)
-    model = nn.Sequential(nn.MixedPrecision(shared, "float16"), nn.MixedPrecision(shared))
-    with pytest.raises(ArgumentError, match="another MixedPrecision already"):
-        model.to("cuda")
-    assert {module.device for module in model.modules()} | {p.device for p in model.parameters()} == {CPU}
-    assert shared.dtype == np.float32
+    model = network()
+    mixed = nn.MixedPrecision(model, "float16").to("cuda")
+    (x, dy), *_ = batches(1)
+    for again in (mixed.model, nn.Sequential(mixed)):
+        with pytest.raises(ArgumentError, match="must live on the CPU"):
+            nn.MixedPrecision(again)
+    mixed.to("cpu")
+    for again in (mixed.model, nn.Sequential(mixed)):
+        with pytest.raises(ArgumentError, match="must not be in another MixedPrecision already"):
+            nn.MixedPrecision(again)
+    mixed.to("cuda")
+    mixed(CUDA.from_host(x))
+    mixed.backward(CUDA.from_host(dy / 16))
+    del mixed, again
+    gc.collect()
+    nn.MixedPrecision(model.to("cpu"))
+
+
+def test_work_goes_to_the_models_stream():
+    stream = cuda.stream()
+    model = nn.MixedPrecision(network(), "float16").to("cuda", stream=stream)
+    optimizer = nn.optim.SGD(model.parameters(), lr=0.1)
+    x, dy = (CUDA.from_host(array) for array in batches(1)[0])
+    model.backward(model.forward(x, out=dy), input_gradient=False)
+    graphs.queued.clear()
+    optimizer.zero_grad()
+    model.zero_grad()
+    model.backward(model.forward(x, out=dy), input_gradient=False)
+    optimizer.step()
+    assert set(graphs.queued) == {stream}
 
 
 def test_without_ml_dtypes_nothing_moves(monkeypatch):
@@ -235,7 +259,6 @@ def test_products_of_matrices(form):
         ((nn.Linear(2, 2), "float16", 0.0), "loss_scale, where .* must be a number from"),
         ((nn.Linear(2, 2), "float16", 1e30), "loss_scale, where .* must be a number from"),
         ((nn.Linear(2, 2), "float16", "static"), "loss_scale, where it is not 'auto' or 'dynamic', must be"),
-        ((nn.Sequential(nn.MixedPrecision(nn.Linear(2, 2))),), "must have no MixedPrecision inside"),
     ],
 )
 def test_wrong_arguments(arguments, message):
