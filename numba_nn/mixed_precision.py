@@ -23,6 +23,7 @@ from numba_nn.core.workspace import Shape, Spec
 from numba_nn.optim.loss_scale import LossScale, NoScale
 
 _made: weakref.WeakSet[MixedPrecision] = weakref.WeakSet()
+"""All that are alive, so that none takes over the parameters of another."""
 
 
 class MixedPrecision(Container):
@@ -68,9 +69,7 @@ class MixedPrecision(Container):
     def __init__(self, model: Layer, dtype: str = "bfloat16", loss_scale: str | float = "auto") -> None:
         super().__init__()
         if isinstance(model, Layer) and model.device is not CPU:
-            raise ArgumentError(
-                f"MixedPrecision: model must live on the CPU, and be moved with it, got one on '{model.device}'"
-            )
+            raise ArgumentError(f"MixedPrecision: model must live on the CPU until it moves with this, got '{model.device}'")
         if not isinstance(model, Layer) or (model.dtype is not None and model.dtype != np.float32):
             got = repr(model) if isinstance(model, Layer) else type(model).__name__
             raise ArgumentError(f"MixedPrecision: model must be a layer of float32, got {got}")

@@ -44,11 +44,12 @@ LOAD_WINDOWS = {
     "adam_update", "sgd_update", "gradient_scale", "drop_elements", "plane_moments", "plane_gradient_sums", "plane_normalize",
     "plane_backward_input", "squared_error_sums", "absolute_error_sums", "likelihood_error_sums", "logistic_error_sums",
     "pair_sums", "softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward", "conv2d_backward_bias",
-    "cross_entropy_forward", "soft_cross_entropy_forward", "plane_mean_forward",
+    "cross_entropy_forward", "soft_cross_entropy_forward", "plane_mean_forward", "scale_gradients", "unscale_gradients",
 }  # fmt: skip
 STORE_WINDOWS = {
     "adam_update", "sgd_update", "gradient_scale", "gradient_clear", "drop_elements", "plane_normalize", "plane_backward_input",
     "softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward", "cross_entropy_forward",
+    "scale_gradients", "unscale_gradients",
 }  # fmt: skip
 OF_A_PRODUCT = 128  # then two blocks of 256 threads are resident
 
@@ -59,18 +60,19 @@ def test_the_tools_are_there():
 
 def compiled(dtype: Any) -> list[Launch]:
     """What layers launch, but matrix products, which have tests of their own; and the element-wise twins that they do not."""
-    found = [launch for launch in launches(dtype) if not launch.kernel.__name__.startswith("product_")]
-    if is_narrow(np.dtype(dtype)):
-        return [launch for launch in found if not float32(launch)]
+    found, narrow = launches(dtype), is_narrow(np.dtype(dtype))
+    found = [one for one in found if not one.kernel.__name__.startswith("product_") and takes_16_bits(one) == narrow]
+    if narrow:
+        return found
     launched = {launch.kernel.py_func for launch in found}
     others = [k.cuda for k in elementwise_kernels() if k.cuda.py_func not in launched]
     names = {k.cuda: k for k in elementwise_kernels()}
     return found + [Launch(k, signature(k, example(names[k], 64, dtype))) for k in others]
 
 
-def float32(launch: Launch) -> bool:
-    """Whether no array of a launch is of 16 bits: then it is compiled with those of float32."""
-    return all(getattr(t, "dtype", None) != types.uint16 for t in launch.argument_types)
+def takes_16_bits(launch: Launch) -> bool:
+    """Whether an array of a launch is of 16 bits; what else mixed precision launches is compiled with all of float32."""
+    return any(getattr(t, "dtype", None) == types.uint16 for t in launch.argument_types)
 
 
 # Few in float64, and for one GPU: what it could show there alone are stack and registers.
