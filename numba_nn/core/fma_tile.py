@@ -26,20 +26,24 @@ class FmaEmitter(Emitter):
         Rows of A are (pointer, offset); those that share a pointer leave registers to the others.
         """
         builder = self.builder
-        a_step = self.opaque(a_step)
         before, loop, done = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("done")
         builder.branch(loop)
         builder.position_at_end(loop)
-        k, a_k, b_k = (builder.phi(INTP) for _ in range(3))
+        k, b_k = builder.phi(INTP), builder.phi(INTP)
+        firsts = {id(first): first for first, _ in a}
+        places = {key: builder.phi(first.type) for key, first in firsts.items()}
         sums = [[builder.phi(self.vector) for _ in b] for _ in a]
         columns = [self.load(column, b_k) for column in b]
         updated = []
-        for row, totals in zip(a, sums, strict=True):
-            element = self.broadcast(builder.gep(row[0], [a_k]), row[1])
+        for (first, offset), totals in zip(a, sums, strict=True):
+            element = self.broadcast(places[id(first)], offset)
             pairs = zip(columns, totals, strict=True)
             updated.append([self.multiply_add(element, column, total) for column, total in pairs])
         following = builder.add(k, INTP(1))
-        for counter, step in ((k, INTP(1)), (a_k, a_step), (b_k, b_step)):
+        for key, place in places.items():
+            place.add_incoming(firsts[key], before)
+            place.add_incoming(self.opaque(builder.gep(place, [a_step])), loop)
+        for counter, step in ((k, INTP(1)), (b_k, b_step)):
             counter.add_incoming(INTP(0), before)
             counter.add_incoming(following if counter is k else builder.add(counter, step), loop)
         for old, new in zip(sums, updated, strict=True):
@@ -51,11 +55,12 @@ class FmaEmitter(Emitter):
         return updated
 
     def opaque(self, number: Any) -> Any:
-        """The number, of which LLVM knows nothing.
+        """The number or pointer, of which LLVM knows nothing.
 
-        Where it knows that depths are neighbours it gives each row a pointer: 48 GFLOP/s in place of 115 (Zen 4).
+        Where it knows how rows lie it gives each a pointer, 48 GFLOP/s in place of 115 (Zen 4), or goes from one row to the
+        next by twelve additions, each of which waits for the one before: longer than the multiply-adds take.
         """
-        return self.builder.asm(ir.FunctionType(INTP, [INTP]), "", "=r,0", [number], side_effect=False)
+        return self.builder.asm(ir.FunctionType(number.type, [number.type]), "", "=r,0", [number], side_effect=False)
 
     def write_whole(self, sums: list[list[Any]], c: Any, stride: Any, keep: bool) -> None:
         """C = sums, or C += sums, over the whole tile."""
@@ -104,8 +109,10 @@ class FmaEmitter(Emitter):
     ) -> None:
         """A tile of this height; for rows and panels of B that are not wanted, the last one is computed again."""
         builder, (rows, columns, depth), (stride, a_row, a_depth, b_panel, b_depth) = self.builder, size, strides
-        if height == self.rows:
-            offsets = [builder.mul(INTP(i), a_row) for i in range(GROUP)]
+        if isinstance(a_row, ir.Constant):
+            a_rows = [(a, INTP(i * a_row.constant)) for i in range(height)]
+        elif height == self.rows:
+            offsets = [self.opaque(builder.mul(INTP(i), a_row)) if i else INTP(0) for i in range(GROUP)]
             firsts = [builder.gep(a, [builder.mul(INTP(i), a_row)]) for i in range(0, height, GROUP)]
             a_rows = [(first, offset) for first in firsts for offset in offsets]
         else:
@@ -116,6 +123,20 @@ class FmaEmitter(Emitter):
         vectors = [builder.gep(panel, [INTP(j * self.lanes)]) for panel in panels for j in range(column_vectors)]
         sums = self.accumulate(a_rows, a_depth, vectors, b_depth, depth)
         self.write(sums, c, stride, rows, columns, keep)
+
+    def whole_tile(self, c: Any, a: Any, b: Any, size: Any, strides: Any, keep: Any) -> None:
+        """A tile of all rows. Where those of A are a panel, offsets are constants, and no address is computed in the loop.
+
+        On an Intel Xeon additions take the place of multiply-adds: 1024^3 went from 0.79 to 0.90 of MKL's speed.
+        """
+        builder, (stride, a_row, a_depth, *b_steps) = self.builder, strides
+        neighbours = builder.icmp_signed("==", a_row, INTP(1))
+        panel = builder.and_(neighbours, builder.icmp_signed("==", a_depth, INTP(self.rows)))
+        with builder.if_else(panel) as (packed, other):
+            with packed:
+                self.tile(self.rows, c, a, b, size, (stride, INTP(1), INTP(self.rows), *b_steps), keep)
+            with other:
+                self.tile(self.rows, c, a, b, size, strides, keep)
 
 
 @intrinsic
@@ -142,7 +163,7 @@ def fma_tile(typingctx, c, at, stride, rows, columns, keep, a, a_at, a_row, a_de
             if height == emit.rows:
                 with builder.if_else(builder.icmp_signed(">", columns, INTP(emit.lanes))) as (two, one):
                     with two:
-                        emit.tile(height, target, left, right, size, strides, keep)
+                        emit.whole_tile(target, left, right, size, strides, keep)
                     with one:
                         emit.tile(height, target, left, right, size, strides, keep, column_vectors=1)
                 continue

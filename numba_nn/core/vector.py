@@ -129,8 +129,8 @@ def store(typingctx, target, at, vector, mask, end):
     return types.void(target, types.intp, vector, types.intp, types.intp), codegen
 
 
-def _prefetch(writes: int, text: str) -> Any:
-    """An intrinsic that fetches cache lines for reading or writing."""
+def _prefetch(writes: int, level: int, text: str) -> Any:
+    """An intrinsic that fetches cache lines for reading or writing, into the L1 cache (level 3) or the L2 cache (2)."""
 
     @intrinsic
     def prefetch(typingctx, source, start, stop):
@@ -142,7 +142,7 @@ def _prefetch(writes: int, text: str) -> Any:
             step = ir.Constant(first.type, 8 * LINE // source.dtype.bitwidth)
             with cgutils.for_range_slice(builder, first, end, step, first.type) as (at, _):
                 place = builder.bitcast(builder.gep(pointer, [at]), byte)
-                builder.call(function, [place, INT32(writes), INT32(3), INT32(1)])
+                builder.call(function, [place, INT32(writes), INT32(level), INT32(1)])
             return context.get_dummy_value()
 
         return types.void(source, types.intp, types.intp), codegen
@@ -152,9 +152,10 @@ def _prefetch(writes: int, text: str) -> Any:
 
 
 prefetch_read = _prefetch(
-    0, "``prefetch_read(source, start, stop)``: bring what will be read into the cache; a hint, never a fault."
+    0, 3, "``prefetch_read(source, start, stop)``: bring what will be read into the cache; a hint, never a fault."
 )
-prefetch_write = _prefetch(1, "``prefetch_write(target, start, stop)``: bring what will be written into the cache.")
+prefetch_write = _prefetch(1, 3, "``prefetch_write(target, start, stop)``: bring what will be written into the cache.")
+prefetch_later = _prefetch(0, 2, "``prefetch_later(source, start, stop)``: bring what will be read later into the L2 cache.")
 
 
 @inlined
