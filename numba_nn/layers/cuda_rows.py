@@ -168,6 +168,17 @@ def held_exponentials(e, held, row, start, top):
 
 
 @device_function
+def maximum_of_row(held, x, team, room):
+    """The largest of a row, whose last stretch is held then."""
+    (row, reach, stretch), start, top = team, u32(0), x.dtype.type(-np.inf)
+    while start < reach:
+        hold(held, x, row, start, x.dtype.type(-np.inf))
+        top = held_maximum(held, row, start, top)
+        start = u32(start + stretch)
+    return team_maximum(top, room)
+
+
+@device_function
 def exponentials_of_row(e, held, x, team, room):
     """The largest of a row, and the sum of e = exp(x - largest); x and e of its last stretch are held.
 

@@ -246,7 +246,7 @@ def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch
     depth = log(mass)
     while start < reach:
         if reach > stretch:
-            hold(held, x, row, start, x.dtype.type(0))
+            hold(held, x, row, start, x.dtype.type(-np.inf))
         for n in range(HELD):
             held[n] = (held[n] - top) - depth
         release(y, row, start, held)

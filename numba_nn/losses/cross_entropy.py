@@ -29,7 +29,7 @@ from numba_nn.core.vmath import log
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.cuda_rows import (
     HELD,
-    exponentials_of_row,
+    maximum_of_row,
     held_exponentials,
     hold,
     in_row,
@@ -176,23 +176,23 @@ def cross_entropy_forward(
     each: Out, e: Saved, total: Saved, mass: Saved, largest: Scratch, counted: Scratch, x: In, target: In, weight: In,
     ignore_index: int, smoothing: float,
 ):  # fmt: skip
-    """A row whose target is no class is NaN."""
+    """See `soft_cross_entropy_forward`; a row whose target is no class is NaN."""
     room, zero, one = cuda.shared.array(WARPS, x.dtype), x.dtype.type(0), x.dtype.type(1)
     held, p, w = cuda.local.array(HELD, x.dtype), cuda.local.array(HELD, x.dtype), cuda.local.array(HELD, x.dtype)
     team, start, floor = row_of_team(x), u32(0), smoothing / x.dtype.type(x.shape[1])
     row, reach, stretch = team
-    top, whole = exponentials_of_row(p, held, x, team, room)
-    q, score = zero, zero
+    top = maximum_of_row(held, x, team, room)
+    whole = q = score = zero
     while start < reach:
         if reach > stretch:
             hold(held, x, row, start, x.dtype.type(-np.inf))
-            held_exponentials(p, held, row, start, top)
+        whole += held_exponentials(p, held, row, start, top)
         release(e, row, start, p)
         if smoothing > zero:
             hold(w, weight, row_of_weights(row), start, zero)
             q, score = held_scores(q, score, held, top, p, w, zero, floor, row, start)
         start = u32(start + stretch)
-    q, score = team_sum(q, room), team_sum(score, room)
+    whole, q, score = team_sum(whole, room), team_sum(q, room), team_sum(score, room)
     o, i = place_of_row(x)
     if cuda.threadIdx.x == 0 and o < u32(x.shape[0]):  # this thread writes what belongs to the row
         t = target[o, i]
@@ -235,18 +235,18 @@ def soft_cross_entropy_forward(
     t, w = cuda.local.array(HELD, x.dtype), cuda.local.array(HELD, x.dtype)
     team, start, floor = row_of_team(x), u32(0), smoothing / x.dtype.type(x.shape[1])
     row, reach, stretch = team
-    top, whole = exponentials_of_row(p, held, x, team, room)
-    q, score = zero, zero
+    top = maximum_of_row(held, x, team, room)
+    whole = q = score = zero
     while start < reach:
         if reach > stretch:
             hold(held, x, row, start, x.dtype.type(-np.inf))
-            held_exponentials(p, held, row, start, top)
+        whole += held_exponentials(p, held, row, start, top)
         release(e, row, start, p)
         hold(t, target, row, start, zero)
         hold(w, weight, row_of_weights(row), start, zero)
         q, score = held_scores(q, score, held, top, t, w, one - smoothing, floor, row, start)
         start = u32(start + stretch)
-    q, score = team_sum(q, room), team_sum(score, room)
+    whole, q, score = team_sum(whole, room), team_sum(q, room), team_sum(score, room)
     o, i = place_of_row(x)
     if cuda.threadIdx.x == 0 and o < u32(x.shape[0]):  # this thread writes what belongs to the row
         total[o, i], mass[o, i], each[o, i] = whole, q, q * log(whole) - score
