@@ -6,6 +6,7 @@
 
 Where a block does not suffice, every block writes its total, and a launch of one block adds these (`one_block`). How many there
 are depends on shapes alone, so that sums have the same bits in every run. Blocks are whole warps, of up to 1,024 threads.
+One of two dimensions has several *teams*, each of ``blockDim.x`` threads: see `team_sum`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def row_threads(length: int) -> int:
 
 
 def block_per_row(first: Any, *_: Any) -> tuple[int, int]:
-    """A grid with a block for each row of the first argument, which has two dimensions or the shape (R, K, 1)."""
+    """A grid with a block for each row of the first argument, which has two dimensions."""
     return first.shape[0], row_threads(first.shape[1])
 
 

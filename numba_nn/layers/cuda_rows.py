@@ -114,7 +114,10 @@ def in_windows(flat, row):
 
 @device_function
 def hold(held, array, row, start, other):
-    """Read a thread's part of a stretch, ``other`` where the row has no element; nothing waits for a load before the last."""
+    """Read a thread's part of a stretch; ``other`` where the row has no element.
+
+    All windows are asked for before one is looked at, without a branch: a thread that has fewer asks for the row's first again.
+    """
     base, step, _, end = row
     flat = flat_part(array, 0, array.size)
     if in_windows(flat, row):
@@ -147,9 +150,10 @@ def release(array, row, start, held):
 
 @device_function
 def held_maximum(held, row, start, top):
-    """The largest of ``top`` and what a thread holds."""
+    """The largest of ``top`` and what a thread holds; minus infinity is held where the row has no element."""
+    _, _, _, end = row
     for n in range(0, HELD, WINDOW):
-        if place(start, n) < row[3]:
+        if place(start, n) < end:
             for lane in range(WINDOW):
                 top = larger(top, held[n + lane])
     return top
@@ -158,9 +162,9 @@ def held_maximum(held, row, start, top):
 @device_function
 def held_exponentials(e, held, row, start, top):
     """e = exp(x - top) of what a thread holds, and the sum of e; minus infinity is held where the row has no element."""
-    mass = held.dtype.type(0)
+    (_, _, _, end), mass = row, held.dtype.type(0)
     for n in range(0, HELD, WINDOW):
-        if place(start, n) < row[3]:
+        if place(start, n) < end:
             for lane in range(WINDOW):
                 e[n + lane] = exp_below(held[n + lane] - top)
                 mass += e[n + lane]
@@ -180,9 +184,9 @@ def maximum_of_row(held, x, team, room):
 
 @device_function
 def exponentials_of_row(e, held, x, team, room):
-    """The largest of a row, and the sum of e = exp(x - largest); x and e of its last stretch are held.
+    """The largest of a row, and the sum of e = exp(x - largest), by one reading; its last stretch, and e there, are held then.
 
-    Where a larger element comes, the sum so far shrinks. One of minus infinities alone is NaN, and forgotten then.
+    Where a larger element comes, the sum so far shrinks. That of minus infinities alone is NaN, and is then forgotten.
     """
     (row, reach, stretch), start, lowest = team, u32(0), x.dtype.type(-np.inf)
     top, mass = lowest, x.dtype.type(0)

@@ -29,10 +29,10 @@ from numba_nn.core.vmath import log
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.cuda_rows import (
     HELD,
-    maximum_of_row,
     held_exponentials,
     hold,
     in_row,
+    maximum_of_row,
     place,
     place_of_row,
     release,
@@ -200,9 +200,9 @@ def cross_entropy_forward(
         total[o, i] = whole
         counted[o, i] = mass[o, i] = each[o, i] = x.dtype.type(np.nan) if wrong else zero
         if counts and not wrong:
-            k = weight[t]
-            counted[o, i], q = k, q + (one - smoothing) * k
-            mass[o, i], each[o, i] = q, q * log(whole) - (score + (one - smoothing) * k * (x[o, t, i] - top))
+            own = weight[t]
+            counted[o, i], q = own, q + (one - smoothing) * own
+            mass[o, i], each[o, i] = q, q * log(whole) - (score + (one - smoothing) * own * (x[o, t, i] - top))
 
 
 @cross_entropy_backward.on_cuda(grid=row_grid)
@@ -215,11 +215,12 @@ def cross_entropy_backward(
     if o < u32(dx.shape[0]):
         factor, zero, one, t = dx.dtype.type(scale[0]), dx.dtype.type(0), dx.dtype.type(1), target[o, i]
         floor, spread = smoothing / dx.dtype.type(dx.shape[1]), factor * mass[o, i] / total[o, i]
+        _, _, first, _ = row
         while start < reach:
             hold(p, e, row, start, zero)
             hold(w, weight, row_of_weights(row), start, zero)
             for n in range(HELD):
-                share = floor + (one - smoothing) if t == u32(place(start, n) - row[2]) else floor
+                share = floor + (one - smoothing) if t == u32(place(start, n) - first) else floor
                 p[n] = zero if t == ignore_index else spread * p[n] - factor * w[n] * share
             release(dx, row, start, p)
             start = u32(start + stretch)

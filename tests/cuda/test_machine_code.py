@@ -24,7 +24,7 @@ from numba_nn.core.epilogue import RELU, TANH
 from numba_nn.core.kernel import In, Out
 from numba_nn.core.narrow import is_narrow
 from numba_nn.core.portable import covering_windows
-from numba_nn.core.ptx import cuda
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.twin import CudaKernel, cuda_kernel
 from numba_nn.layers.conv.cuda import (
     channels_of_pixels,
@@ -34,6 +34,7 @@ from numba_nn.layers.conv.cuda import (
     outputs_at_inputs,
     weights_of_inputs,
 )
+from numba_nn.layers.cuda_rows import HELD
 
 REQUIRED = "NUMBA_NN_CUDA_TOOLS" in os.environ  # `make cuda-check` sets it: there, a missing tool is a failure
 pytestmark = pytest.mark.skipif(bool(offline.missing()) and not REQUIRED, reason=offline.missing())
@@ -104,6 +105,15 @@ def test_machine_code(launch, dtype, target):
     widths = ("128", "64") if is_narrow(np.dtype(dtype)) else ("128",)  # bits of four elements
     assert any(code.operations[f"LDG.E.{w}"] for w in widths) or not (by_windows or name in LOAD_WINDOWS)
     assert any(code.operations[f"STG.E.{w}"] for w in widths) or not (by_windows or name in STORE_WINDOWS)
+
+
+@pytest.mark.parametrize(("dtype", "access"), [(np.float32, "LDG.E.128"), (ml_dtypes.bfloat16, "LDG.E.64")])
+@pytest.mark.parametrize("name", ["softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward"])
+def test_windows_of_a_row_are_asked_for_together(name, dtype, access):
+    launch = next(one for one in compiled(dtype) if str(one) == name)
+    code = compile_twin(launch.kernel, launch.argument_types)
+    between = code.sass.split(access)[1 : HELD // WINDOW]
+    assert not any("BRA" in part for part in between)
 
 
 # Matrix products: the large tiles, and what is not aligned
