@@ -57,7 +57,7 @@ def row_grid(first: Any, *_: Any) -> tuple[int, tuple[int, int]]:
     """Blocks, and their threads: those of a team, and teams, for rows of (O, K, I)."""
     outer, length, inside = first.shape
     team = team_of(length, first.dtype.itemsize) if inside == 1 else 1
-    teams = max(1, THREADS // team)
+    teams = THREADS // team if team <= WARP else 1
     return -(-outer * inside // teams), (team, teams)
 
 

@@ -75,10 +75,10 @@ def test_arrays_of_16_bits(kind, shape, dtype):
     assert_alike(passes(kind(1), x, CUDA), passes(kind(1), x, CPU, np.float32), 8 * eps)
 
 
-@pytest.mark.parametrize("length", [8192, 8195])
-def test_a_row_for_all_threads_of_a_block(monkeypatch, length):
+@pytest.mark.parametrize("shape", [(3, 600), (300, 5), (1, 8192), (1, 8195)], ids=str)
+def test_blocks_of_as_many_threads_as_on_hardware(monkeypatch, shape):
     monkeypatch.undo()
-    x = numbers((1, length))
+    x = numbers(shape)
     assert_alike(passes(nn.Softmax(1), x, CUDA), passes(nn.Softmax(1), x, CPU), 1e-5)
 
 
