@@ -6,6 +6,7 @@
 
 Where a block does not suffice, every block writes its total, and a launch of one block adds these (`one_block`). How many there
 are depends on shapes alone, so that sums have the same bits in every run. Blocks are whole warps, of up to 1,024 threads.
+One of two dimensions has several *teams*, each of ``blockDim.x`` threads: see `team_sum`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numba_nn.core.ptx import cuda
 from numba_nn.core.twin import THREADS, cuda_helper
 
-WARP = 32
+WARP, LOG2_WARP = 32, 5
 WARPS = 32  # of a block, at the most
 ALL_LANES = 0xFFFFFFFF
 EACH = 8  # elements of a row that a thread has, about
@@ -29,7 +30,7 @@ def row_threads(length: int) -> int:
 
 
 def block_per_row(first: Any, *_: Any) -> tuple[int, int]:
-    """A grid with a block for each row of the first argument, which has two dimensions or the shape (R, K, 1)."""
+    """A grid with a block for each row of the first argument, which has two dimensions."""
     return first.shape[0], row_threads(first.shape[1])
 
 
@@ -39,13 +40,11 @@ def one_block(first: Any, *_: Any) -> tuple[int, int]:
 
 
 @cuda_helper
-def warp_sum(value):  # type: ignore[no-untyped-def]
-    """The sum over a warp, in each of its threads: of pairs, of pairs of pairs, ..."""
-    value += cuda.shfl_xor_sync(ALL_LANES, value, 16)
-    value += cuda.shfl_xor_sync(ALL_LANES, value, 8)
-    value += cuda.shfl_xor_sync(ALL_LANES, value, 4)
-    value += cuda.shfl_xor_sync(ALL_LANES, value, 2)
-    value += cuda.shfl_xor_sync(ALL_LANES, value, 1)
+def lanes_sum(value, lanes):  # type: ignore[no-untyped-def]
+    """The sum over so many neighbours of a warp, a power of two, in each of them: of pairs, of pairs of pairs, ..."""
+    for n in range(LOG2_WARP):
+        other = cuda.shfl_xor_sync(ALL_LANES, value, WARP >> (n + 1))
+        value = value + other if lanes > WARP >> (n + 1) else value
     return value
 
 
@@ -56,14 +55,24 @@ def larger(a, b):  # type: ignore[no-untyped-def]
 
 
 @cuda_helper
+def lanes_maximum(value, lanes):  # type: ignore[no-untyped-def]
+    """The largest value of so many neighbours of a warp, in each of them; NaN if one is."""
+    for n in range(LOG2_WARP):
+        other = cuda.shfl_xor_sync(ALL_LANES, value, WARP >> (n + 1))
+        value = larger(value, other) if lanes > WARP >> (n + 1) else value
+    return value
+
+
+@cuda_helper
+def warp_sum(value):  # type: ignore[no-untyped-def]
+    """The sum over a warp, in each of its threads."""
+    return lanes_sum(value, WARP)
+
+
+@cuda_helper
 def warp_maximum(value):  # type: ignore[no-untyped-def]
     """The largest value of a warp, in each of its threads; NaN if one is."""
-    value = larger(value, cuda.shfl_xor_sync(ALL_LANES, value, 16))
-    value = larger(value, cuda.shfl_xor_sync(ALL_LANES, value, 8))
-    value = larger(value, cuda.shfl_xor_sync(ALL_LANES, value, 4))
-    value = larger(value, cuda.shfl_xor_sync(ALL_LANES, value, 2))
-    value = larger(value, cuda.shfl_xor_sync(ALL_LANES, value, 1))
-    return value
+    return lanes_maximum(value, WARP)
 
 
 @cuda_helper
@@ -89,3 +98,17 @@ def block_maximum(value, room):  # type: ignore[no-untyped-def]
     """The largest value of a block, in each of its threads, NaN if one is; room: `WARPS` elements of shared memory."""
     most = warp_maximum(value)
     return warp_maximum(gathered(most, room, most))
+
+
+@cuda_helper
+def team_sum(value, room):  # type: ignore[no-untyped-def]
+    """The sum over threads with the same ``threadIdx.y``, in each of them: a power of two within a warp, or a whole block."""
+    value = lanes_sum(value, cuda.blockDim.x)
+    return value if cuda.blockDim.x <= WARP else warp_sum(gathered(value, room, room.dtype.type(0)))
+
+
+@cuda_helper
+def team_maximum(value, room):  # type: ignore[no-untyped-def]
+    """The largest value of these threads, in each of them; NaN if one is."""
+    value = lanes_maximum(value, cuda.blockDim.x)
+    return value if cuda.blockDim.x <= WARP else warp_maximum(gathered(value, room, value))

@@ -20,16 +20,16 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.cuda_reduce import WARPS
+from numba_nn.core.cuda_reduce import WARPS, team_sum
 from numba_nn.core.each import each
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inlined, inner, kernel
-from numba_nn.core.ptx import WINDOW, cuda
+from numba_nn.core.ptx import cuda
 from numba_nn.core.simd import maximum
 from numba_nn.core.vector import read_ahead
 from numba_nn.core.vmath import exp_below, log
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.cuda_rows import give, give_twice, row_grid, row_mass, row_maximum, row_sum, take, windows_of_thread
+from numba_nn.layers.cuda_rows import HELD, exponentials_of_row, held_exponentials, hold, release, row_grid, row_of_team, u32
 from numba_nn.layers.from_output import FromOutput, keep
 
 LANES = 256  # neighbouring rows of a task: 1 KB of float32
@@ -213,80 +213,91 @@ def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
                 each(less_share, dx_line, (dy_line, y_line, masses))
 
 
-# ---- on a GPU: see `numba_nn.layers.cuda_rows` -----------------------------------------------------------------------------
+# ---- on a GPU: a team of threads has a row, see `numba_nn.layers.cuda_rows` ------------------------------------------------
 
 
 @softmax_forward.on_cuda(grid=row_grid)
 def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
-    """Threads share out rows as `row_of_thread` says."""
-    room, window = cuda.shared.array(WARPS, x.dtype), cuda.local.array(WINDOW, x.dtype)
-    o, i, k, step = windows_of_thread(x)
-    top = row_maximum(room, x)
-    share = x.dtype.type(1) / row_mass(top, room, x)
-    while k < np.uint32(x.shape[1]):
-        take(window, x, o, i, k)
-        for lane in range(WINDOW):
-            window[lane] = exp_below(window[lane] - top) * share
-        give_twice(y, saved_y, o, i, k, window)
-        k = np.uint32(k + step)
+    """Exponentials that are held need no second look at x."""
+    room, held = cuda.shared.array(WARPS, x.dtype), cuda.local.array(HELD, x.dtype)
+    team, start = row_of_team(x), u32(0)
+    row, reach, stretch = team
+    top, mass = exponentials_of_row(held, held, x, team, room)
+    share = x.dtype.type(1) / mass
+    while start < reach:
+        if reach > stretch:
+            hold(held, x, row, start, x.dtype.type(-np.inf))
+            held_exponentials(held, held, row, start, top)
+        for n in range(HELD):
+            held[n] *= share
+        release(y, row, start, held)
+        if saved_y.size > 0:
+            release(saved_y, row, start, held)
+        start = u32(start + stretch)
 
 
 @log_softmax_forward.on_cuda(grid=row_grid)
 def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
-    """Threads share out rows as `row_of_thread` says."""
-    room, window = cuda.shared.array(WARPS, x.dtype), cuda.local.array(WINDOW, x.dtype)
-    o, i, k, step = windows_of_thread(x)
-    top = row_maximum(room, x)
-    depth = log(row_mass(top, room, x))
-    while k < np.uint32(x.shape[1]):
-        take(window, x, o, i, k)
-        for lane in range(WINDOW):
-            window[lane] = (window[lane] - top) - depth
-        give_twice(y, saved_y, o, i, k, window)
-        k = np.uint32(k + step)
+    """Exponentials are only summed."""
+    room, held, e = cuda.shared.array(WARPS, x.dtype), cuda.local.array(HELD, x.dtype), cuda.local.array(HELD, x.dtype)
+    team, start = row_of_team(x), u32(0)
+    row, reach, stretch = team
+    top, mass = exponentials_of_row(e, held, x, team, room)
+    depth = log(mass)
+    while start < reach:
+        if reach > stretch:
+            hold(held, x, row, start, x.dtype.type(-np.inf))
+        for n in range(HELD):
+            held[n] = (held[n] - top) - depth
+        release(y, row, start, held)
+        if saved_y.size > 0:
+            release(saved_y, row, start, held)
+        start = u32(start + stretch)
 
 
 @softmax_backward.on_cuda(grid=row_grid)
 def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
-    """Threads share out rows as `row_of_thread` says."""
-    room, p, g = cuda.shared.array(WARPS, dy.dtype), cuda.local.array(WINDOW, dy.dtype), cuda.local.array(WINDOW, dy.dtype)
-    o, i, first, step = windows_of_thread(dx)
-    k, mean = first, dy.dtype.type(0)
-    while k < np.uint32(dx.shape[1]):
-        take(p, saved_y, o, i, k)
-        take(g, dy, o, i, k)
-        for lane in range(WINDOW):
-            mean += g[lane] * p[lane]
-        k = np.uint32(k + step)
-    k, mean = first, row_sum(mean, room, dx)
-    while k < np.uint32(dx.shape[1]):
-        take(p, saved_y, o, i, k)
-        take(g, dy, o, i, k)
-        for lane in range(WINDOW):
-            p[lane] *= g[lane] - mean
-        give(dx, o, i, k, p)
-        k = np.uint32(k + step)
+    """Both p and dy are held."""
+    room, p, g = cuda.shared.array(WARPS, dy.dtype), cuda.local.array(HELD, dy.dtype), cuda.local.array(HELD, dy.dtype)
+    (row, reach, stretch), start, zero = row_of_team(dx), u32(0), dy.dtype.type(0)
+    mean = zero
+    while start < reach:
+        hold(p, saved_y, row, start, zero)
+        hold(g, dy, row, start, zero)
+        for n in range(HELD):
+            mean += g[n] * p[n]
+        start = u32(start + stretch)
+    mean, start = team_sum(mean, room), u32(0)
+    while start < reach:
+        if reach > stretch:
+            hold(p, saved_y, row, start, zero)
+            hold(g, dy, row, start, zero)
+        for n in range(HELD):
+            p[n] *= g[n] - mean
+        release(dx, row, start, p)
+        start = u32(start + stretch)
 
 
 @log_softmax_backward.on_cuda(grid=row_grid)
 def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
-    """Threads share out rows as `row_of_thread` says."""
-    room, p, g = cuda.shared.array(WARPS, dy.dtype), cuda.local.array(WINDOW, dy.dtype), cuda.local.array(WINDOW, dy.dtype)
-    o, i, first, step = windows_of_thread(dx)
-    k, mass = first, dy.dtype.type(0)
-    while k < np.uint32(dx.shape[1]):
-        take(g, dy, o, i, k)
-        for lane in range(WINDOW):
-            mass += g[lane]
-        k = np.uint32(k + step)
-    k, mass = first, row_sum(mass, room, dx)
-    while k < np.uint32(dx.shape[1]):
-        take(p, saved_y, o, i, k)
-        take(g, dy, o, i, k)
-        for lane in range(WINDOW):
-            g[lane] -= exp_below(p[lane]) * mass
-        give(dx, o, i, k, g)
-        k = np.uint32(k + step)
+    """Only dy is held: y is needed once."""
+    room, y, g = cuda.shared.array(WARPS, dy.dtype), cuda.local.array(HELD, dy.dtype), cuda.local.array(HELD, dy.dtype)
+    (row, reach, stretch), start, zero = row_of_team(dx), u32(0), dy.dtype.type(0)
+    mass = zero
+    while start < reach:
+        hold(g, dy, row, start, zero)
+        for n in range(HELD):
+            mass += g[n]
+        start = u32(start + stretch)
+    mass, start = team_sum(mass, room), u32(0)
+    while start < reach:
+        if reach > stretch:
+            hold(g, dy, row, start, zero)
+        hold(y, saved_y, row, start, zero)
+        for n in range(HELD):
+            g[n] -= exp_below(y[n]) * mass
+        release(dx, row, start, g)
+        start = u32(start + stretch)
 
 
 class _OverRows(FromOutput):

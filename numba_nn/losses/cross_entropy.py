@@ -21,14 +21,26 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import INDICES, check_array, check_number, check_shape
-from numba_nn.core.cuda_reduce import WARPS
+from numba_nn.core.cuda_reduce import WARPS, team_sum
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.ptx import WINDOW, cuda
-from numba_nn.core.twin import cuda_helper
-from numba_nn.core.vmath import exp_below, log
+from numba_nn.core.ptx import cuda, device_function
+from numba_nn.core.vmath import log
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.cuda_rows import give, row_grid, row_maximum, row_of_thread, row_sum, take, windows_of_thread
+from numba_nn.layers.cuda_rows import (
+    HELD,
+    held_exponentials,
+    hold,
+    in_row,
+    maximum_of_row,
+    place,
+    place_of_row,
+    release,
+    row_grid,
+    row_of_team,
+    row_of_weights,
+    u32,
+)
 from numba_nn.layers.softmax import EXP_WORK, exponentials, task_bounds, task_count
 from numba_nn.losses.classes import ClassLoss, class_or_none, score_cube
 
@@ -145,22 +157,18 @@ def soft_cross_entropy_backward(
         score_gradients(dx, e, total, mass, factor, target, weight, share, floor, o, start, stop)
 
 
-# ---- on a GPU: rows are shared out as those of a softmax are -------------------------------------------------------------
+# ---- on a GPU: a team of threads has a row, see `numba_nn.layers.cuda_rows` ----------------------------------------------
 
 
-@cuda_helper
-def thread_exponentials(e, top, room, x):
-    """e = exp(x - top), and the sum of e, over this thread's row."""
-    window, (o, i, k, step) = cuda.local.array(WINDOW, x.dtype), windows_of_thread(x)
-    mass = x.dtype.type(0)
-    while k < np.uint32(x.shape[1]):
-        take(window, x, o, i, k)
-        for lane in range(WINDOW):
-            window[lane] = exp_below(window[lane] - top)
-            mass += window[lane] if k + np.uint32(lane) < np.uint32(x.shape[1]) else x.dtype.type(0)
-        give(e, o, i, k, window)
-        k = np.uint32(k + step)
-    return row_sum(mass, room, x)
+@device_function
+def held_scores(mass, score, x, top, t, weight, share, floor, row, start):
+    """mass + sum_k q and score + sum_k q (x - top) over what a thread holds, with q = w (share t + floor)."""
+    for n in range(HELD):
+        if in_row(row, place(start, n)):
+            q = weight[n] * (share * t[n] + floor)
+            mass += q
+            score += q * (x[n] - top)
+    return mass, score
 
 
 @cross_entropy_forward.on_cuda(grid=lambda each, e, *_: row_grid(e))
@@ -168,77 +176,101 @@ def cross_entropy_forward(
     each: Out, e: Saved, total: Saved, mass: Saved, largest: Scratch, counted: Scratch, x: In, target: In, weight: In,
     ignore_index: int, smoothing: float,
 ):  # fmt: skip
-    """See `row_of_thread`; a row whose target is no class is NaN."""
+    """See `soft_cross_entropy_forward`; a row whose target is no class is NaN."""
     room, zero, one = cuda.shared.array(WARPS, x.dtype), x.dtype.type(0), x.dtype.type(1)
-    o, i, first, step = row_of_thread(x)
-    top = row_maximum(room, x)
-    whole = thread_exponentials(e, top, room, x)
-    floor, q, score, k = smoothing / x.dtype.type(x.shape[1]), zero, zero, first
-    if smoothing > zero:
-        while k < np.uint32(x.shape[1]):
-            q += weight[k] * floor
-            score += weight[k] * floor * (x[o, k, i] - top)
-            k = np.uint32(k + step)
-        q, score = row_sum(q, room, x), row_sum(score, room, x)
-    if first == 0:  # this thread writes what belongs to the row
+    held, p, w = cuda.local.array(HELD, x.dtype), cuda.local.array(HELD, x.dtype), cuda.local.array(HELD, x.dtype)
+    team, start, floor = row_of_team(x), u32(0), smoothing / x.dtype.type(x.shape[1])
+    row, reach, stretch = team
+    top = maximum_of_row(held, x, team, room)
+    whole = q = score = zero
+    while start < reach:
+        if reach > stretch:
+            hold(held, x, row, start, x.dtype.type(-np.inf))
+        whole += held_exponentials(p, held, row, start, top)
+        release(e, row, start, p)
+        if smoothing > zero:
+            hold(w, weight, row_of_weights(row), start, zero)
+            q, score = held_scores(q, score, held, top, p, w, zero, floor, row, start)
+        start = u32(start + stretch)
+    whole, q, score = team_sum(whole, room), team_sum(q, room), team_sum(score, room)
+    o, i = place_of_row(x)
+    if cuda.threadIdx.x == 0 and o < u32(x.shape[0]):  # this thread writes what belongs to the row
         t = target[o, i]
         counts, wrong = class_or_none(t, x.shape[1], ignore_index)
         total[o, i] = whole
         counted[o, i] = mass[o, i] = each[o, i] = x.dtype.type(np.nan) if wrong else zero
         if counts and not wrong:
-            w = weight[t]
-            counted[o, i], q = w, q + (one - smoothing) * w
-            mass[o, i], each[o, i] = q, q * log(whole) - (score + (one - smoothing) * w * (x[o, t, i] - top))
+            own = weight[t]
+            counted[o, i], q = own, q + (one - smoothing) * own
+            mass[o, i], each[o, i] = q, q * log(whole) - (score + (one - smoothing) * own * (x[o, t, i] - top))
 
 
 @cross_entropy_backward.on_cuda(grid=row_grid)
 def cross_entropy_backward(
     dx: Out, e: Saved, total: Saved, mass: Saved, scale: Saved, target: In, weight: In, ignore_index: int, smoothing: float
 ):  # fmt: skip
-    """See `row_of_thread`; a row whose target is no class is NaN, as its mass is."""
-    o, i, k, step = row_of_thread(dx)
-    if k < np.uint32(dx.shape[1]):
-        factor, one, t = dx.dtype.type(scale[0]), dx.dtype.type(1), target[o, i]
+    """A row whose target is no class is NaN, as its mass is."""
+    p, w = cuda.local.array(HELD, dx.dtype), cuda.local.array(HELD, dx.dtype)
+    (row, reach, stretch), start, (o, i) = row_of_team(dx), u32(0), place_of_row(dx)
+    if o < u32(dx.shape[0]):
+        factor, zero, one, t = dx.dtype.type(scale[0]), dx.dtype.type(0), dx.dtype.type(1), target[o, i]
         floor, spread = smoothing / dx.dtype.type(dx.shape[1]), factor * mass[o, i] / total[o, i]
-        while k < np.uint32(dx.shape[1]):
-            share = floor + (one - smoothing) if t == k else floor
-            dx[o, k, i] = dx.dtype.type(0) if t == ignore_index else spread * e[o, k, i] - factor * weight[k] * share
-            k = np.uint32(k + step)
+        _, _, first, _ = row
+        while start < reach:
+            hold(p, e, row, start, zero)
+            hold(w, weight, row_of_weights(row), start, zero)
+            for n in range(HELD):
+                share = floor + (one - smoothing) if t == u32(place(start, n) - first) else floor
+                p[n] = zero if t == ignore_index else spread * p[n] - factor * w[n] * share
+            release(dx, row, start, p)
+            start = u32(start + stretch)
 
 
 @soft_cross_entropy_forward.on_cuda(grid=lambda each, e, *_: row_grid(e))
 def soft_cross_entropy_forward(
     each: Out, e: Saved, total: Saved, mass: Saved, largest: Scratch, x: In, target: In, weight: In, smoothing: float
 ):  # fmt: skip
-    """See `row_of_thread`."""
-    room, zero = cuda.shared.array(WARPS, x.dtype), x.dtype.type(0)
-    o, i, first, step = row_of_thread(x)
-    top = row_maximum(room, x)
-    whole = thread_exponentials(e, top, room, x)
-    share, floor = x.dtype.type(1) - smoothing, smoothing / x.dtype.type(x.shape[1])
-    mean, score, k = zero, zero, first
-    while k < np.uint32(x.shape[1]):
-        q = weight[k] * (share * target[o, k, i] + floor)
-        mean += q
-        score += q * (x[o, k, i] - top)
-        k = np.uint32(k + step)
-    mean, score = row_sum(mean, room, x), row_sum(score, room, x)
-    if first == 0:  # this thread writes what belongs to the row
-        total[o, i], mass[o, i], each[o, i] = whole, mean, mean * log(whole) - score
+    """Targets and weights are read once."""
+    room, zero, one = cuda.shared.array(WARPS, x.dtype), x.dtype.type(0), x.dtype.type(1)
+    held, p = cuda.local.array(HELD, x.dtype), cuda.local.array(HELD, x.dtype)
+    t, w = cuda.local.array(HELD, x.dtype), cuda.local.array(HELD, x.dtype)
+    team, start, floor = row_of_team(x), u32(0), smoothing / x.dtype.type(x.shape[1])
+    row, reach, stretch = team
+    top = maximum_of_row(held, x, team, room)
+    whole = q = score = zero
+    while start < reach:
+        if reach > stretch:
+            hold(held, x, row, start, x.dtype.type(-np.inf))
+        whole += held_exponentials(p, held, row, start, top)
+        release(e, row, start, p)
+        hold(t, target, row, start, zero)
+        hold(w, weight, row_of_weights(row), start, zero)
+        q, score = held_scores(q, score, held, top, t, w, one - smoothing, floor, row, start)
+        start = u32(start + stretch)
+    whole, q, score = team_sum(whole, room), team_sum(q, room), team_sum(score, room)
+    o, i = place_of_row(x)
+    if cuda.threadIdx.x == 0 and o < u32(x.shape[0]):  # this thread writes what belongs to the row
+        total[o, i], mass[o, i], each[o, i] = whole, q, q * log(whole) - score
 
 
 @soft_cross_entropy_backward.on_cuda(grid=row_grid)
 def soft_cross_entropy_backward(
     dx: Out, e: Saved, total: Saved, mass: Saved, scale: Saved, target: In, weight: In, smoothing: float
 ):  # fmt: skip
-    """See `row_of_thread`."""
-    o, i, k, step = row_of_thread(dx)
-    if k < np.uint32(dx.shape[1]):
-        factor, share = dx.dtype.type(scale[0]), dx.dtype.type(1) - smoothing
+    """Each element is read once, and written."""
+    p, t, w = cuda.local.array(HELD, dx.dtype), cuda.local.array(HELD, dx.dtype), cuda.local.array(HELD, dx.dtype)
+    (row, reach, stretch), start, (o, i) = row_of_team(dx), u32(0), place_of_row(dx)
+    if o < u32(dx.shape[0]):
+        factor, zero, share = dx.dtype.type(scale[0]), dx.dtype.type(0), dx.dtype.type(1) - smoothing
         floor, spread = smoothing / dx.dtype.type(dx.shape[1]), factor * mass[o, i] / total[o, i]
-        while k < np.uint32(dx.shape[1]):
-            dx[o, k, i] = spread * e[o, k, i] - factor * weight[k] * (share * target[o, k, i] + floor)
-            k = np.uint32(k + step)
+        while start < reach:
+            hold(p, e, row, start, zero)
+            hold(t, target, row, start, zero)
+            hold(w, weight, row_of_weights(row), start, zero)
+            for n in range(HELD):
+                p[n] = spread * p[n] - factor * w[n] * (share * t[n] + floor)
+            release(dx, row, start, p)
+            start = u32(start + stretch)
 
 
 class CrossEntropyLoss(ClassLoss):

@@ -25,7 +25,7 @@ HEAD = f"""# GPU kernels
 What the compiler makes of every kernel for {TARGET} (an H100 or H200), without a GPU: `make cuda-table`. None has local memory
 or a stack; none for float32 computes in float64, but sums over blocks, bias corrections and norms (`tests/cuda/training.py`).
 A kernel that is launched with arrays of several ranks or dtypes has the largest numbers of them. A multiprocessor has 65,536
-registers and up to 227 KB of shared memory; blocks have 256 threads at most.
+registers and up to 227 KB of shared memory; blocks have 256 threads at most, those of long rows 512.
 """
 
 

@@ -24,7 +24,7 @@ from numba_nn.core.epilogue import RELU, TANH
 from numba_nn.core.kernel import In, Out
 from numba_nn.core.narrow import is_narrow
 from numba_nn.core.portable import covering_windows
-from numba_nn.core.ptx import cuda
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.twin import CudaKernel, cuda_kernel
 from numba_nn.layers.conv.cuda import (
     channels_of_pixels,
@@ -34,6 +34,7 @@ from numba_nn.layers.conv.cuda import (
     outputs_at_inputs,
     weights_of_inputs,
 )
+from numba_nn.layers.cuda_rows import HELD
 
 REQUIRED = "NUMBA_NN_CUDA_TOOLS" in os.environ  # `make cuda-check` sets it: there, a missing tool is a failure
 pytestmark = pytest.mark.skipif(bool(offline.missing()) and not REQUIRED, reason=offline.missing())
@@ -44,13 +45,16 @@ LOAD_WINDOWS = {
     "adam_update", "sgd_update", "gradient_scale", "drop_elements", "plane_moments", "plane_gradient_sums", "plane_normalize",
     "plane_backward_input", "squared_error_sums", "absolute_error_sums", "likelihood_error_sums", "logistic_error_sums",
     "pair_sums", "softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward", "conv2d_backward_bias",
-    "cross_entropy_forward", "soft_cross_entropy_forward", "plane_mean_forward", "scale_gradients", "unscale_gradients",
+    "cross_entropy_forward", "cross_entropy_backward", "soft_cross_entropy_forward", "soft_cross_entropy_backward",
+    "plane_mean_forward", "scale_gradients", "unscale_gradients",
 }  # fmt: skip
 STORE_WINDOWS = {
     "adam_update", "sgd_update", "gradient_scale", "gradient_clear", "drop_elements", "plane_normalize", "plane_backward_input",
     "softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward", "cross_entropy_forward",
-    "scale_gradients", "unscale_gradients",
+    "cross_entropy_backward", "soft_cross_entropy_forward", "soft_cross_entropy_backward", "scale_gradients",
+    "unscale_gradients",
 }  # fmt: skip
+OF_512_THREADS = 128  # registers of a thread in a block of so many, which long rows have (in float64, 256)
 OF_A_PRODUCT = 128  # then two blocks of 256 threads are resident
 
 
@@ -94,12 +98,22 @@ def test_machine_code(launch, dtype, target):
     code = compile_twin(launch.kernel, launch.argument_types, target)
     name, wide = launch.kernel.__name__, dtype is np.float64
     assert faults(code, float64_allowed=wide or name in IN_FLOAT64, conversions_allowed=name in CONVERTS) == []
-    assert 0 < code.registers <= REGISTERS
+    of_long_rows = not wide and ("softmax" in name or "cross_entropy" in name)
+    assert 0 < code.registers <= (OF_512_THREADS if of_long_rows else REGISTERS)
     assert f".target {target}" in code.ptx
     by_windows = launch.kernel.grid is covering_windows
     widths = ("128", "64") if is_narrow(np.dtype(dtype)) else ("128",)  # bits of four elements
     assert any(code.operations[f"LDG.E.{w}"] for w in widths) or not (by_windows or name in LOAD_WINDOWS)
     assert any(code.operations[f"STG.E.{w}"] for w in widths) or not (by_windows or name in STORE_WINDOWS)
+
+
+@pytest.mark.parametrize(("dtype", "access"), [(np.float32, "LDG.E.128"), (ml_dtypes.bfloat16, "LDG.E.64")])
+@pytest.mark.parametrize("name", ["softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward"])
+def test_windows_of_a_row_are_asked_for_together(name, dtype, access):
+    launch = next(one for one in compiled(dtype) if str(one) == name)
+    code = compile_twin(launch.kernel, launch.argument_types)
+    between = code.sass.split(access)[1 : HELD // WINDOW]
+    assert not any("BRA" in part for part in between)
 
 
 # Matrix products: the large tiles, and what is not aligned
