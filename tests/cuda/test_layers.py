@@ -15,6 +15,7 @@ import numba_nn as nn
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.errors import RangeError
+from numba_nn.core.portable import covering_windows
 
 SPEAKING = ("BatchNorm", "Softmax", "LogSoftmax", "Transpose", "GlobalAvg")
 ROWS = [trial for trial in TRIALS if trial.name.startswith(SPEAKING)][::3]
@@ -81,6 +82,22 @@ def test_in_float64_and_in_whatever_order_threads_run(trial, order):
         found, expected = trial.run(CUDA, np.float64), trial.run(CPU, np.float64)
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+def launch_few_threads(dispatcher, blocks, threads, arguments):
+    """With one row of blocks over all planes, or four threads over all windows: each goes on where it would be done."""
+    if isinstance(blocks, tuple):
+        blocks = blocks[0], 1
+    elif dispatcher.kernel.grid is covering_windows:
+        blocks, threads = 1, 4
+    launch(dispatcher, blocks, threads, arguments)
+
+
+@pytest.mark.parametrize("trial", EXTRAS, ids=str)
+def test_few_threads_do_the_work_of_many(trial):
+    with simulated(launch_few_threads):
+        found = trial.run(CUDA)
+    assert_alike(found, trial.run(CPU))
 
 
 def test_the_same_masks_in_every_draw():

@@ -45,11 +45,17 @@ LOAD_WINDOWS = {
     "plane_backward_input", "squared_error_sums", "absolute_error_sums", "likelihood_error_sums", "logistic_error_sums",
     "pair_sums", "softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward", "conv2d_backward_bias",
     "cross_entropy_forward", "soft_cross_entropy_forward", "plane_mean_forward", "scale_gradients", "unscale_gradients",
+    "constant_pad2d_forward", "reflection_pad2d_forward", "reflection_pad2d_backward", "upsample_nearest2d_forward",
+    "copy_rows", "transpose_matrices", "put_columns", "take_columns", "take_rows", "add_rows", "drop_rows", "plane_maxima",
+    "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases",
 }  # fmt: skip
 STORE_WINDOWS = {
     "adam_update", "sgd_update", "gradient_scale", "gradient_clear", "drop_elements", "plane_normalize", "plane_backward_input",
     "softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward", "cross_entropy_forward",
-    "scale_gradients", "unscale_gradients",
+    "scale_gradients", "unscale_gradients", "constant_pad2d_forward", "reflection_pad2d_forward", "reflection_pad2d_backward",
+    "upsample_nearest2d_forward", "copy_rows", "transpose_matrices", "put_columns", "take_columns", "take_rows", "add_rows",
+    "drop_rows", "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases",
+    "plane_mean_backward",
 }  # fmt: skip
 OF_A_PRODUCT = 128  # then two blocks of 256 threads are resident
 
