@@ -47,7 +47,7 @@ LOAD_WINDOWS = {
     "cross_entropy_forward", "soft_cross_entropy_forward", "plane_mean_forward", "scale_gradients", "unscale_gradients",
     "constant_pad2d_forward", "reflection_pad2d_forward", "reflection_pad2d_backward", "upsample_nearest2d_forward",
     "copy_rows", "transpose_matrices", "put_columns", "take_columns", "take_rows", "add_rows", "drop_rows", "plane_maxima",
-    "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases",
+    "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases", "gradient_power_sums",
 }  # fmt: skip
 STORE_WINDOWS = {
     "adam_update", "sgd_update", "gradient_scale", "gradient_clear", "drop_elements", "plane_normalize", "plane_backward_input",
@@ -55,7 +55,7 @@ STORE_WINDOWS = {
     "scale_gradients", "unscale_gradients", "constant_pad2d_forward", "reflection_pad2d_forward", "reflection_pad2d_backward",
     "upsample_nearest2d_forward", "copy_rows", "transpose_matrices", "put_columns", "take_columns", "take_rows", "add_rows",
     "drop_rows", "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases",
-    "plane_mean_backward",
+    "plane_mean_backward", "nll_backward",
 }  # fmt: skip
 OF_A_PRODUCT = 128  # then two blocks of 256 threads are resident
 
