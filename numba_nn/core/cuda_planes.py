@@ -1,16 +1,18 @@
-"""Kernels over many planes of one size: a thread has one place in a plane, and goes from plane to plane.
+"""Kernels over many planes of one size: a thread has a window, four neighbouring places, and goes from plane to plane.
 
-What follows from the place alone (row, column, window) it finds out once, so that little arithmetic is left for every element:
+What follows from the places alone (row, column, where to read) it finds out once, so that little arithmetic is left for every
+element. Windows are loaded and stored by 16 bytes where they begin at multiples of four. So that they always do, planes go
+together, two or four of them, where one has no multiple of four places; such a window may lie in several planes:
 
-    place = place_in_plane()
-    if place < places:
-        row, column = split(place, width)
-        p = first_plane()
-        while p < planes:
-            ...
-            p = next_plane(p)
+    at, together, g = place_of_window(), planes_together(places), first_plane()
+    ...                                     of the places at, at + 1, at + 2, at + 3 of planes that go together
+    while at < together * places and g * together < planes:
+        ...                                 fetch or compute a window
+        put(flat_part(y, 0, y.size), g * together * places + at, window, y.size)
+        g = next_plane(g)
 
-Rows of a matrix are planes too. A run is a long plane, of which a thread has several places.
+Rows of a matrix are planes too. A run is a long plane, of which a thread has several windows. Where rows lie apart, or sums run
+along planes, windows are those of a row, from its first element on.
 """
 
 from __future__ import annotations
@@ -21,18 +23,32 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.cuda_reduce import EACH, WARP, row_threads
-from numba_nn.core.ptx import cuda
+from numba_nn.core.portable import put
+from numba_nn.core.ptx import WINDOW, cuda, device_function, flat_part, load_window, starts_aligned
 from numba_nn.core.twin import MAX_BLOCKS, THREADS, cuda_helper
 
 MOST_ROWS = 65535  # of a grid's blocks
+NOWHERE = 2**31  # a place that no array has, wherever it begins
 
 
-def plane_grid(planes: int, places: int) -> tuple[tuple[int, int], int]:
-    """Blocks and threads: columns of blocks cover the places of a plane, rows of blocks share the planes."""
-    threads = WARP * max(1, min(THREADS // WARP, -(-places // WARP)))
-    columns = -(-places // threads)
+def plane_grid(planes: int, windows: int) -> tuple[tuple[int, int], int]:
+    """Blocks and threads: columns of blocks cover the windows of a plane, rows of blocks share the planes."""
+    threads = WARP * max(1, min(THREADS // WARP, -(-windows // WARP)))
+    columns = -(-windows // threads)
     resident = MAX_BLOCKS * THREADS // (threads * max(1, columns))
     return (columns, min(planes, max(1, resident), MOST_ROWS)), threads
+
+
+def over_planes(first: Any, *_: Any) -> tuple[tuple[int, int], int]:
+    """`plane_grid` of an array whose first dimension counts planes, which go together."""
+    planes, places = first.shape[0], math.prod(first.shape[1:])
+    together = WINDOW // math.gcd(WINDOW, places)
+    return plane_grid(-(-planes // together), -(-min(planes, together) * places // WINDOW))
+
+
+def over_rows(first: Any, *_: Any) -> tuple[tuple[int, int], int]:
+    """`plane_grid` of a matrix whose rows have windows of their own."""
+    return plane_grid(first.shape[0], -(-first.shape[1] // WINDOW))
 
 
 def run_grid(runs: int, length: int) -> tuple[tuple[int, int], int]:
@@ -41,21 +57,22 @@ def run_grid(runs: int, length: int) -> tuple[tuple[int, int], int]:
     return (-(-length // (threads * EACH)), min(runs, MOST_ROWS)), threads
 
 
-def over_planes(first: Any, *_: Any) -> tuple[tuple[int, int], int]:
-    """`plane_grid` of an array whose first dimension counts planes."""
-    return plane_grid(first.shape[0], math.prod(first.shape[1:]))
+@cuda_helper
+def place_of_window():  # type: ignore[no-untyped-def]
+    """The first place of this thread's window."""
+    return np.uint32(WINDOW) * np.uint32(cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x)
 
 
 @cuda_helper
-def place_in_plane():  # type: ignore[no-untyped-def]
-    """This thread's place."""
-    return np.uint32(cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x)
+def planes_together(places):  # type: ignore[no-untyped-def]
+    """How many planes have a multiple of four places."""
+    return np.uint32(1 if places & 3 == 0 else 2 if places & 1 == 0 else 4)
 
 
 @cuda_helper
-def row_of_threads():  # type: ignore[no-untyped-def]
-    """Threads that go through a plane side by side."""
-    return np.uint32(cuda.gridDim.x * cuda.blockDim.x)
+def row_of_windows():  # type: ignore[no-untyped-def]
+    """Places of the windows of all threads that go through a plane side by side."""
+    return np.uint32(WINDOW) * np.uint32(cuda.gridDim.x * cuda.blockDim.x)
 
 
 @cuda_helper
@@ -76,3 +93,47 @@ def split(i, n):  # type: ignore[no-untyped-def]
     dividend, divisor = np.uint32(i), np.uint32(n)
     quotient = np.uint32(dividend // divisor)
     return quotient, np.uint32(dividend - quotient * divisor)
+
+
+@cuda_helper
+def plane_row_column(i, y):  # type: ignore[no-untyped-def]
+    """Plane, row and column of element i of an array (P, H, W)."""
+    r, w = split(i, y.shape[2])
+    p, h = split(r, y.shape[1])
+    return p, h, w
+
+
+@cuda_helper
+def element(x, p, h, w):  # type: ignore[no-untyped-def]
+    """The number of element [p, h, w] of an array (P, H, W)."""
+    return (np.uint32(p) * np.uint32(x.shape[1]) + np.uint32(h)) * np.uint32(x.shape[2]) + np.uint32(w)
+
+
+@device_function
+def gather(window, x, first, sources, otherwise):  # type: ignore[no-untyped-def]
+    """Fill a window with the elements ``first + sources`` of a flat array, by one access where they are a window of it.
+
+    What lies beyond the array's end is ``otherwise``.
+    """
+    at = np.uint32(first + sources[0])
+    run = (sources[1] - sources[0] == 1) & (sources[2] - sources[0] == 2) & (sources[3] - sources[0] == 3)
+    if run and at & 3 == 0 and at + np.uint32(WINDOW) <= np.uint32(x.size) and starts_aligned(x):
+        window[0], window[1], window[2], window[3] = load_window(x, at)
+    else:
+        for lane in range(WINDOW):
+            at = np.uint32(first + sources[lane])
+            window[lane] = x[at] if at < np.uint32(x.size) else otherwise
+
+
+@device_function
+def gather_planes(y, x, sources, otherwise):  # type: ignore[no-untyped-def]
+    """y = x at the sources, or ``otherwise``; y and x: (P, H, W), planes of other sizes.
+
+    sources: of the four places of this thread, in the planes of x that go together with the first one.
+    """
+    places, size = np.uint32(y.shape[1]) * np.uint32(y.shape[2]), np.uint32(x.shape[1]) * np.uint32(x.shape[2])
+    at, together, window, g = place_of_window(), planes_together(places), cuda.local.array(WINDOW, x.dtype), first_plane()
+    while at < together * places and g * together < np.uint32(y.shape[0]):
+        gather(window, flat_part(x, 0, x.size), g * together * size, sources, otherwise)
+        put(flat_part(y, 0, y.size), g * together * places + at, window, y.size)
+        g = next_plane(g)

@@ -15,12 +15,14 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from numba_nn.core.cuda_planes import place_of_window, row_of_windows
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.each import each
 from numba_nn.core.kernel import In, Out, inlined, inner, kernel
 from numba_nn.core.narrow import wide
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.portable import thread, threads_in_grid
+from numba_nn.core.portable import covering_windows, fetch, put
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.simd import affine_run
 from numba_nn.core.vmath import number, sigmoid, tanh
@@ -137,13 +139,16 @@ def activate_all(y: Out, activation: int, slope: float):
         activate(y[start:stop], activation, slope)
 
 
-@activate_all.on_cuda
+@activate_all.on_cuda(grid=covering_windows)
 def activate_all(y: Out, activation: int, slope: float):
-    """A thread has an element, or several."""
-    i = thread()
-    while i < np.uint64(y.size):
-        y[i] = activated(y[i], activation, slope)
-        i += threads_in_grid()
+    """A thread has a window, or several."""
+    at, window = place_of_window(), cuda.local.array(WINDOW, y.dtype)
+    while at < np.uint32(y.size):
+        fetch(window, y, at)
+        for lane in range(WINDOW):
+            window[lane] = activated(window[lane], activation, slope)
+        put(y, at, window, y.size)
+        at = np.uint32(at + row_of_windows())
 
 
 @inner

@@ -86,13 +86,17 @@ def drop_rows(y: Out, draw: Saved, x: In, least: int, scale: float):
 @drop_rows.on_cuda(grid=block_per_row)
 def drop_rows(y: Out, draw: Saved, x: In, least: int, scale: float):
     """A block has a row."""
-    row, i = np.uint32(cuda.blockIdx.x), np.uint32(cuda.threadIdx.x)
+    row, at = np.uint32(cuda.blockIdx.x), np.uint32(WINDOW) * np.uint32(cuda.threadIdx.x)
+    window = cuda.local.array(WINDOW, x.dtype)
     a, b, c, d = words(row >> 2, draw[1], draw[0])
     word = (a if row & 1 == 0 else b) if row & 2 == 0 else (c if row & 1 == 0 else d)
     factor = scale if word >= np.uint32(least) else x.dtype.type(0)
-    while i < np.uint32(x.shape[1]):
-        y[row, i] = x[row, i] * factor
-        i = np.uint32(i + np.uint32(cuda.blockDim.x))
+    while at < np.uint32(x.shape[1]):
+        fetch(window, x[row], at)
+        for lane in range(WINDOW):
+            window[lane] *= factor
+        put(y[row], at, window, x.shape[1])
+        at = np.uint32(at + np.uint32(WINDOW) * np.uint32(cuda.blockDim.x))
 
 
 class Dropout(Layer):

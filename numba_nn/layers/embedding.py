@@ -14,14 +14,15 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_count, check_dtype, is_whole
-from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_in_plane
+from numba_nn.core.cuda_planes import first_plane, next_plane, over_rows, place_of_window
 from numba_nn.core.cuda_reduce import ALL_LANES, WARP
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.indices import check_range
 from numba_nn.core.kernel import In, Out, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.ptx import cuda
+from numba_nn.core.portable import fetch, put
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.random import normal
 from numba_nn.core.twin import cuda_helper
 from numba_nn.core.workspace import Shape
@@ -38,15 +39,20 @@ def take_rows(y: Out, table: In, indices: In):
             y[b, d] = table[row, d]
 
 
-@take_rows.on_cuda(grid=over_planes)
+@take_rows.on_cuda(grid=over_rows)
 def take_rows(y: Out, table: In, indices: In):
-    """A thread has a column; where an index is no row it is NaN, as nobody looks while a step is recorded and repeated."""
-    d = place_in_plane()
-    if d < np.uint32(table.shape[1]):
-        b = first_plane()
-        while b < np.uint32(indices.size):
-            y[b, d] = table[np.uint32(indices[b]), d] if is_row(table, indices[b]) else y.dtype.type(np.nan)
-            b = next_plane(b)
+    """A thread has a window of columns.
+
+    Where an index is no row it is NaN, as nobody looks while a step is recorded and repeated.
+    """
+    at, window, b = place_of_window(), cuda.local.array(WINDOW, table.dtype), first_plane()
+    while at < np.uint32(y.shape[1]) and b < np.uint32(indices.size):
+        if is_row(table, indices[b]):
+            fetch(window, table[np.uint32(indices[b])], at)
+        else:
+            window[0] = window[1] = window[2] = window[3] = y.dtype.type(np.nan)
+        put(y[b], at, window, y.shape[1])
+        b = next_plane(b)
 
 
 @kernel
@@ -72,6 +78,7 @@ def add_rows(table: Out, indices: In, rows: In, skipped: int):
     An index that is no row is skipped.
     """
     b, size = np.uint32(cuda.blockIdx.x), np.uint32(indices.size)
+    total, window = cuda.local.array(WINDOW, table.dtype), cuda.local.array(WINDOW, rows.dtype)
     row, start = indices[b], np.uint32(0)
     if row == skipped or not is_row(table, row):
         return
@@ -82,14 +89,16 @@ def add_rows(table: Out, indices: In, rows: In, skipped: int):
     start = b
     while start < size:
         chosen = lanes_that_choose(row, indices, start, size)
-        d = np.uint32(cuda.threadIdx.x)
+        d = np.uint32(np.uint32(WINDOW) * np.uint32(cuda.threadIdx.x))
         while chosen != 0 and d < np.uint32(table.shape[1]):
-            total = table[np.uint32(row), d]
-            for lane in range(np.int32(WARP)):
-                if chosen >> np.uint32(lane) & np.uint32(1):
-                    total += rows[start + np.uint32(lane), d]
-            table[np.uint32(row), d] = total
-            d = np.uint32(d + np.uint32(WARP))
+            fetch(total, table[np.uint32(row)], d)
+            for i in range(np.int32(WARP)):
+                if chosen >> np.uint32(i) & np.uint32(1):
+                    fetch(window, rows[start + np.uint32(i)], d)
+                    for lane in range(WINDOW):
+                        total[lane] += window[lane]
+            put(table[np.uint32(row)], d, total, table.shape[1])
+            d = np.uint32(d + np.uint32(WINDOW * WARP))
         start = np.uint32(start + np.uint32(WARP))
 
 

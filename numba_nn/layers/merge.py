@@ -19,10 +19,12 @@ from numpy import ndarray
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.cast import copy_forward
 from numba_nn.core.checks import as_shape, check_array, check_shape
-from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_in_plane
+from numba_nn.core.cuda_planes import first_plane, next_plane, over_rows, place_of_window
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, kernel, portable
 from numba_nn.core.layer import Layer
+from numba_nn.core.portable import fetch, put
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.shape import check_dim
 
@@ -36,15 +38,14 @@ def put_columns(y: Out, x: In, first: int):
             target[i] = x[r, i]
 
 
-@put_columns.on_cuda(grid=lambda y, x, *_: over_planes(x))
+@put_columns.on_cuda(grid=lambda y, x, *_: over_rows(x))
 def put_columns(y: Out, x: In, first: int):
-    """A thread has a column."""
-    i = place_in_plane()
-    if i < np.uint32(x.shape[1]):
-        r = first_plane()
-        while r < np.uint32(x.shape[0]):
-            y[r, np.uint32(first) + i] = x[r, i]
-            r = next_plane(r)
+    """A thread has a window of columns."""
+    at, window, r = place_of_window(), cuda.local.array(WINDOW, x.dtype), first_plane()
+    while at < np.uint32(x.shape[1]) and r < np.uint32(x.shape[0]):
+        fetch(window, x[r], at)
+        put(y[r, np.uint32(first) :], at, window, x.shape[1])
+        r = next_plane(r)
 
 
 @kernel
@@ -56,15 +57,14 @@ def take_columns(y: Out, x: In, first: int):
             y[r, i] = source[i]
 
 
-@take_columns.on_cuda(grid=over_planes)
+@take_columns.on_cuda(grid=over_rows)
 def take_columns(y: Out, x: In, first: int):
-    """A thread has a column."""
-    i = place_in_plane()
-    if i < np.uint32(y.shape[1]):
-        r = first_plane()
-        while r < np.uint32(y.shape[0]):
-            y[r, i] = x[r, np.uint32(first) + i]
-            r = next_plane(r)
+    """A thread has a window of columns."""
+    at, window, r = place_of_window(), cuda.local.array(WINDOW, x.dtype), first_plane()
+    while at < np.uint32(y.shape[1]) and r < np.uint32(y.shape[0]):
+        fetch(window, x[r, np.uint32(first) :], at)
+        put(y[r], at, window, y.shape[1])
+        r = next_plane(r)
 
 
 @portable

@@ -18,11 +18,25 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_batch, is_whole
-from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_in_plane, split
+from numba_nn.core.cuda_planes import (
+    NOWHERE,
+    element,
+    first_plane,
+    gather,
+    gather_planes,
+    next_plane,
+    over_planes,
+    place_of_window,
+    plane_row_column,
+    planes_together,
+)
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.gemm import fill
 from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.layer import Layer
+from numba_nn.core.portable import put
+from numba_nn.core.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.twin import cuda_helper
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.image import planes
 from numba_nn.layers.shape import copy_part
@@ -65,15 +79,14 @@ def constant_pad2d_forward(y: Out, x: In, top: int, left: int, value: float):
 
 @constant_pad2d_forward.on_cuda(grid=over_planes)
 def constant_pad2d_forward(y: Out, x: In, top: int, left: int, value: float):
-    """A thread has a place of y."""
-    h, w = split(place_in_plane(), y.shape[2])
-    if h < np.uint32(y.shape[1]):
+    """A thread has a window of y."""
+    sources = cuda.local.array(WINDOW, np.uint32)
+    for lane in range(WINDOW):
+        p, h, w = plane_row_column(place_of_window() + np.uint32(lane), y)
         i, j = np.uint32(h - top), np.uint32(w - left)  # what would be negative is large
         there = (i < np.uint32(x.shape[1])) & (j < np.uint32(x.shape[2]))
-        p = first_plane()
-        while p < np.uint32(y.shape[0]):
-            y[p, h, w] = x[p, i, j] if there else y.dtype.type(value)
-            p = next_plane(p)
+        sources[lane] = element(x, p, i, j) if there else np.uint32(NOWHERE)
+    gather_planes(y, x, sources, y.dtype.type(value))
 
 
 @kernel
@@ -94,14 +107,12 @@ def reflection_pad2d_forward(y: Out, x: In, top: int, left: int):
 
 @reflection_pad2d_forward.on_cuda(grid=over_planes)
 def reflection_pad2d_forward(y: Out, x: In, top: int, left: int):
-    """A thread has a place of y."""
-    h, w = split(place_in_plane(), y.shape[2])
-    if h < np.uint32(y.shape[1]):
-        i, j = np.uint32(mirrored(h - top, x.shape[1])), np.uint32(mirrored(w - left, x.shape[2]))
-        p = first_plane()
-        while p < np.uint32(y.shape[0]):
-            y[p, h, w] = x[p, i, j]
-            p = next_plane(p)
+    """A thread has a window of y."""
+    sources = cuda.local.array(WINDOW, np.uint32)
+    for lane in range(WINDOW):
+        p, h, w = plane_row_column(place_of_window() + np.uint32(lane), y)
+        sources[lane] = element(x, p, mirrored(h - top, x.shape[1]), mirrored(w - left, x.shape[2]))
+    gather_planes(y, x, sources, y.dtype.type(0))
 
 
 @kernel
@@ -118,18 +129,42 @@ def reflection_pad2d_backward(dx: Out, dy: In, top: int, left: int):
 
 @reflection_pad2d_backward.on_cuda(grid=over_planes)
 def reflection_pad2d_backward(dx: Out, dy: In, top: int, left: int):
-    """A thread has a place of dx, and up to nine mirror images of it."""
-    i, j = split(place_in_plane(), dx.shape[2])
-    if i < np.uint32(dx.shape[1]):
-        p = first_plane()
-        while p < np.uint32(dx.shape[0]):
-            total = dx.dtype.type(0)
-            for h in mirror_images(np.int64(i), top, dx.shape[1]):
-                for w in mirror_images(np.int64(j), left, dx.shape[2]):
-                    if h >= 0 and h < dy.shape[1] and w >= 0 and w < dy.shape[2]:
-                        total += dy[p, h, w]
-            dx[p, i, j] = total
-            p = next_plane(p)
+    """A thread has a window of dx. Where all of it shows once, as anywhere but near the edges, it is copied."""
+    at, places, g = place_of_window(), np.uint32(dx.shape[1]) * np.uint32(dx.shape[2]), first_plane()
+    window, sources, once = cuda.local.array(WINDOW, dx.dtype), cuda.local.array(WINDOW, np.uint32), True
+    for lane in range(WINDOW):
+        p, i, j = plane_row_column(at + np.uint32(lane), dx)
+        sources[lane] = element(dy, p, i + top, j + left)
+        once &= shows_once(i, top, dx.shape[1], dy.shape[1]) and shows_once(j, left, dx.shape[2], dy.shape[2])
+    together = planes_together(places)
+    while at < together * places and g * together < np.uint32(dx.shape[0]):
+        if once:
+            first = g * together * np.uint32(dy.shape[1]) * np.uint32(dy.shape[2])
+            gather(window, flat_part(dy, 0, dy.size), first, sources, dx.dtype.type(0))
+        else:
+            for lane in range(WINDOW):
+                window[lane] = mirrored_sum(dy, g * together * places + at + np.uint32(lane), dx, top, left)
+        put(flat_part(dx, 0, dx.size), g * together * places + at, window, dx.size)
+        g = next_plane(g)
+
+
+@cuda_helper
+def shows_once(i, before, length, padded):
+    """Whether a padded axis shows element i, and none of its mirror images."""
+    start, itself, end = mirror_images(np.int64(i), before, length)
+    return 0 <= itself < padded and not 0 <= start < padded and not 0 <= end < padded
+
+
+@cuda_helper
+def mirrored_sum(dy, at, dx, top, left):
+    """Sum of dy over the mirror images of element ``at`` of dx, up to nine; 0 beyond the end."""
+    p, i, j = plane_row_column(at, dx)
+    total = dy.dtype.type(0)
+    for h in mirror_images(np.int64(i), top, dx.shape[1]):
+        for w in mirror_images(np.int64(j), left, dx.shape[2]):
+            if p < np.uint32(dx.shape[0]) and 0 <= h < dy.shape[1] and 0 <= w < dy.shape[2]:
+                total += dy[p, h, w]
+    return total
 
 
 @inner

@@ -18,12 +18,13 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.cuda_planes import first_plane, next_plane, place_in_plane, plane_grid, split
+from numba_nn.core.cuda_planes import first_plane, next_plane, place_of_window, plane_grid, split
 from numba_nn.core.cuda_reduce import WARP
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.layer import Layer
-from numba_nn.core.ptx import cuda
+from numba_nn.core.portable import fetch, put
+from numba_nn.core.ptx import WINDOW, cuda, flat_part
 from numba_nn.core.simd import transpose_lanes, vector_lanes
 from numba_nn.core.twin import MAX_BLOCKS, THREADS, cuda_helper
 from numba_nn.core.workspace import Shape
@@ -63,16 +64,18 @@ def copy_rows(y: Out, x: In, outer: tuple[int, ...], size: tuple[int, int, int],
             copy_part(y, to + r * strides[0] + column, x, origin + r * strides[1] + column, run)
 
 
-@copy_rows.on_cuda(grid=lambda y, x, outer, size, strides: plane_grid(size[0], size[1] * size[2]))
+@copy_rows.on_cuda(grid=lambda y, x, outer, size, strides: plane_grid(size[0], size[1] * -(-size[2] // WINDOW)))
 def copy_rows(y: Out, x: In, outer: tuple[int, ...], size: tuple[int, int, int], strides: tuple[int, int]):
-    """A thread has a place of the matrices."""
-    r, c = split(place_in_plane(), size[2])
-    if r < np.uint32(size[1]):
-        t = first_plane()
-        while t < np.uint32(size[0]):
-            to, origin = matrix_start_on_cuda(t, outer)
-            y[to + r * np.uint32(strides[0]) + c] = x[origin + r * np.uint32(strides[1]) + c]
-            t = next_plane(t)
+    """A thread has a window of a row of the matrices."""
+    columns, window, t = np.uint32(size[2]), cuda.local.array(WINDOW, x.dtype), first_plane()
+    r, q = split(place_of_window() >> 2, (columns + 3) >> 2)
+    at = np.uint32(4 * q)
+    while r < np.uint32(size[1]) and t < np.uint32(size[0]):
+        to, origin = matrix_start_on_cuda(t, outer)
+        to, origin = to + r * np.uint32(strides[0]), origin + r * np.uint32(strides[1])
+        fetch(window, flat_part(x, origin, origin + columns), at)
+        put(flat_part(y, to, to + columns), at, window, columns)
+        t = next_plane(t)
 
 
 @cuda_helper
@@ -112,9 +115,9 @@ def square_grid(y: Any, x: Any, outer: Any, size: tuple[int, int, int], strides:
 
 @transpose_matrices.on_cuda(grid=square_grid)
 def transpose_matrices(y: Out, x: In, outer: tuple[int, ...], size: tuple[int, int, int], strides: tuple[int, int]):
-    """Squares go by way of shared memory: neighbouring threads read neighbours and write neighbours."""
-    square = cuda.shared.array((WARP, PADDED), x.dtype)
-    lane, line = np.uint32(cuda.threadIdx.x & 31), np.uint32(cuda.threadIdx.x >> 5)
+    """Squares of 32 x 32 go by way of shared memory: a thread reads a window of a column, and writes one of a row."""
+    square, window = cuda.shared.array((WARP, PADDED), x.dtype), cuda.local.array(WINDOW, x.dtype)
+    line, first = np.uint32(cuda.threadIdx.x >> 3), np.uint32(4 * (cuda.threadIdx.x & 7))
     rows, columns = np.uint32(size[1]), np.uint32(size[2])
     across = np.uint32((columns + 31) >> 5)
     down, t = np.uint32((rows + 31) >> 5), np.uint32(cuda.blockIdx.x)
@@ -122,19 +125,18 @@ def transpose_matrices(y: Out, x: In, outer: tuple[int, ...], size: tuple[int, i
         matrix, rest = split(t, down * across)
         top, left = split(rest, across)
         to, origin = matrix_start_on_cuda(matrix, outer)
-        r = np.uint32(32 * top + lane)
-        for step in range(4):
-            k = np.uint32(8 * step + line)
-            c = np.uint32(32 * left + k)
-            if r < rows and c < columns:
-                square[k, lane] = x[origin + r + c * np.uint32(strides[1])]
+        r, c = np.uint32(32 * top + line), np.uint32(32 * left + line)
+        if c < columns:
+            origin = origin + c * np.uint32(strides[1])
+            fetch(window, flat_part(x, origin, origin + rows), np.uint32(32 * top + first))
+            for lane in range(WINDOW):
+                square[line, first + lane] = window[lane]
         cuda.syncthreads()
-        c = np.uint32(32 * left + lane)
-        for step in range(4):
-            k = np.uint32(8 * step + line)
-            r = np.uint32(32 * top + k)
-            if r < rows and c < columns:
-                y[to + r * np.uint32(strides[0]) + c] = square[lane, k]
+        if r < rows:
+            to = to + r * np.uint32(strides[0])
+            for lane in range(WINDOW):
+                window[lane] = square[first + lane, line]
+            put(flat_part(y, to, to + columns), np.uint32(32 * left + first), window, columns)
         cuda.syncthreads()
         t = np.uint32(t + np.uint32(cuda.gridDim.x))
 

@@ -1,7 +1,7 @@
 """Resizing images.
 
 Nearest neighbour (N C H W): y[n, c, h, w] = x[n, c, rows[h], columns[w]], with rows[h] = min(floor(h H / H'), H - 1).
-Its backward sums, for every input pixel, the gradients of the output pixels that show it.
+Its backward sums, for every input pixel, the gradients of the output pixels that show it: on a GPU, a pooling does that.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_images, pair
-from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_in_plane, split
+from numba_nn.core.cuda_planes import element, gather_planes, over_planes, place_of_window, plane_row_column
+from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, kernel
 from numba_nn.core.layer import Layer
-from numba_nn.core.twin import cuda_helper
+from numba_nn.core.narrow import wide
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.image import planes
+from numba_nn.layers.pooling.cuda import pool_means
 
 REAL = (int, float, np.integer, np.floating)
 
@@ -36,14 +39,12 @@ def upsample_nearest2d_forward(y: Out, x: In, rows: In, columns: In):
 
 @upsample_nearest2d_forward.on_cuda(grid=over_planes)
 def upsample_nearest2d_forward(y: Out, x: In, rows: In, columns: In):
-    """A thread has a place of y."""
-    h, w = split(place_in_plane(), y.shape[2])
-    if h < np.uint32(y.shape[1]):
-        i, j = np.uint32(rows[h]), np.uint32(columns[w])
-        p = first_plane()
-        while p < np.uint32(y.shape[0]):
-            y[p, h, w] = x[p, i, j]
-            p = next_plane(p)
+    """A thread has a window of y."""
+    sources = cuda.local.array(WINDOW, np.uint32)
+    for lane in range(WINDOW):
+        p, h, w = plane_row_column(place_of_window() + np.uint32(lane), y)
+        sources[lane] = element(x, p, rows[h], columns[w])
+    gather_planes(y, x, sources, y.dtype.type(0))
 
 
 @kernel
@@ -57,36 +58,6 @@ def upsample_nearest2d_backward(dx: Out, dy: In, rows: In, columns: In):
         for h in range(dy.shape[1]):
             for w in range(dy.shape[2]):
                 dx[p, rows[h], columns[w]] += dy[p, h, w]
-
-
-@upsample_nearest2d_backward.on_cuda(grid=over_planes)
-def upsample_nearest2d_backward(dx: Out, dy: In, rows: In, columns: In):
-    """A thread has a place of dx: the rows and columns that show it are neighbours."""
-    i, j = split(place_in_plane(), dx.shape[2])
-    if i < np.uint32(dx.shape[1]):
-        top, bottom = first_from(rows, i), first_from(rows, i + 1)
-        left, right = first_from(columns, j), first_from(columns, j + 1)
-        p = first_plane()
-        while p < np.uint32(dx.shape[0]):
-            total = dx.dtype.type(0)
-            for h in range(top, bottom):
-                for w in range(left, right):
-                    total += dy[p, np.uint32(h), np.uint32(w)]
-            dx[p, i, j] = total
-            p = next_plane(p)
-
-
-@cuda_helper
-def first_from(table, value):
-    """Where the first element is that is not less than a value; the table rises."""
-    low, high = np.int32(0), np.int32(table.size)
-    while low < high:
-        middle = np.int32((low + high) >> 1)
-        if table[np.uint32(middle)] < value:
-            low = np.int32(middle + 1)
-        else:
-            high = middle
-    return low
 
 
 def _factors(value: Any) -> tuple[float, float]:
@@ -141,11 +112,20 @@ class Upsample(Layer):
             raise ShapeError(f"{self!r}: x of shape {x_shape} would become {height} x {width}")
         return (*x_shape[:2], height, width)
 
-    def _tables(self, x_shape: Shape, dtype: Any) -> tuple[Array, Array]:
+    def _sources(self, x_shape: Shape) -> list[Array]:
         """The source row of every output row, and the source column of every output column."""
         sizes = zip(x_shape[2:], self.output_shape(x_shape)[2:], strict=True)
-        rows, columns = (self.device.from_host(self._source(axis, *lengths)) for axis, lengths in enumerate(sizes))
-        return rows, columns
+        return [self._source(axis, *lengths) for axis, lengths in enumerate(sizes)]
+
+    def _tables(self, x_shape: Shape, dtype: Any) -> tuple[Array, ...]:
+        """The sources; on a GPU also the rows and the columns that show one of the input: first, count; and shares of 1."""
+        tables = self._sources(x_shape)
+        if self.device is not CPU:
+            shown = zip(tables, x_shape[2:], strict=True)
+            starts = [np.searchsorted(table, np.arange(length + 1)) for table, length in shown]
+            tables += [np.stack([start[:-1], np.diff(start)], 1).astype(np.int32) for start in starts]
+            tables += [np.ones(length, wide(dtype)) for length in x_shape[2:]]
+        return tuple(map(self.device.from_host, tables))
 
     def _source(self, axis: int, length: int, target: int) -> Array:
         if target in (length, 2 * length):  # as PyTorch has it: whatever the factor was before it was rounded
@@ -157,10 +137,12 @@ class Upsample(Layer):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         run = upsample_nearest2d_forward.for_work(y.size, self.device)
-        run(planes(y), planes(x), *call.tables)
+        run(planes(y), planes(x), *call.tables[:2])
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        if dx is not None:
+        if dx is not None and self.device is not CPU:
+            pool_means(planes(dx), planes(dy), *call.tables[2:])
+        elif dx is not None:
             run = upsample_nearest2d_backward.for_work(dy.size, self.device)
             run(planes(dx), planes(dy), *call.tables)
 

@@ -17,13 +17,13 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import check_indices, check_shape
-from numba_nn.core.cuda_planes import split
+from numba_nn.core.cuda_planes import place_of_window, plane_row_column, row_of_windows, split
 from numba_nn.core.cuda_reduce import one_block
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.indices import check_range
 from numba_nn.core.kernel import In, Out, Saved, Scratch, kernel
-from numba_nn.core.portable import fetch
-from numba_nn.core.ptx import WINDOW, cuda
+from numba_nn.core.portable import covering_windows, fetch, put
+from numba_nn.core.ptx import WINDOW, cuda, flat_part
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
 from numba_nn.core.twin import cuda_helper, cuda_kernel
 from numba_nn.core.workspace import Shape, Spec
@@ -161,16 +161,20 @@ def nll_forward(each: Out, mass: Saved, x: In, target: In, weight: In, ignore_in
         n = np.uint32(n + np.uint32(cuda.gridsize(1)))
 
 
-@nll_backward.on_cuda
+@nll_backward.on_cuda(grid=lambda dx, *_: covering_windows(dx))
 def nll_backward(dx: Out, mass: Saved, scale: Saved, target: In, ignore_index: int):
-    """A thread has an element; in a row whose target is no class they are NaN, as its mass is."""
-    n, factor, zero = np.uint32(cuda.grid(1)), dx.dtype.type(scale[0]), dx.dtype.type(0)
-    while n < np.uint32(dx.size):
-        row, i = split(n, dx.shape[2])
-        o, k = split(row, dx.shape[1])
-        counts, wrong = class_or_none(target[o, i], dx.shape[1], ignore_index)
-        dx[o, k, i] = -factor * mass[o, i] if counts and (wrong or target[o, i] == k) else zero
-        n = np.uint32(n + np.uint32(cuda.gridsize(1)))
+    """A thread has a window; in a row whose target is no class elements are NaN, as its mass is."""
+    at, factor, window = place_of_window(), dx.dtype.type(scale[0]), cuda.local.array(WINDOW, dx.dtype)
+    while at < np.uint32(dx.size):
+        for lane in range(WINDOW):
+            o, k, i = plane_row_column(at + np.uint32(lane), dx)
+            window[lane] = dx.dtype.type(0)
+            if o < np.uint32(dx.shape[0]):
+                counts, wrong = class_or_none(target[o, i], dx.shape[1], ignore_index)
+                if counts and (wrong or target[o, i] == k):
+                    window[lane] = -factor * mass[o, i]
+        put(flat_part(dx, 0, dx.size), at, window, dx.size)
+        at = np.uint32(at + row_of_windows())
 
 
 def score_cube(shape: Shape) -> tuple[int, int, int]:

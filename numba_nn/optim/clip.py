@@ -20,7 +20,8 @@ from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError, NonFiniteError
 from numba_nn.core.kernel import In, Out, inner, kernel, portable
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.ptx import cuda
+from numba_nn.core.portable import fetch
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.twin import THREADS, cuda_kernel
 from numba_nn.optim.table import (
     GRADIENT,
@@ -62,15 +63,17 @@ def gradient_power_sums(partial: Out, like: In, table: In, chunks: In, power: fl
 def gradient_power_sums(partial: Out, like: In, table: In, chunks: In, power: float):
     """`gradient_power_sums` with a block of threads for each task."""
     p, start, stop = task_bounds(table, chunks, cuda.blockIdx.x)
-    gradient, i = part_at(table[p, GRADIENT], start, stop, like), np.uint32(cuda.threadIdx.x)
-    room, total = cuda.shared.array(WARPS, np.float64), np.float64(0)
+    gradient, i = part_at(table[p, GRADIENT], start, stop, like), np.uint32(np.uint32(WINDOW) * np.uint32(cuda.threadIdx.x))
+    room, total, window = cuda.shared.array(WARPS, np.float64), np.float64(0), cuda.local.array(WINDOW, like.dtype)
     while i < np.uint32(gradient.size):
-        size = abs(np.float64(gradient[i]))
-        if power == math.inf:
-            total = larger(size, total)
-        else:
-            total += size * size if power == 2 else size if power == 1 else size**power
-        i = np.uint32(i + np.uint32(THREADS))
+        fetch(window, gradient, i)  # beyond the end 0, whose powers are 0
+        for lane in range(WINDOW):
+            size = abs(np.float64(window[lane]))
+            if power == math.inf:
+                total = larger(size, total)
+            else:
+                total += size * size if power == 2 else size if power == 1 else size**power
+        i = np.uint32(i + np.uint32(WINDOW * THREADS))
     total = block_maximum(total, room) if power == math.inf else block_sum(total, room)
     if cuda.threadIdx.x == 0:
         partial[cuda.blockIdx.x] = total

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+from unittest import mock
 
 import ml_dtypes
 import numpy as np
 import pytest
 from simulated_cuda import simulated
-from simulator import launch
-from trials import EXTRAS, PRODUCT_EXTRAS, PRODUCT_TRIALS, TRIALS, normal
+from simulator import TWINS, launch
+from trials import EXTRAS, PRODUCT_EXTRAS, PRODUCT_TRIALS, TRIALS, WINDOWS, normal
 
 import numba_nn as nn
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.errors import RangeError
+from numba_nn.core.portable import covering_windows
+from numba_nn.core.ptx import WINDOW, store_window
 
 SPEAKING = ("BatchNorm", "Softmax", "LogSoftmax", "Transpose", "GlobalAvg")
 ROWS = [trial for trial in TRIALS if trial.name.startswith(SPEAKING)][::3]
@@ -81,6 +84,30 @@ def test_in_float64_and_in_whatever_order_threads_run(trial, order):
         found, expected = trial.run(CUDA, np.float64), trial.run(CPU, np.float64)
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+def launch_few_threads(dispatcher, blocks, threads, arguments):
+    """With one row of blocks over all planes, or four threads over all windows: each goes on where it would be done."""
+    if isinstance(blocks, tuple):
+        blocks = blocks[0], 1
+    elif dispatcher.kernel.grid is covering_windows:
+        blocks, threads = 1, 4
+    launch(dispatcher, blocks, threads, arguments)
+
+
+@pytest.mark.parametrize("trial", WINDOWS, ids=str)
+def test_what_is_aligned_is_stored_by_windows(trial):
+    stores = mock.Mock(side_effect=TWINS[store_window], speaks=False)
+    with mock.patch.dict(TWINS, {store_window: stores}):
+        found = trial.run(CUDA)
+    assert stores.call_count >= sum(array.size // WINDOW for name, array in found.items() if name.startswith(("y", "dx")))
+
+
+@pytest.mark.parametrize("trial", EXTRAS, ids=str)
+def test_few_threads_do_the_work_of_many(trial):
+    with simulated(launch_few_threads):
+        found = trial.run(CUDA)
+    assert_alike(found, trial.run(CPU))
 
 
 def test_the_same_masks_in_every_draw():

@@ -47,12 +47,18 @@ LOAD_WINDOWS = {
     "pair_sums", "softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward", "conv2d_backward_bias",
     "cross_entropy_forward", "cross_entropy_backward", "soft_cross_entropy_forward", "soft_cross_entropy_backward",
     "plane_mean_forward", "scale_gradients", "unscale_gradients",
+    "constant_pad2d_forward", "reflection_pad2d_forward", "reflection_pad2d_backward", "upsample_nearest2d_forward",
+    "copy_rows", "transpose_matrices", "put_columns", "take_columns", "take_rows", "add_rows", "drop_rows", "plane_maxima",
+    "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases", "gradient_power_sums",
 }  # fmt: skip
 STORE_WINDOWS = {
     "adam_update", "sgd_update", "gradient_scale", "gradient_clear", "drop_elements", "plane_normalize", "plane_backward_input",
     "softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward", "cross_entropy_forward",
-    "cross_entropy_backward", "soft_cross_entropy_forward", "soft_cross_entropy_backward", "scale_gradients",
-    "unscale_gradients",
+    "cross_entropy_backward", "soft_cross_entropy_forward", "soft_cross_entropy_backward",
+    "scale_gradients", "unscale_gradients", "constant_pad2d_forward", "reflection_pad2d_forward", "reflection_pad2d_backward",
+    "upsample_nearest2d_forward", "copy_rows", "transpose_matrices", "put_columns", "take_columns", "take_rows", "add_rows",
+    "drop_rows", "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases",
+    "plane_mean_backward", "nll_backward",
 }  # fmt: skip
 OF_512_THREADS = 128  # registers of a thread in a block of so many, which long rows have (in float64, 256)
 OF_A_PRODUCT = 128  # then two blocks of 256 threads are resident

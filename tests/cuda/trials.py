@@ -72,6 +72,26 @@ def frozen(layer: nn.Layer) -> nn.Layer:
     return model
 
 
+WINDOWS = [
+    Trial("global pooling of windows", lambda _: nn.GlobalMaxPool2d(), normal((3, 1, 4, 36))),
+    Trial("mean of windows", lambda _: nn.GlobalAvgPool2d(), normal((1, 3, 4, 6))),
+    Trial("pooling by windows", lambda _: nn.MaxPool2d(2), normal((1, 3, 4, 16))),
+    Trial("pooling of pixels in three rows", lambda _: nn.MaxPool2d(3, 2, 1), normal((1, 3, 8, 24))),
+    Trial("pooling of large windows", lambda _: nn.MaxPool2d(5, 1, 2), normal((1, 2, 5, 12))),
+    Trial("average pooling by windows", lambda _: nn.AvgPool2d(3, 2, 1), normal((1, 3, 8, 16))),
+    Trial("upsampling by windows", lambda _: nn.Upsample(scale_factor=2), normal((1, 3, 3, 8))),
+    Trial("upsampling by rows", lambda _: nn.Upsample(size=(5, 8)), normal((1, 3, 3, 8))),
+    Trial("zeros around windows", lambda _: nn.ZeroPad2d((4, 0, 1, 2)), normal((1, 3, 3, 8))),
+    Trial("mirror images of windows", lambda _: nn.ReflectionPad2d((4, 4, 1, 2)), normal((1, 3, 3, 12))),
+    Trial("padding of planes that go together", lambda _: nn.ReflectionPad2d((1, 1, 0, -1)), normal((1, 7, 3, 3))),
+    Trial("rows of windows in another order", lambda _: nn.Permute(1, 0, 2), normal((3, 5, 8))),
+    Trial("columns of windows in another order", lambda _: nn.Permute(2, 0, 1), normal((2, 36, 44))),
+    Trial("concatenate windows", lambda _: nn.Concatenate(), normal((3, 2, 4), (3, 1, 4), (3, 4, 4))),
+    Trial("embedding by windows", lambda t: nn.Embedding(10, 8, dtype=t), indices(4, 6)),
+    Trial("batch norm by windows", lambda t: nn.BatchNorm1d(8, dtype=t), normal((70, 8))),
+    Trial("batch norm of rows that go together", lambda t: nn.BatchNorm1d(6, dtype=t), normal((5, 6))),
+]
+"""Those whose outputs and input gradients are all stored by windows, but for the last elements."""
 EXTRAS = [
     Trial("dropout", lambda _: nn.Dropout(0.3), normal((7, 31))),
     Trial("dropout all", lambda _: nn.Dropout(1.0), normal((3, 5))),
@@ -92,6 +112,7 @@ EXTRAS = [
     Trial("pooling and ReLU", lambda _: nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.Tanh()), normal((1, 2, 5, 6))),
     Trial("global pooling", lambda _: nn.Sequential(nn.GlobalMaxPool2d(), nn.Sigmoid()), normal((2, 3, 7, 9))),
     Trial("softmax in a model", lambda _: nn.Sequential(nn.Softmax(1), nn.Softmax(1)).eval(), normal((3, 70))),
+    *WINDOWS,
 ]
 PRODUCT_EXTRAS = [
     Trial("linear of several tiles", lambda t: nn.Linear(3, 66, bias=False, dtype=t), normal((2, 35, 3))),

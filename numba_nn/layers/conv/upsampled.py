@@ -177,7 +177,7 @@ class UpsampledConvolution(ByAlgorithms):
 
     def _factor(self, x_shape: Shape) -> Pair | None:
         """How often a pixel shows, where that is the same for all."""
-        sizes, tables = x_shape[2:], self.upsample._tables(x_shape, None)
+        sizes, tables = x_shape[2:], self.upsample._sources(x_shape)
         height, width = (table.size // size for table, size in zip(tables, sizes, strict=True))
         even = all(np.array_equal(t, np.arange(n).repeat(s)) for t, n, s in zip(tables, sizes, (height, width), strict=True))
         return (height, width) if even else None

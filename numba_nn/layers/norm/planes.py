@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.cuda_planes import first_plane, next_plane, place_in_plane, row_of_threads, run_grid, split
+from numba_nn.core.cuda_planes import first_plane, next_plane, place_of_window, row_of_windows, run_grid, split
 from numba_nn.core.cuda_reduce import WARP, warp_sum
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
 from numba_nn.core.portable import fetch, put
@@ -115,14 +115,14 @@ def plane_normalize(y: Out, mean: Saved, inv_std: Saved, x: In, weight: In, bias
     window, p = cuda.local.array(WINDOW, x.dtype), first_plane()
     while p < np.uint32(x.shape[0]) * np.uint32(x.shape[1]):
         n, c = split(p, x.shape[1])
-        source, target, at = x[n, c], y[n, c], np.uint64(place_in_plane()) * np.uint64(WINDOW)
+        source, target, at = x[n, c], y[n, c], np.uint64(place_of_window())
         center, scale, shift = mean[c], inv_std[c] * weight[c], bias[c]
         while at < np.uint64(source.size):
             fetch(window, source, at)
             for lane in range(WINDOW):
                 window[lane] = (window[lane] - center) * scale + shift
             put(target, at, window, target.size)
-            at += np.uint64(row_of_threads()) * np.uint64(WINDOW)
+            at += np.uint64(row_of_windows())
         p = next_plane(p)
 
 
@@ -178,7 +178,7 @@ def plane_backward_input(dx: Out, mean: Saved, coefficients: Scratch, x: In, dy:
     values, slopes, p = cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype), first_plane()
     while p < np.uint32(x.shape[0]) * np.uint32(x.shape[1]):
         n, c = split(p, x.shape[1])
-        run, gradient, target, at = x[n, c], dy[n, c], dx[n, c], np.uint64(place_in_plane()) * np.uint64(WINDOW)
+        run, gradient, target, at = x[n, c], dy[n, c], dx[n, c], np.uint64(place_of_window())
         center, scale, level, slope = mean[c], coefficients[0, c], coefficients[1, c], coefficients[2, c]
         while at < np.uint64(run.size):
             fetch(values, run, at)
@@ -186,5 +186,5 @@ def plane_backward_input(dx: Out, mean: Saved, coefficients: Scratch, x: In, dy:
             for lane in range(WINDOW):
                 values[lane] = scale * slopes[lane] - level - slope * (values[lane] - center)
             put(target, at, values, target.size)
-            at += np.uint64(row_of_threads()) * np.uint64(WINDOW)
+            at += np.uint64(row_of_windows())
         p = next_plane(p)

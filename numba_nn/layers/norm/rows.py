@@ -5,11 +5,16 @@ A tile is up to ROWS rows; a task is up to COLUMNS channels of a tile, which sta
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import prange
 
-from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_in_plane, plane_grid
+from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, over_rows, place_of_window, planes_together, split
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
+from numba_nn.core.portable import fetch, put
+from numba_nn.core.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.twin import cuda_helper
 
 ROWS, COLUMNS = 64, 128
 
@@ -46,25 +51,45 @@ def row_moments(tiles: Scratch, x: In):
                 square[c] += difference * difference
 
 
-@row_moments.on_cuda(grid=lambda tiles, x: plane_grid(*tiles.shape[1:]))
+def over_tiles(tiles: Any) -> tuple[tuple[int, int], int]:
+    """`over_rows` of one of (A, T, C)."""
+    return over_rows(tiles[0])
+
+
+@cuda_helper
+def rows_of_tile(t, x):
+    """The first row of a tile, and the one after its last."""
+    return t * np.uint32(ROWS), min(np.uint32(x.shape[0]), (t + np.uint32(1)) * np.uint32(ROWS))
+
+
+@row_moments.on_cuda(grid=lambda tiles, x: over_tiles(tiles))
 def row_moments(tiles: Scratch, x: In):
-    """A thread has a channel of a tile."""
-    c = place_in_plane()
-    if c < np.uint32(x.shape[1]):
-        t = first_plane()
-        while t < np.uint32(tiles.shape[1]):
-            top, bottom = t * np.uint32(ROWS), min(np.uint32(x.shape[0]), (t + np.uint32(1)) * np.uint32(ROWS))
-            shift = deviation = square = x.dtype.type(0)
-            for n in range(top, bottom):
-                shift += x[n, c]
-            count = x.dtype.type(bottom - top)
-            shift /= count
-            for n in range(top, bottom):
-                difference = x[n, c] - shift
-                deviation += difference
-                square += difference * difference
-            tiles[0, t, c], tiles[1, t, c], tiles[2, t, c], tiles[3, t, c] = count, shift, deviation, square
-            t = next_plane(t)
+    """A thread has four channels of a tile."""
+    c, t, window = place_of_window(), first_plane(), cuda.local.array(WINDOW, x.dtype)
+    shifts, deviations = cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype)
+    squares = cuda.local.array(WINDOW, x.dtype)
+    while c < np.uint32(x.shape[1]) and t < np.uint32(tiles.shape[1]):
+        top, bottom = rows_of_tile(t, x)
+        count = x.dtype.type(bottom - top)
+        for lane in range(WINDOW):
+            shifts[lane] = deviations[lane] = squares[lane] = x.dtype.type(0)
+        for n in range(top, bottom):
+            fetch(window, x[n], c)
+            for lane in range(WINDOW):
+                shifts[lane] += window[lane]
+        for lane in range(WINDOW):
+            shifts[lane] /= count
+        for n in range(top, bottom):
+            fetch(window, x[n], c)
+            for lane in range(WINDOW):
+                deviations[lane] += window[lane] - shifts[lane]
+                squares[lane] += (window[lane] - shifts[lane]) * (window[lane] - shifts[lane])
+        window[0] = window[1] = window[2] = window[3] = count
+        put(tiles[0, t], c, window, x.shape[1])
+        put(tiles[1, t], c, shifts, x.shape[1])
+        put(tiles[2, t], c, deviations, x.shape[1])
+        put(tiles[3, t], c, squares, x.shape[1])
+        t = next_plane(t)
 
 
 @kernel
@@ -77,14 +102,20 @@ def row_normalize(y: Out, mean: Saved, inv_std: Saved, x: In, weight: In, bias: 
 
 @row_normalize.on_cuda(grid=over_planes)
 def row_normalize(y: Out, mean: Saved, inv_std: Saved, x: In, weight: In, bias: In):
-    """A thread has a channel."""
-    c = place_in_plane()
-    if c < np.uint32(x.shape[1]):
-        center, scale, shift = mean[c], inv_std[c] * weight[c], bias[c]
-        n = first_plane()
-        while n < np.uint32(x.shape[0]):
-            y[n, c] = (x[n, c] - center) * scale + shift
-            n = next_plane(n)
+    """A thread has four channels, perhaps of several rows: see `numba_nn.core.cuda_planes`."""
+    at, channels, g = place_of_window(), np.uint32(x.shape[1]), first_plane()
+    together, window, centers = planes_together(channels), cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype)
+    scales, shifts = cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype)
+    for lane in range(WINDOW):
+        _, c = split(at + np.uint32(lane), channels)
+        centers[lane], scales[lane], shifts[lane] = mean[c], inv_std[c] * weight[c], bias[c]
+    while at < together * channels and g * together < np.uint32(x.shape[0]):
+        i = g * together * channels + at
+        fetch(window, flat_part(x, 0, x.size), i)
+        for lane in range(WINDOW):
+            window[lane] = (window[lane] - centers[lane]) * scales[lane] + shifts[lane]
+        put(flat_part(y, 0, y.size), i, window, y.size)
+        g = next_plane(g)
 
 
 @kernel
@@ -102,19 +133,26 @@ def row_gradient_sums(mean: Saved, tiles: Scratch, x: In, dy: In):
                 slope[c] += gradient[c] * (row[c] - center[c])
 
 
-@row_gradient_sums.on_cuda(grid=lambda mean, tiles, x, dy: plane_grid(*tiles.shape[1:]))
+@row_gradient_sums.on_cuda(grid=lambda mean, tiles, *_: over_tiles(tiles))
 def row_gradient_sums(mean: Saved, tiles: Scratch, x: In, dy: In):
-    """A thread has a channel of a tile."""
-    c = place_in_plane()
-    if c < np.uint32(x.shape[1]):
-        center, t = mean[c], first_plane()
-        while t < np.uint32(tiles.shape[1]):
-            level = slope = x.dtype.type(0)
-            for n in range(t * np.uint32(ROWS), min(np.uint32(x.shape[0]), (t + np.uint32(1)) * np.uint32(ROWS))):
-                level += dy[n, c]
-                slope += dy[n, c] * (x[n, c] - center)
-            tiles[0, t, c], tiles[1, t, c] = level, slope
-            t = next_plane(t)
+    """A thread has four channels of a tile."""
+    c, t, centers = place_of_window(), first_plane(), cuda.local.array(WINDOW, x.dtype)
+    values, gradients = cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype)
+    levels, slopes = cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype)
+    fetch(centers, mean, c)
+    while c < np.uint32(x.shape[1]) and t < np.uint32(tiles.shape[1]):
+        for lane in range(WINDOW):
+            levels[lane] = slopes[lane] = x.dtype.type(0)
+        top, bottom = rows_of_tile(t, x)
+        for n in range(top, bottom):
+            fetch(values, x[n], c)
+            fetch(gradients, dy[n], c)
+            for lane in range(WINDOW):
+                levels[lane] += gradients[lane]
+                slopes[lane] += gradients[lane] * (values[lane] - centers[lane])
+        put(tiles[0, t], c, levels, x.shape[1])
+        put(tiles[1, t], c, slopes, x.shape[1])
+        t = next_plane(t)
 
 
 @kernel
@@ -127,11 +165,22 @@ def row_backward_input(dx: Out, mean: Saved, coefficients: Scratch, x: In, dy: I
 
 @row_backward_input.on_cuda(grid=over_planes)
 def row_backward_input(dx: Out, mean: Saved, coefficients: Scratch, x: In, dy: In):
-    """A thread has a channel."""
-    c = place_in_plane()
-    if c < np.uint32(x.shape[1]):
-        center, scale, level, slope = mean[c], coefficients[0, c], coefficients[1, c], coefficients[2, c]
-        n = first_plane()
-        while n < np.uint32(x.shape[0]):
-            dx[n, c] = scale * dy[n, c] - level - slope * (x[n, c] - center)
-            n = next_plane(n)
+    """A thread has four channels, perhaps of several rows."""
+    at, channels, g = place_of_window(), np.uint32(x.shape[1]), first_plane()
+    together = planes_together(channels)
+    values, gradients = cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype)
+    centers, scales = cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype)
+    levels, slopes = cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype)
+    for lane in range(WINDOW):
+        _, c = split(at + np.uint32(lane), channels)
+        centers[lane], scales[lane] = mean[c], coefficients[0, c]
+        levels[lane], slopes[lane] = coefficients[1, c], coefficients[2, c]
+    while at < together * channels and g * together < np.uint32(x.shape[0]):
+        i = g * together * channels + at
+        fetch(values, flat_part(x, 0, x.size), i)
+        fetch(gradients, flat_part(dy, 0, dy.size), i)
+        for lane in range(WINDOW):
+            difference = values[lane] - centers[lane]
+            values[lane] = scales[lane] * gradients[lane] - levels[lane] - slopes[lane] * difference
+        put(flat_part(dx, 0, dx.size), i, values, dx.size)
+        g = next_plane(g)

@@ -18,14 +18,14 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import is_whole
-from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_in_plane
+from numba_nn.core.cuda_planes import first_plane, gather, next_plane, over_planes, place_of_window, planes_together, split
 from numba_nn.core.cuda_reduce import WARPS, block_per_row, block_sum
 from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.narrow import wide
-from numba_nn.core.portable import fetch
-from numba_nn.core.ptx import WINDOW, cuda
+from numba_nn.core.portable import fetch, put
+from numba_nn.core.ptx import WINDOW, cuda, flat_part
 from numba_nn.core.reduce import float_sum
 from numba_nn.core.vector import AHEAD, read_ahead, write_ahead
 from numba_nn.core.workspace import Shape, Spec
@@ -173,13 +173,18 @@ def plane_mean_backward(dx: Out, dy: In):
 
 @plane_mean_backward.on_cuda(grid=over_planes)
 def plane_mean_backward(dx: Out, dy: In):
-    """A thread has a place."""
-    i, share = place_in_plane(), dx.dtype.type(1) / dx.dtype.type(dx.shape[1])
-    if i < np.uint32(dx.shape[1]):
-        p = first_plane()
-        while p < np.uint32(dx.shape[0]):
-            dx[p, i] = dy[p] * share
-            p = next_plane(p)
+    """A thread has a window, perhaps of several planes."""
+    at, places, g = place_of_window(), np.uint32(dx.shape[1]), first_plane()
+    window, owners = cuda.local.array(WINDOW, dx.dtype), cuda.local.array(WINDOW, np.uint32)
+    for lane in range(WINDOW):
+        owners[lane], _ = split(at + np.uint32(lane), places)
+    together, share = planes_together(places), dx.dtype.type(1) / dx.dtype.type(dx.shape[1])
+    while at < together * places and g * together < np.uint32(dx.shape[0]):
+        gather(window, dy, g * together, owners, dx.dtype.type(0))
+        for lane in range(WINDOW):
+            window[lane] *= share
+        put(flat_part(dx, 0, dx.size), g * together * places + at, window, dx.size)
+        g = next_plane(g)
 
 
 class _Average(Pooling):

@@ -17,6 +17,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
+from numba_nn.core.cuda_planes import first_plane, next_plane, over_rows, place_of_window, split
 from numba_nn.core.cuda_product import ADD, OVERWRITE
 from numba_nn.core.cuda_slices import partial_size
 from numba_nn.core.device import CUDA
@@ -24,9 +25,9 @@ from numba_nn.core.dot import dot_block
 from numba_nn.core.gemm import DOT_DEPTH, DOT_ROWS, gemm, multiply_block, multiply_columns, multiply_packed, packed_sizes
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import panel_sizes
-from numba_nn.core.ptx import cuda
+from numba_nn.core.portable import fetch, put
+from numba_nn.core.ptx import WINDOW, cuda, flat_part
 from numba_nn.core.simd import tile_columns, tile_rows
-from numba_nn.core.twin import covering
 from numba_nn.layers.linear import BIAS_ROWS, linear_backward_bias
 
 SHARED = np.zeros(4, np.int64)
@@ -127,15 +128,28 @@ def gates_forward(
     gates_add_biases.cuda(gates, bias_ih, bias_hh)
 
 
-@gates_add_biases.on_cuda(grid=lambda gates, *_: covering(gates))
+def over_units(gates: Any, bias_ih: Any, bias_hh: Any) -> tuple[tuple[int, int], int]:
+    """`over_rows` of the rows of all gates."""
+    hidden = bias_ih.size // gates.shape[0]
+    return over_rows(gates.reshape(-1, hidden))
+
+
+@gates_add_biases.on_cuda(grid=over_units)
 def gates_add_biases(gates: Out, bias_ih: In, bias_hh: In):
-    """A thread has an element, or several."""
-    i, hidden = np.uint32(cuda.grid(1)), np.uint32(bias_ih.size) // np.uint32(gates.shape[0])
-    while i < np.uint32(gates.size):
-        q, at = i // np.uint32(gates.shape[1]), i % np.uint32(gates.shape[1])
-        j = q * hidden + at % hidden
-        gates[q, at] += bias_ih[j] + bias_hh[j]
-        i = np.uint32(i + np.uint32(cuda.gridsize(1)))
+    """A thread has four units."""
+    at, r, hidden = place_of_window(), first_plane(), np.uint32(np.uint32(bias_ih.size) // np.uint32(gates.shape[0]))
+    window, first = cuda.local.array(WINDOW, gates.dtype), cuda.local.array(WINDOW, bias_ih.dtype)
+    second = cuda.local.array(WINDOW, bias_hh.dtype)
+    while at < hidden and r * hidden < np.uint32(gates.size):
+        q, _ = split(r * hidden, gates.shape[1])
+        row = flat_part(gates, r * hidden, (r + np.uint32(1)) * hidden)
+        fetch(window, row, at)
+        fetch(first, flat_part(bias_ih, q * hidden, (q + np.uint32(1)) * hidden), at)
+        fetch(second, flat_part(bias_hh, q * hidden, (q + np.uint32(1)) * hidden), at)
+        for lane in range(WINDOW):
+            window[lane] += first[lane] + second[lane]
+        put(row, at, window, hidden)
+        r = next_plane(r)
 
 
 @gates_backward_input.on_cuda(steps=True)
