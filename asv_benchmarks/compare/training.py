@@ -15,8 +15,11 @@ from numba_nn.report.measuring.cases import Shape, empty, normal
 from .layers import Make, built, tensor
 from .work import Passes, Side, Work
 
-STEP_TOLERANCE = 2e-3
-"""Where sums round otherwise, a ReLU or a maximum here and there decides otherwise, and a gradient gains or loses a term."""
+STEP_TOLERANCE = 5e-3
+"""Where sums round otherwise, a ReLU or a maximum here and there decides otherwise, and a gradient gains or loses a term.
+
+With one image, the autoencoder's gradients differ from those in float64 by 3.7e-3 in PyTorch and by 6e-7 in ours (Intel Xeon).
+"""
 ADAM_TOLERANCE = 5e-3
 """Adam's first step is lr * g / (|g| + eps): where g is next to nothing, its last digits decide."""
 

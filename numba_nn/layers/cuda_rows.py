@@ -105,11 +105,10 @@ def in_row(row, p):
 
 @cuda_helper
 def in_windows(flat, row):
-    """Whether a row lies in windows of 16 bytes that are all the array's."""
+    """Whether a row lies in windows of 16 bytes; the array may end within the last."""
     base, step, _, end = row
     aligned = step == 1 and u32(base % u32(WINDOW)) == 0 and starts_aligned(flat)
-    whole = u32(u32(end + u32(WINDOW - 1)) // u32(WINDOW) * u32(WINDOW))
-    return aligned and end > 0 and u32(base + whole) <= flat.size
+    return aligned and end > 0 and u32(base + u32(WINDOW)) <= flat.size
 
 
 @device_function
@@ -117,15 +116,20 @@ def hold(held, array, row, start, other):
     """Read a thread's part of a stretch; ``other`` where the row has no element.
 
     All windows are asked for before one is looked at, without a branch: a thread that has fewer asks for the row's first again.
+    A window that the array ends within comes element by element.
     """
     base, step, _, end = row
     flat = flat_part(array, 0, array.size)
     if in_windows(flat, row):
         for n in range(0, HELD, WINDOW):
             at = place(start, n)
-            held[n], held[n + 1], held[n + 2], held[n + 3] = load_window(flat, u32(base + at) if at < end else base)
+            whole = at < end and u32(base + at + u32(WINDOW)) <= flat.size
+            held[n], held[n + 1], held[n + 2], held[n + 3] = load_window(flat, u32(base + at) if whole else base)
         for n in range(HELD):
-            held[n] = held[n] if in_row(row, place(start, n)) else other
+            p = place(start, n)
+            if in_row(row, p) and u32(base + place(start, n // WINDOW * WINDOW) + u32(WINDOW)) > flat.size:
+                held[n] = flat[u32(base + p)]
+            held[n] = held[n] if in_row(row, p) else other
     else:
         for n in range(HELD):
             p = place(start, n)

@@ -1,7 +1,8 @@
 """Resizing images.
 
 Nearest neighbour (N C H W): y[n, c, h, w] = x[n, c, rows[h], columns[w]], with rows[h] = min(floor(h H / H'), H - 1).
-Its backward sums, for every input pixel, the gradients of the output pixels that show it: on a GPU, a pooling does that.
+Its backward sums, for every input pixel, the gradients of the output pixels that show it: on a GPU, a pooling
+with shares of 1 does that.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def nll_forward(each: Out, mass: Saved, x: In, target: In, weight: In, ignore_in
         n = np.uint32(n + np.uint32(cuda.gridsize(1)))
 
 
-@nll_backward.on_cuda(grid=lambda dx, *_: covering_windows(dx))
+@nll_backward.on_cuda(grid=lambda dx, *_: covering_windows(dx))  # writes by windows, but reads no array by them
 def nll_backward(dx: Out, mass: Saved, scale: Saved, target: In, ignore_index: int):
     """A thread has a window; in a row whose target is no class elements are NaN, as its mass is."""
     at, factor, window = place_of_window(), dx.dtype.type(scale[0]), cuda.local.array(WINDOW, dx.dtype)

@@ -142,3 +142,10 @@ def test_a_row_that_fits_is_read_once(loads, kind, length, times):
     # Where a thread has no window, it looks at the row's first.
     counts = [loads[x._host.ctypes.data + 16 * n] for n in range(x.size // 4) if n % (length // 4)]
     assert set(counts) == {times}
+
+
+@pytest.mark.parametrize("shape", [(1, 250), (1, 511), (3, 251), (4, 249)], ids=str)
+def test_an_array_that_ends_within_a_window_is_read_by_windows_before(loads, shape):
+    layer, x = nn.Softmax(1).to("cuda"), CUDA.from_host(numbers(shape))
+    assert_alike(CUDA.to_host(layer(x)), nn.Softmax(1)(numbers(shape)), 1e-6)
+    assert {x._host.ctypes.data + 16 * n for n in range(x.size // 4)} <= set(loads)

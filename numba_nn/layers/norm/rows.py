@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, over_rows, place_of_window, planes_together, split
+from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_of_window, plane_grid, planes_together, split
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
 from numba_nn.core.portable import fetch, put
 from numba_nn.core.ptx import WINDOW, cuda, flat_part
@@ -51,9 +51,9 @@ def row_moments(tiles: Scratch, x: In):
                 square[c] += difference * difference
 
 
-def over_tiles(tiles: Any) -> tuple[tuple[int, int], int]:
+def over_tiles(tiles: Any, *_: Any) -> tuple[tuple[int, int], int]:
     """`over_rows` of one of (A, T, C)."""
-    return over_rows(tiles[0])
+    return plane_grid(tiles.shape[1], -(-tiles.shape[2] // WINDOW))
 
 
 @cuda_helper
@@ -62,7 +62,7 @@ def rows_of_tile(t, x):
     return t * np.uint32(ROWS), min(np.uint32(x.shape[0]), (t + np.uint32(1)) * np.uint32(ROWS))
 
 
-@row_moments.on_cuda(grid=lambda tiles, x: over_tiles(tiles))
+@row_moments.on_cuda(grid=over_tiles)
 def row_moments(tiles: Scratch, x: In):
     """A thread has four channels of a tile."""
     c, t, window = place_of_window(), first_plane(), cuda.local.array(WINDOW, x.dtype)

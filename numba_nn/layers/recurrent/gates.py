@@ -17,7 +17,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
-from numba_nn.core.cuda_planes import first_plane, next_plane, over_rows, place_of_window, split
+from numba_nn.core.cuda_planes import first_plane, next_plane, place_of_window, plane_grid, split
 from numba_nn.core.cuda_product import ADD, OVERWRITE
 from numba_nn.core.cuda_slices import partial_size
 from numba_nn.core.device import CUDA
@@ -131,7 +131,7 @@ def gates_forward(
 def over_units(gates: Any, bias_ih: Any, bias_hh: Any) -> tuple[tuple[int, int], int]:
     """`over_rows` of the rows of all gates."""
     hidden = bias_ih.size // gates.shape[0]
-    return over_rows(gates.reshape(-1, hidden))
+    return plane_grid(gates.size // hidden, -(-hidden // WINDOW))
 
 
 @gates_add_biases.on_cuda(grid=over_units)
