@@ -1,0 +1,52 @@
+"""Functions of `ops` that run on the simulated GPU, and are compiled for a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from trials import normal
+
+from numba_nn import ops
+
+
+@dataclass(frozen=True)
+class OpTrial:
+    """A function of arrays, and arrays for it, made by ``inputs(dtype)``."""
+
+    name: str
+    call: Callable[..., Any]
+    inputs: Callable[[Any], tuple[np.ndarray, ...]]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def run(self, device: Any, dtype: Any = np.float32, values: Any = None) -> np.ndarray:
+        """The result, on the host again; ``values``: a dtype that holds the numbers of all inputs, by default the dtype."""
+        given = [a.astype(values or dtype).astype(dtype) if a.dtype.kind == "f" else a for a in self.inputs(np.float64)]
+        result: np.ndarray = device.to_host(self.call(*map(device.from_host, given)))
+        return result
+
+
+def positive(shape: tuple[int, ...]) -> Callable[[Any], tuple[np.ndarray, ...]]:
+    """An input of numbers above 0.1."""
+    return lambda dtype: (np.abs(normal(shape)(dtype)[0]) + 0.1,)
+
+
+ONE = ("negative", "absolute", "square", "exp", "tanh", "sigmoid")
+TWO = ("add", "subtract", "multiply", "maximum", "minimum")
+ELEMENTWISE = [
+    *(OpTrial(name, getattr(ops, name), normal((3, 37))) for name in ONE),
+    *(OpTrial(name, getattr(ops, name), positive((3, 37))) for name in ("sqrt", "log")),
+    *(OpTrial(name, getattr(ops, name), normal((3, 37), (3, 37))) for name in TWO),
+    OpTrial("divide", lambda a, b: ops.divide(a, ops.exp(b)), normal((3, 37), (3, 37))),
+    OpTrial("a number first", lambda a: ops.subtract(2, a), normal((5, 3))),
+    OpTrial("a number last", lambda a: ops.multiply(a, 0.3), normal((5, 3))),
+    OpTrial("a row for all", ops.add, normal((4, 5), (5,))),
+    OpTrial("a column and a row", ops.multiply, normal((3, 1), (1, 5))),
+    OpTrial("of no dimension", ops.add, normal((), (4,))),
+    OpTrial("of no element", ops.add, normal((0, 3), (3,))),
+]
+OP_TRIALS = [*ELEMENTWISE]
