@@ -49,4 +49,20 @@ ELEMENTWISE = [
     OpTrial("of no dimension", ops.add, normal((), (4,))),
     OpTrial("of no element", ops.add, normal((0, 3), (3,))),
 ]
-OP_TRIALS = [*ELEMENTWISE]
+NAMES = ("sum", "mean", "max", "min", "argmax", "argmin")
+ORDERS = {"norm of order 1": 1, "norm": 2, "largest norm": np.inf}
+REDUCTIONS = [
+    *(OpTrial(f"{name} of all", getattr(ops, name), normal((3, 130))) for name in NAMES),
+    *(OpTrial(f"{name} of rows", lambda x, name=name: getattr(ops, name)(x, 1), normal((35, 9))) for name in NAMES),
+    *(OpTrial(f"{name} of columns", lambda x, name=name: getattr(ops, name)(x, 0), normal((300, 5))) for name in NAMES),
+    *(OpTrial(name, lambda x, order=order: ops.norm(x, order), normal((7, 11))) for name, order in ORDERS.items()),
+    OpTrial("sum over axes that lie apart", lambda x: ops.sum(x, (0, 2), keepdims=True), normal((3, 4, 5))),
+    OpTrial("sum over the first of two", lambda x: ops.sum(x, (0, -1)), normal((3, 1, 4, 8))),
+    OpTrial("sum of a number", ops.sum, normal(())),
+    OpTrial("sum of nothing", lambda x: ops.sum(x, 0), normal((0, 3))),
+    OpTrial("sum of several blocks", ops.sum, normal((9000,))),
+    OpTrial("argmin of several blocks", ops.argmin, normal((9001,))),
+    OpTrial("largest of several blocks", lambda x: ops.max(x, 1), normal((2, 700, 17))),
+    OpTrial("its position", lambda x: ops.argmax(x, 1), normal((2, 700, 17))),
+]
+OP_TRIALS = [*ELEMENTWISE, *REDUCTIONS]

@@ -60,6 +60,50 @@ def test_few_threads_do_the_work_of_many(trial):
     np.testing.assert_allclose(found, trial.run(CPU), rtol=1e-6, atol=1e-6)
 
 
+# Reductions
+
+
+@pytest.mark.parametrize("name", ["sum", "max", "argmin"])
+@pytest.mark.parametrize("n", [1, 3, 4, 254, 509, 512, 4095, 4096, 4097, 8195])
+def test_rows_of_any_length_from_anywhere_in_memory(name, n):
+    run, x, memory = getattr(ops, name), numbers(2, n), CUDA.empty((2 * n + 1,), np.float32)
+    CUDA.copy(memory[1:].reshape(2, n), CUDA.from_host(x))
+    found = [CUDA.to_host(run(array, 1)) for array in (CUDA.from_host(x), memory[1:].reshape(2, n))]
+    np.testing.assert_allclose(found[0], run(x, 1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found[1], run(x, 1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", [0, 1, 4095, 4096, 8999])
+def test_extremes_find_nan_and_the_first_of_equals(position):
+    x = np.zeros(9000, np.float32)
+    for value, found in ((1, ops.argmax), (-1, ops.argmin), (np.nan, ops.argmax), (np.nan, ops.argmin)):
+        x[position:] = value
+        assert CUDA.to_host(found(CUDA.from_host(x))) == position
+    assert np.isnan([CUDA.to_host(run(CUDA.from_host(x))) for run in (ops.max, ops.min, ops.sum)]).all()
+    x[:] = -np.inf
+    assert CUDA.to_host(ops.argmax(CUDA.from_host(x))) == CUDA.to_host(ops.argmin(CUDA.from_host(x))) == 0
+
+
+def test_sums_over_the_first_axis_are_as_precise():
+    x = np.full((2**14, 2), 0.1, np.float32)
+    np.testing.assert_allclose(CUDA.to_host(ops.sum(CUDA.from_host(x), 0)), 2**14 * float(np.float32(0.1)), rtol=1e-6)
+
+
+def test_sums_of_float16_may_be_too_large_for_it():
+    x = CUDA.from_host(np.full((300, 3), 300, np.float16))
+    np.testing.assert_array_equal(CUDA.to_host(ops.mean(x, 0)), [300] * 3)
+    np.testing.assert_allclose(CUDA.to_host(ops.norm(x, 2, 0)), [300 * np.sqrt(300)] * 3, rtol=1e-3)
+
+
+def test_reductions_of_views():
+    x, out = numbers(6, 8, 3), CUDA.empty((6, 4), np.float32)
+    assert ops.max(CUDA.from_host(x)[:, ::2], 2, out=out) is out
+    np.testing.assert_array_equal(CUDA.to_host(out), x[:, ::2].max(2))
+    np.testing.assert_array_equal(CUDA.to_host(ops.min(CUDA.from_host(x)[:, ::2], (0, 2))), x[:, ::2].min((0, 2)))
+    with pytest.raises(nn.ShapeError, match="sum: x may have 10 dimensions at most where axes lie apart"):
+        ops.sum(CUDA.zeros((1,) * 11, np.float32), (0, 2))
+
+
 # Destinations, views and refusals
 
 
@@ -91,6 +135,12 @@ def test_strided_operands():
         (lambda x, host: ops.add(x, x, out=x[:2]), nn.ShapeError, "add: out must have shape"),
         (lambda x, host: ops.add(x[:2], x[2:], out=x[1:3]), nn.DestinationError, "add: out overlaps an input"),
         (lambda x, host: ops.square(x[:, :2], out=x[:, 1:]), nn.DestinationError, "square: out must be C-contiguous"),
+        (lambda x, host: ops.sum(x, 2), nn.ArgumentError, r"sum: axis must lie in -2 \.\. 1, got 2"),
+        (lambda x, host: ops.sum(x, 0, out=host[0]), nn.DeviceError, "sum: out must live on 'cuda'"),
+        (lambda x, host: ops.sum(host, 0, out=x[0]), nn.DeviceError, "sum: out must live on 'cpu'"),
+        (lambda x, host: ops.mean(x, 0, out=x[0]), nn.DestinationError, "mean: out overlaps"),
+        (lambda x, host: ops.argmax(x, 0, out=x[0]), nn.DTypeError, "argmax: out must be int64, got float32"),
+        (lambda x, host: ops.max(CUDA.zeros((0, 3), np.float32)), nn.ArgumentError, "max: x of shape .* has no elements"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, error, words):
