@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from trials import normal
+from trials import indices, normal
 
 from numba_nn import ops
 
@@ -65,4 +65,30 @@ REDUCTIONS = [
     OpTrial("largest of several blocks", lambda x: ops.max(x, 1), normal((2, 700, 17))),
     OpTrial("its position", lambda x: ops.argmax(x, 1), normal((2, 700, 17))),
 ]
-OP_TRIALS = [*ELEMENTWISE, *REDUCTIONS]
+ROWS = [
+    OpTrial("take", ops.take, lambda t: (*normal((7, 2, 3))(t), *indices(3, 4, count=7)(t))),
+    OpTrial("take windows", ops.take, lambda t: (*normal((9, 8))(t), np.arange(9, dtype=np.int32)[::-1].copy())),
+    OpTrial("scatter_add", ops.scatter_add, lambda t: (*normal((7, 5))(t), *indices(40, count=7)(t), *normal((40, 5))(t))),
+    OpTrial("scatter_add to numbers", ops.scatter_add, lambda t: (*normal((4,))(t), *indices(9, count=4)(t), *normal((9,))(t))),
+]
+GEOMETRIES = [
+    ((2, 3, 5, 6), (3, 1, 0, 1)),
+    ((1, 2, 6, 8), (1, 1, 0, 1)),
+    ((2, 3, 5, 6), ((2, 3), (2, 1), (1, 2), (1, 2))),
+    ((1, 1, 1, 1), (1, 1, 0, 1)),
+    ((1, 3, 9, 7), (5, 3, 2, 1)),
+]  # of images; kernel size, stride, padding and dilation
+
+
+def patches(number: int) -> tuple[OpTrial, OpTrial]:
+    """`im2col` and `col2im` of a geometry."""
+    shape, steps = GEOMETRIES[number]
+    columns = ops.im2col(np.zeros(shape), *steps).shape
+    return (
+        OpTrial(f"im2col {number}", lambda x: ops.im2col(x, *steps), normal(shape)),
+        OpTrial(f"col2im {number}", lambda x: ops.col2im(x, shape[2:], *steps), normal(columns)),
+    )
+
+
+PATCHES = [trial for number in range(len(GEOMETRIES)) for trial in patches(number)]
+OP_TRIALS = [*ELEMENTWISE, *REDUCTIONS, *ROWS, *PATCHES]

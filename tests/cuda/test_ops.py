@@ -16,6 +16,7 @@ import numba_nn as nn
 from numba_nn import ops
 from numba_nn.core.device import CPU, CUDA
 
+ROW = np.array([0])
 every_trial = pytest.mark.parametrize("trial", OP_TRIALS, ids=str)
 
 
@@ -115,6 +116,44 @@ def test_destinations():
     np.testing.assert_array_equal(CUDA.to_host(x), 2 * numbers(3, 5))
 
 
+def test_patches_go_where_they_are_asked_to():
+    image, columns = numbers(2, 3, 6, 8), ops.im2col(numbers(2, 3, 6, 8), 3)
+    x, y = CUDA.from_host(image), CUDA.empty(columns.shape, np.float32)
+    assert ops.im2col(x, 3, out=y) is y
+    np.testing.assert_array_equal(CUDA.to_host(y), columns)
+    assert ops.col2im(y, (6, 8), 3, out=x) is x
+    np.testing.assert_array_equal(CUDA.to_host(x), ops.col2im(columns, (6, 8), 3))  # the CPU's order of additions
+
+
+def test_rows_of_views():
+    x, chosen = numbers(5, 6), np.array([4, 0, 3, 3])
+    y = ops.take(CUDA.from_host(x)[:, ::2], CUDA.from_host(chosen)[::2])
+    np.testing.assert_array_equal(CUDA.to_host(y), x[[4, 3], ::2])
+    table = CUDA.from_host(x)
+    assert ops.scatter_add(table, CUDA.from_host(chosen)[1::2], CUDA.from_host(x[:2, ::-1].copy())) is table
+    np.testing.assert_array_equal(CUDA.to_host(table), ops.scatter_add(x.copy(), chosen[1::2], x[:2, ::-1]))
+
+
+def test_nothing_is_allocated_with_destinations():
+    x, row, at = CUDA.from_host(numbers(30, 8)), CUDA.empty((8,), np.float32), CUDA.empty((), np.float32)
+    y, which, image = CUDA.empty((30, 8), np.float32), CUDA.from_host(np.arange(30)), CUDA.from_host(numbers(1, 1, 5, 6))
+    columns = ops.im2col(image, 3)
+
+    def everything():
+        ops.add(x, row, out=y)
+        ops.multiply(x, 0.5, out=y)
+        ops.mean(x, 0, out=row)
+        ops.norm(x, out=at)
+        ops.take(x, which, out=y)
+        ops.scatter_add(y, which, x)
+        ops.col2im(ops.im2col(image, 3, out=columns), (5, 6), 3, out=image)
+
+    ops.sum(x, 0, out=row)
+    everything()
+    with simulated(allocates=False):
+        everything()
+
+
 def test_strided_operands():
     x = numbers(6, 8)
     part = CUDA.from_host(x)[:, ::2]
@@ -140,6 +179,15 @@ def test_strided_operands():
         (lambda x, host: ops.sum(host, 0, out=x[0]), nn.DeviceError, "sum: out must live on 'cpu'"),
         (lambda x, host: ops.mean(x, 0, out=x[0]), nn.DestinationError, "mean: out overlaps"),
         (lambda x, host: ops.argmax(x, 0, out=x[0]), nn.DTypeError, "argmax: out must be int64, got float32"),
+        (lambda x, host: ops.take(x, ROW), nn.DeviceError, "take: indices must live on 'cuda', got an array on 'cpu'"),
+        (lambda x, host: ops.take(x, CUDA.from_host(ROW + 4)), nn.RangeError, r"take: indices .* 0 \.\. 3, got 4 at \[0\]"),
+        (lambda x, host: ops.take(x, x), nn.DTypeError, "take: indices must be int64 or int32, got float32"),
+        (lambda x, host: ops.scatter_add(x, CUDA.from_host(ROW - 1), x[:1]), nn.RangeError, "scatter_add: indices .* got -1"),
+        (lambda x, host: ops.scatter_add(x, CUDA.from_host(ROW), x[:1]), nn.DestinationError, "scatter_add: out overlaps"),
+        (lambda x, host: ops.scatter_add(x, CUDA.from_host(ROW), host), nn.DeviceError, "scatter_add: x must live on 'cuda'"),
+        (lambda x, host: ops.im2col(x, 3), nn.ShapeError, "im2col: x must have shape"),
+        (lambda x, host: ops.im2col(x.reshape(1, 1, 4, 3), 2, out=host), nn.DeviceError, "im2col: out must live on 'cuda'"),
+        (lambda x, host: ops.col2im(x.reshape(1, 4, 3), 4, 3), nn.ShapeError, "col2im: x must have shape"),
         (lambda x, host: ops.max(CUDA.zeros((0, 3), np.float32)), nn.ArgumentError, "max: x of shape .* has no elements"),
     ],
 )
