@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numba import prange
+from numpy import ndarray
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination
@@ -180,12 +181,14 @@ class Elementwise:
             If arrays live on different devices.
         """
         arrays, device = self._accept(operands)
-        apart = [a for a, given in zip(arrays, operands, strict=True) if given is not out and not _is_number(a)]
-        shape, dtype = self._shape([a for a in arrays if not _is_number(a)])
+        shape, dtype = self._result(arrays)
         if out is None:
-            out = device.empty(shape, dtype)
-        y = device.accept(out)
-        check_destination(self.__name__, "out", y, shape, dtype, *apart, device=device)
+            y = out = device.empty(shape, dtype)
+        else:
+            y = device.accept(out)
+            pairs = zip(arrays, operands, strict=True)
+            apart = [a for a, given in pairs if given is not out and type(a) is not float]
+            check_destination(self.__name__, "out", y, shape, dtype, *apart, device=device)
         if y.size:
             workspace = thread_workspace(device)
             flat = [_flat(workspace, name, a, y) for name, a in zip(OPERANDS, arrays, strict=False)]
@@ -193,39 +196,39 @@ class Elementwise:
         return out
 
     def _accept(self, operands: tuple[Any, ...]) -> tuple[list[Any], Device]:
-        """The operands, checked, and where they live."""
+        """The operands, checked, numbers as float; and where they live."""
         if len(operands) != self._count:
             raise ArgumentError(f"{self.__name__}: expected {self._count} operands, got {len(operands)}")
-        first = next((a for a in operands if not _is_number(a)), None)
-        if first is None:
+        arrays: list[Any] = []
+        device = dtype = None
+        for name, a in zip(OPERANDS, operands, strict=False):
+            if type(a) is not ndarray and isinstance(a, NUMBERS):
+                arrays.append(float(a))
+                continue
+            device = device or device_of(a)
+            arrays.append(device.accept(a))
+            check_array(self.__name__, name, arrays[-1], dtype, device)
+            dtype = arrays[-1].dtype
+        if device is None:
             raise ArgumentError(f"{self.__name__}: at least one operand must be an array, got {operands!r}")
-        device = device_of(first)
-        arrays = [a if _is_number(a) else device.accept(a) for a in operands]
-        dtype = None
-        for name, a in zip(OPERANDS, arrays, strict=False):
-            if not _is_number(a):
-                check_array(self.__name__, name, a, dtype, device)
-                dtype = a.dtype
         return arrays, device
 
-    def _shape(self, arrays: list[Array]) -> tuple[Shape, Any]:
+    def _result(self, operands: list[Any]) -> tuple[Shape, Any]:
         """Shape and dtype of the result."""
-        if arrays[0].shape == arrays[-1].shape:  # NumPy allocates to find this out
-            return arrays[0].shape, arrays[0].dtype
+        arrays = [a for a in operands if type(a) is not float]
+        shape, dtype = arrays[0].shape, arrays[0].dtype
+        if shape == arrays[-1].shape:  # NumPy allocates to find this out
+            return shape, dtype
         try:
-            return np.broadcast_shapes(*(a.shape for a in arrays)), arrays[0].dtype
+            return np.broadcast_shapes(*(a.shape for a in arrays)), dtype
         except ValueError:
             shapes = " and ".join(str(a.shape) for a in arrays)
             raise ShapeError(f"{self.__name__}: shapes {shapes} do not broadcast") from None
 
 
-def _is_number(operand: Any) -> bool:
-    return isinstance(operand, NUMBERS)
-
-
 def _flat(workspace: Workspace, name: str, operand: Any, like: Array) -> Array:
     """All elements in order, as many as ``like`` has; in memory of their own where the operand is strided or repeated."""
-    if _is_number(operand):
+    if type(operand) is float:
         return filled(workspace, name, like, operand)
     array = workspace.contiguous(name, operand)
     if array.shape != like.shape:
@@ -238,7 +241,7 @@ def _flat(workspace: Workspace, name: str, operand: Any, like: Array) -> Array:
 def filled(workspace: Workspace, name: str, like: Array, value: float) -> Array:
     """The named buffer as a flat array with as many elements as another, all of one value."""
     room = workspace.array(name, (like.size,), like.dtype)
-    fill_forward.for_work(room.size, workspace.device)(room, float(value))
+    fill_forward.for_work(room.size, workspace.device)(room, value)
     return room
 
 
