@@ -131,8 +131,14 @@ def gather_planes(y, x, sources, otherwise):  # type: ignore[no-untyped-def]
 
     sources: of the four places of this thread, in the planes of x that go together with the first one.
     """
-    places, size = np.uint32(y.shape[1]) * np.uint32(y.shape[2]), np.uint32(x.shape[1]) * np.uint32(x.shape[2])
-    at, together, window, g = place_of_window(), planes_together(places), cuda.local.array(WINDOW, x.dtype), first_plane()
+    gather_places(y, np.uint32(y.shape[1]) * np.uint32(y.shape[2]), x, sources, otherwise)
+
+
+@device_function
+def gather_places(y, places, x, sources, otherwise):  # type: ignore[no-untyped-def]
+    """`gather_planes` for y of any rank: P planes of so many places."""
+    size, at, together = np.uint32(x.shape[1]) * np.uint32(x.shape[2]), place_of_window(), planes_together(places)
+    window, g = cuda.local.array(WINDOW, x.dtype), first_plane()
     while at < together * places and g * together < np.uint32(y.shape[0]):
         gather(window, flat_part(x, 0, x.size), g * together * size, sources, otherwise)
         put(flat_part(y, 0, y.size), g * together * places + at, window, y.size)

@@ -53,18 +53,36 @@ def team_of(length: int, itemsize: int) -> int:
     return min(most, -(-reach // (WARP * HELD)) * WARP)
 
 
-def row_grid(first: Any, *_: Any) -> tuple[int, tuple[int, int]]:
+def team_grid(shape: tuple[int, ...], itemsize: int) -> tuple[int, tuple[int, int]]:
     """Blocks, and their threads: those of a team, and teams, for rows of (O, K, I)."""
-    outer, length, inside = first.shape
-    team = team_of(length, first.dtype.itemsize) if inside == 1 else 1
+    outer, length, inside = shape
+    team = team_of(length, itemsize) if inside == 1 else 1
     teams = THREADS // team if team <= WARP else 1
     return -(-outer * inside // teams), (team, teams)
+
+
+def row_grid(first: Any, *_: Any) -> tuple[int, tuple[int, int]]:
+    """`team_grid` for the rows of the first argument."""
+    return team_grid(first.shape, first.dtype.itemsize)
+
+
+@cuda_helper
+def number_of_row():
+    """The number of this team's row; there may be no such row."""
+    return u32(cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y)
 
 
 @cuda_helper
 def place_of_row(x):
     """This team's row, (o, i); o is beyond the array where it has none."""
-    return split(cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y, x.shape[2])
+    return split(number_of_row(), x.shape[2])
+
+
+@cuda_helper
+def row_from(at, length, reach, step):
+    """A row of so many elements from one of the flat array on, with what `row_of_team` gives beside it."""
+    first = u32(at % u32(WINDOW)) if step == 1 else u32(0)
+    return (u32(at - first), step, first, u32(first + length)), reach, u32(cuda.blockDim.x * HELD)
 
 
 @cuda_helper
@@ -75,12 +93,9 @@ def row_of_team(x):
     flat array. It is empty for a team that has none.
     """
     (o, i), length, step = place_of_row(x), u32(x.shape[1]), u32(x.shape[2])
-    at = u32(o * length * step + i)
-    first = u32(at % u32(WINDOW)) if step == 1 else u32(0)
-    row = u32(at - first), step, first, u32(first + length)
-    if o >= u32(x.shape[0]):
-        row = u32(0), step, u32(0), u32(0)
-    return row, reach_of(length), u32(cuda.blockDim.x * HELD)
+    if o < u32(x.shape[0]):
+        return row_from(u32(o * length * step + i), length, reach_of(length), step)
+    return row_from(u32(0), u32(0), reach_of(length), step)
 
 
 @cuda_helper

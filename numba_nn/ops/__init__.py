@@ -1,7 +1,7 @@
 """Operations on arrays with destinations: ``ops.add(a, b, out=y)`` writes ``y`` and returns it.
 
-Operands are float32 or float64 arrays of one dtype; strided ones are copied into memory that is kept between calls. Results do
-not depend on the number of threads.
+Operands are float32 or float64 arrays of one dtype, on a GPU also of 16 bits; strided ones are copied into memory that is kept
+between calls. Results do not depend on the number of threads.
 """
 
 from numba_nn.linalg import matmul

@@ -11,111 +11,123 @@ from typing import Any
 
 import numpy as np
 from numba import prange
+from numpy import ndarray
 
-from numba_nn.core import vmath
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination
+from numba_nn.core.device import Device, device_of
 from numba_nn.core.errors import ArgumentError, ShapeError
-from numba_nn.core.kernel import In, Kernel, Out, kernel
+from numba_nn.core.kernel import In, Kernel, Out, portable
 from numba_nn.core.reduce import block_bounds, block_count
+from numba_nn.core.vmath import exp as exponential
+from numba_nn.core.vmath import log as logarithm
+from numba_nn.core.vmath import sigmoid as logistic
+from numba_nn.core.vmath import tanh as hyperbolic_tangent
 from numba_nn.core.workspace import Shape, Workspace, thread_workspace
 from numba_nn.layers.merge import add_forward, multiply_forward
 
 
-@kernel
+@portable
 def subtract_forward(y: Out, a: In, b: In):
     """y = a - b."""
     for i in prange(y.size):
         y[i] = a[i] - b[i]
 
 
-@kernel
+@portable
 def divide_forward(y: Out, a: In, b: In):
     """y = a / b."""
     for i in prange(y.size):
         y[i] = a[i] / b[i]
 
 
-@kernel
+@portable
 def maximum_forward(y: Out, a: In, b: In):
     """y = the larger of a and b; NaN if either is."""
     for i in prange(y.size):
         y[i] = a[i] if (a[i] > b[i]) | (a[i] != a[i]) else b[i]
 
 
-@kernel
+@portable
 def minimum_forward(y: Out, a: In, b: In):
     """y = the smaller of a and b; NaN if either is."""
     for i in prange(y.size):
         y[i] = a[i] if (a[i] < b[i]) | (a[i] != a[i]) else b[i]
 
 
-@kernel
+@portable
 def negative_forward(y: Out, a: In):
     """y = -a."""
     for i in prange(y.size):
         y[i] = -a[i]
 
 
-@kernel
+@portable
 def absolute_forward(y: Out, a: In):
     """y = |a|."""
     for i in prange(y.size):
         y[i] = abs(a[i])
 
 
-@kernel
+@portable
 def square_forward(y: Out, a: In):
     """y = a^2."""
     for i in prange(y.size):
         y[i] = a[i] * a[i]
 
 
-@kernel
+@portable
 def sqrt_forward(y: Out, a: In):
     """y = the square root of a."""
     for i in prange(y.size):
         y[i] = math.sqrt(a[i])
 
 
-@kernel
+@portable
 def exp_forward(y: Out, a: In):
     """y = e^a."""
     for block in prange(block_count(a.size)):
         start, stop = block_bounds(block, a.size)
         source, target = a[start:stop], y[start:stop]
         for i in range(source.size):
-            target[i] = vmath.exp(source[i])
+            target[i] = exponential(source[i])
 
 
-@kernel
+@portable
 def log_forward(y: Out, a: In):
     """y = the natural logarithm of a."""
     for block in prange(block_count(a.size)):
         start, stop = block_bounds(block, a.size)
         source, target = a[start:stop], y[start:stop]
         for i in range(source.size):
-            target[i] = vmath.log(source[i])
+            target[i] = logarithm(source[i])
 
 
-@kernel
+@portable
 def hyperbolic_tangent_forward(y: Out, a: In):
     """y = tanh(a)."""
     for block in prange(block_count(a.size)):
         start, stop = block_bounds(block, a.size)
         source, target = a[start:stop], y[start:stop]
         for i in range(source.size):
-            target[i] = vmath.tanh(source[i])
+            target[i] = hyperbolic_tangent(source[i])
 
 
-@kernel
+@portable
 def logistic_forward(y: Out, a: In):
     """y = 1 / (1 + e^-a)."""
     for block in prange(block_count(a.size)):
         start, stop = block_bounds(block, a.size)
         source, target = a[start:stop], y[start:stop]
         for i in range(source.size):
-            target[i] = vmath.sigmoid(source[i])
+            target[i] = logistic(source[i])
+
+
+@portable
+def fill_forward(y: Out, value: float):
+    """y = value."""
+    for i in prange(y.size):
+        y[i] = value
 
 
 NUMBERS = (int, float, np.number)
@@ -149,14 +161,14 @@ class Elementwise:
 
         Parameters
         ----------
-        *operands : ndarray or float
-            One or two, of one dtype, at least one an array; shapes broadcast as NumPy's do.
-        out : ndarray, optional
+        *operands : ndarray, device array or float
+            One or two, of one dtype and on one device, at least one an array; shapes broadcast as NumPy's do.
+        out : ndarray or device array, optional
             Where to write the result: C-contiguous; an operand itself, or apart from all.
 
         Returns
         -------
-        ndarray
+        ndarray or device array
             ``out`` itself, or a fresh array.
 
         Raises
@@ -165,46 +177,72 @@ class Elementwise:
             If the number of operands is wrong.
         ShapeError, DTypeError, DestinationError
             If an array does not fit; nothing was written.
+        DeviceError
+            If arrays live on different devices.
         """
-        arrays = self._arrays(operands)
-        shape = self._shape(arrays)
+        arrays, device = self._accept(operands)
+        shape, dtype = self._result(arrays)
         if out is None:
-            out = np.empty(shape, arrays[0].dtype)
+            y = out = device.empty(shape, dtype)
         else:
-            check_destination(self.__name__, "out", out, shape, arrays[0].dtype, *[a for a in arrays if a is not out])
-        workspace = thread_workspace()
-        flat = [_flat(workspace, OPERANDS[i], a, shape) for i, a in enumerate(arrays)]
-        self._run.for_work(out.size)(out.ravel(), *flat)
+            y = device.accept(out)
+            pairs = zip(arrays, operands, strict=True)
+            apart = [a for a, given in pairs if given is not out and type(a) is not float]
+            check_destination(self.__name__, "out", y, shape, dtype, *apart, device=device)
+        if y.size:
+            workspace = thread_workspace(device)
+            flat = [_flat(workspace, name, a, y) for name, a in zip(OPERANDS, arrays, strict=False)]
+            self._run.for_work(y.size, device)(y.reshape(y.size), *flat)
         return out
 
-    def _arrays(self, operands: tuple[Any, ...]) -> list[Array]:
+    def _accept(self, operands: tuple[Any, ...]) -> tuple[list[Any], Device]:
+        """The operands, checked, numbers as float; and where they live."""
         if len(operands) != self._count:
             raise ArgumentError(f"{self.__name__}: expected {self._count} operands, got {len(operands)}")
-        arrays = [a for a in operands if isinstance(a, np.ndarray) or not isinstance(a, NUMBERS)]
-        if not arrays:
-            raise ArgumentError(f"{self.__name__}: at least one operand must be an array, got {operands!r}")
+        arrays: list[Any] = []
+        device = dtype = None
         for name, a in zip(OPERANDS, operands, strict=False):
-            if isinstance(a, np.ndarray) or not isinstance(a, NUMBERS):
-                check_array(self.__name__, name, a, None if a is arrays[0] else arrays[0].dtype)
-        return [a if isinstance(a, np.ndarray) else np.asarray(a, arrays[0].dtype) for a in operands]
+            if type(a) is not ndarray and isinstance(a, NUMBERS):
+                arrays.append(float(a))
+                continue
+            device = device or device_of(a)
+            arrays.append(device.accept(a))
+            check_array(self.__name__, name, arrays[-1], dtype, device)
+            dtype = arrays[-1].dtype
+        if device is None:
+            raise ArgumentError(f"{self.__name__}: at least one operand must be an array, got {operands!r}")
+        return arrays, device
 
-    def _shape(self, arrays: list[Array]) -> Shape:
-        if arrays[0].shape == arrays[-1].shape:  # NumPy allocates to find this out
-            return arrays[0].shape
+    def _result(self, operands: list[Any]) -> tuple[Shape, Any]:
+        """Shape and dtype of the result."""
+        arrays = [a for a in operands if type(a) is not float]
+        shape, dtype = arrays[0].shape, arrays[0].dtype
+        if shape == arrays[-1].shape:  # NumPy allocates to find this out
+            return shape, dtype
         try:
-            return np.broadcast_shapes(*(a.shape for a in arrays))
+            return np.broadcast_shapes(*(a.shape for a in arrays)), dtype
         except ValueError:
             shapes = " and ".join(str(a.shape) for a in arrays)
             raise ShapeError(f"{self.__name__}: shapes {shapes} do not broadcast") from None
 
 
-def _flat(workspace: Workspace, name: str, array: Array, shape: Shape) -> Array:
-    """All elements in order; copied where the array is strided or must be repeated."""
-    if array.shape != shape or not array.flags.c_contiguous:
-        copy = workspace.array(name, shape, array.dtype)
-        np.copyto(copy, array)
-        array = copy
-    return array.ravel()
+def _flat(workspace: Workspace, name: str, operand: Any, like: Array) -> Array:
+    """All elements in order, as many as ``like`` has; in memory of their own where the operand is strided or repeated."""
+    if type(operand) is float:
+        return filled(workspace, name, like, operand)
+    array = workspace.contiguous(name, operand)
+    if array.shape != like.shape:
+        repeated = workspace.array(f"{name}, repeated", like.shape, like.dtype)
+        workspace.device.copy(repeated, array)
+        array = repeated
+    return array.reshape(like.size)
+
+
+def filled(workspace: Workspace, name: str, like: Array, value: float) -> Array:
+    """The named buffer as a flat array with as many elements as another, all of one value."""
+    room = workspace.array(name, (like.size,), like.dtype)
+    fill_forward.for_work(room.size, workspace.device)(room, value)
+    return room
 
 
 add = Elementwise("add", add_forward, "a + b")

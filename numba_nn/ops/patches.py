@@ -15,9 +15,27 @@ from numba import prange
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination, check_images, check_shape, pair
+from numba_nn.core.cuda_planes import (
+    NOWHERE,
+    element,
+    first_plane,
+    gather_places,
+    next_plane,
+    over_planes,
+    place_of_window,
+    plane_row_column,
+    planes_together,
+    split,
+)
+from numba_nn.core.device import device_of
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import In, Out, kernel
+from numba_nn.core.portable import put
+from numba_nn.core.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.twin import cuda_helper
 from numba_nn.core.workspace import Shape, thread_workspace
+
+u32 = np.uint32
 
 
 @kernel
@@ -34,6 +52,23 @@ def im2col_forward(y: Out, x: In, stride: tuple[int, int], padding: tuple[int, i
                 y[p, a, b, h, w] = x[p, row, column] if inside else 0
 
 
+@im2col_forward.on_cuda(grid=over_planes)
+def im2col_forward(y: Out, x: In, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]):
+    """A thread has a window of y. A row or column above or beside the image, as an unsigned number, is large."""
+    places = u32(u32(y.shape[1]) * u32(y.shape[2])) * u32(u32(y.shape[3]) * u32(y.shape[4]))
+    sources = cuda.local.array(WINDOW, u32)
+    for lane in range(WINDOW):
+        line, w = split(place_of_window() + u32(lane), y.shape[4])
+        line, h = split(line, y.shape[3])
+        line, b = split(line, y.shape[2])
+        p, a = split(line, y.shape[1])
+        row = u32(h * u32(stride[0]) + a * u32(dilation[0]) - u32(padding[0]))
+        column = u32(w * u32(stride[1]) + b * u32(dilation[1]) - u32(padding[1]))
+        inside = row < u32(x.shape[1]) and column < u32(x.shape[2])
+        sources[lane] = element(x, p, row, column) if inside else u32(NOWHERE)
+    gather_places(y, u32(places), x, sources, y.dtype.type(0))
+
+
 @kernel
 def col2im_forward(y: Out, x: In, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]):
     """y = 0, then the patches added where they came from; y: (P, H, W), x: (P, kh, kw, H', W')."""
@@ -48,6 +83,35 @@ def col2im_forward(y: Out, x: In, stride: tuple[int, int], padding: tuple[int, i
                             column = w * stride[1] - padding[1] + b * dilation[1]
                             if 0 <= column < y.shape[2]:
                                 y[p, row, column] += x[p, a, b, h, w]
+
+
+@col2im_forward.on_cuda(grid=over_planes)
+def col2im_forward(y: Out, x: In, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]):
+    """A thread has a window of y, and looks up what is added to it."""
+    places, at, g = u32(u32(y.shape[1]) * u32(y.shape[2])), place_of_window(), first_plane()
+    together, totals = planes_together(places), cuda.local.array(WINDOW, y.dtype)
+    while at < together * places and g * together < u32(y.shape[0]):
+        for lane in range(WINDOW):
+            p, h, w = plane_row_column(at + u32(lane), y)
+            p, h, w = u32(p + g * together), u32(h + u32(padding[0])), u32(w + u32(padding[1]))
+            totals[lane] = sum_over_taps(x, p, h, w, stride, dilation)
+        put(flat_part(y, 0, y.size), g * together * places + at, totals, y.size)
+        g = next_plane(g)
+
+
+@cuda_helper
+def sum_over_taps(x, p, row, column, stride, dilation):
+    """What patches have of an element of plane p, tap by tap; its row and column count from the padding's corner."""
+    flat, total = flat_part(x, 0, x.size), x.dtype.type(0)
+    for a in range(u32(x.shape[1] if p < u32(x.shape[0]) else 0)):
+        h, between = split(row - u32(a) * u32(dilation[0]), stride[0])
+        if between == 0 and h < u32(x.shape[3]):  # what would be negative is large
+            for b in range(u32(x.shape[2])):
+                w, between = split(column - u32(b) * u32(dilation[1]), stride[1])
+                if between == 0 and w < u32(x.shape[4]):
+                    tap = (p * u32(x.shape[1]) + u32(a)) * u32(x.shape[2]) + u32(b)
+                    total += flat[u32((tap * u32(x.shape[3]) + h) * u32(x.shape[4]) + w)]
+    return total
 
 
 class _Geometry:
@@ -72,16 +136,16 @@ def im2col(x: Array, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilati
 
     Parameters
     ----------
-    x : ndarray
-        (N, C, H, W), float32 or float64.
+    x : ndarray or device array
+        (N, C, H, W), float32 or float64; on a GPU also of 16 bits.
     kernel_size, stride, padding, dilation : int or (int, int), optional
         As a convolution's.
-    out : ndarray, optional
+    out : ndarray or device array, optional
         Where to write the result: C-contiguous, apart from ``x``.
 
     Returns
     -------
-    ndarray
+    ndarray or device array
         (N, C kh kw, H' W'): ``out`` itself, or a fresh array.
 
     Raises
@@ -90,19 +154,23 @@ def im2col(x: Array, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilati
         If an argument is out of range.
     ShapeError, DTypeError, DestinationError
         If an array does not fit; nothing was written.
+    DeviceError
+        If arrays live on different devices.
     """
-    check_array("im2col", "x", x, None)
+    device = device_of(x)
+    x = device.accept(x)
+    check_array("im2col", "x", x, None, device)
     check_images("im2col", x.shape)
     geometry = _Geometry("im2col", x.shape[2:], kernel_size, stride, padding, dilation)
     n, c = x.shape[:2]
     (kh, kw), (h, w) = geometry.size, geometry.counts
     shape = (n, c * kh * kw, h * w)
     if out is None:
-        out = np.empty(shape, x.dtype)
-    else:
-        check_destination("im2col", "out", out, shape, x.dtype, x)
-    planes = thread_workspace().contiguous("x", x).reshape(n * c, *x.shape[2:])
-    im2col_forward(out.reshape(n * c, kh, kw, h, w), planes, *geometry.steps)
+        out = device.empty(shape, x.dtype)
+    y = device.accept(out)
+    check_destination("im2col", "out", y, shape, x.dtype, x, device=device)
+    planes = thread_workspace(device).contiguous("x", x).reshape(n * c, *x.shape[2:])
+    im2col_forward.for_work(y.size, device)(y.reshape(n * c, kh, kw, h, w), planes, *geometry.steps)
     return out
 
 
@@ -114,18 +182,18 @@ def col2im(
 
     Parameters
     ----------
-    x : ndarray
-        (N, C kh kw, H' W'), float32 or float64.
+    x : ndarray or device array
+        (N, C kh kw, H' W'), float32 or float64; on a GPU also of 16 bits.
     output_size : (int, int)
         Height and width of the images.
     kernel_size, stride, padding, dilation : int or (int, int), optional
         As a convolution's.
-    out : ndarray, optional
+    out : ndarray or device array, optional
         Where to write the result: C-contiguous, apart from ``x``.
 
     Returns
     -------
-    ndarray
+    ndarray or device array
         (N, C, H, W): ``out`` itself, or a fresh array.
 
     Raises
@@ -134,8 +202,12 @@ def col2im(
         If an argument is out of range.
     ShapeError, DTypeError, DestinationError
         If an array does not fit; nothing was written.
+    DeviceError
+        If arrays live on different devices.
     """
-    check_array("col2im", "x", x, None)
+    device = device_of(x)
+    x = device.accept(x)
+    check_array("col2im", "x", x, None, device)
     height, width = pair("col2im", "output_size", output_size, 1)
     geometry = _Geometry("col2im", (height, width), kernel_size, stride, padding, dilation)
     (kh, kw), (h, w) = geometry.size, geometry.counts
@@ -143,10 +215,11 @@ def col2im(
         raise ShapeError(f"col2im: x must have shape (N, C {kh * kw}, {h * w}), got {x.shape}")
     n, c = x.shape[0], x.shape[1] // (kh * kw)
     check_shape("col2im", "x", x.shape, (n, c * kh * kw, h * w))
+    shape = (n, c, height, width)
     if out is None:
-        out = np.empty((n, c, height, width), x.dtype)
-    else:
-        check_destination("col2im", "out", out, (n, c, height, width), x.dtype, x)
-    columns = thread_workspace().contiguous("x", x).reshape(n * c, kh, kw, h, w)
-    col2im_forward.for_work(x.size)(out.reshape(n * c, height, width), columns, *geometry.steps)
+        out = device.empty(shape, x.dtype)
+    y = device.accept(out)
+    check_destination("col2im", "out", y, shape, x.dtype, x, device=device)
+    columns = thread_workspace(device).contiguous("x", x).reshape(n * c, kh, kw, h, w)
+    col2im_forward.for_work(x.size, device)(y.reshape(n * c, height, width), columns, *geometry.steps)
     return out

@@ -1,7 +1,8 @@
 """Sums, means, extremes and norms over axes: `Reduction` objects; the same bits for any number of threads.
 
 The array is looked at as (O, N, I): N elements are reduced, O in front of them and I behind are kept. N is cut into blocks by
-shape alone. A kernel reduces every block, then the blocks' results, in order; sums of blocks are added in float64.
+shape alone. A kernel reduces every block, then the blocks' results, in order; sums of blocks are added in float64. A GPU
+does so in two launches: see `numba_nn.ops.cuda_parts`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from numba import prange
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination, is_whole
-from numba_nn.core.errors import ArgumentError
+from numba_nn.core.device import device_of
+from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Scratch, inner, kernel
+from numba_nn.core.narrow import is_narrow, wide
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.simd import maximum as larger
-from numba_nn.core.workspace import thread_workspace
+from numba_nn.core.workspace import Workspace, thread_workspace
+from numba_nn.layers.permute import OUTER, permutation
 from numba_nn.layers.softmax import LANES, task_bounds, task_count
-from numba_nn.ops.elementwise import Elementwise, absolute, square
+from numba_nn.ops.cuda_parts import extremes_of_parts, positions_of_extremes, sums_of_parts
+from numba_nn.ops.elementwise import absolute_forward, divide_forward, filled, sqrt_forward, square_forward
 
 Axis = int | tuple[int, ...] | None
 Run = Callable[[Array, Array], None]
@@ -74,6 +79,13 @@ def sum_forward(y: Out, partial: Scratch, x: In, step: int):
             y[o, i] = partial[o, 0, i]
 
 
+@sum_forward.on_cuda(steps=True)
+def sum_forward(y: Out, partial: Scratch, x: In, step: int):
+    """Every block, then the blocks' sums."""
+    sums_of_parts(partial, x, step)
+    sums_of_parts(y.reshape(y.shape[0], 1, y.shape[1]), partial, partial.shape[1])
+
+
 @kernel
 def extreme_forward(y: Out, partial: Scratch, x: In, step: int, sign: int):
     """y = largest of x for a sign of 1, smallest for -1, NaN where there is one; shapes as for the sum."""
@@ -99,6 +111,13 @@ def extreme_forward(y: Out, partial: Scratch, x: In, step: int, sign: int):
             y[o, i] = s * partial[o, 0, i]
 
 
+@extreme_forward.on_cuda(steps=True)
+def extreme_forward(y: Out, partial: Scratch, x: In, step: int, sign: int):
+    """Every block, then the blocks' extremes."""
+    extremes_of_parts(partial, x, step, sign)
+    extremes_of_parts(y.reshape(y.shape[0], 1, y.shape[1]), partial, partial.shape[1], sign)
+
+
 @inner
 def signed_maximum(x, sign):
     """Largest sign x; NaN if there is one."""
@@ -109,8 +128,8 @@ def signed_maximum(x, sign):
 
 
 @kernel
-def position_forward(y: Out, tops: Scratch, x: In, sign: int):
-    """y = first n with the largest sign x, or with NaN; y: (O, I) of int64, tops: (O, I)."""
+def position_forward(y: Out, tops: Scratch, x: In, step: int, sign: int):
+    """y = first n with the largest sign x, or with NaN; y: (O, I) of int64, tops: (O, blocks of ``step`` elements, I)."""
     s = x.dtype.type(sign)
     for task in prange(task_count(x)):
         o, start, stop = task_bounds(task, x)
@@ -121,7 +140,7 @@ def position_forward(y: Out, tops: Scratch, x: In, sign: int):
                 n += 1
             y[o, 0] = n
         else:
-            positions, best, line = y[o, start:stop], tops[o, start:stop], x[o, 0, start:stop]
+            positions, best, line = y[o, start:stop], tops[o, 0, start:stop], x[o, 0, start:stop]
             for i in range(best.size):
                 positions[i], best[i] = 0, s * line[i]
             for n in range(1, x.shape[1]):
@@ -133,12 +152,19 @@ def position_forward(y: Out, tops: Scratch, x: In, sign: int):
                     best[i] = value if better else best[i]
 
 
+@position_forward.on_cuda(steps=True)
+def position_forward(y: Out, tops: Scratch, x: In, step: int, sign: int):
+    """Every block's extreme, then the first place where one of them is the row's."""
+    extremes_of_parts(tops, x, step, sign)
+    positions_of_extremes(y, tops, x, step, sign)
+
+
 def _in_blocks(run: Kernel, y: Array, x: Array, dtype: Any, *scalars: int) -> None:
     """y: (O, I) from x: (O, N, I), by way of the blocks' results."""
-    outer, count, inside = x.shape
+    (outer, count, inside), device = x.shape, device_of(x)
     step = builtins.max(LEAST_STEP, BLOCK // inside)
-    partial = thread_workspace().array("partial", (outer, builtins.max(1, -(-count // step)), inside), dtype)
-    run.for_work(x.size)(y, partial, x, step, *scalars)
+    partial = thread_workspace(device).array("partial", (outer, builtins.max(1, -(-count // step)), inside), dtype)
+    run.for_work(x.size, device)(y, partial, x, step, *scalars)
 
 
 def _extreme(sign: int) -> Run:
@@ -146,27 +172,40 @@ def _extreme(sign: int) -> Run:
 
 
 def _position(sign: int) -> Run:
-    return lambda y, x: position_forward.for_work(x.size)(y, thread_workspace().array("tops", y.shape, x.dtype), x, sign)
+    return lambda y, x: _in_blocks(position_forward, y, x, x.dtype, sign)
 
 
 def _sum(y: Array, x: Array) -> None:
     _in_blocks(sum_forward, y, x, np.float64)
 
 
+def _totals(y: Array, x: Array) -> Array:
+    """Sums of x in y itself, or, where they may be too large for its 16 bits, in float32."""
+    totals = thread_workspace(device_of(y)).array("totals", y.shape, wide(y.dtype)) if is_narrow(y.dtype) else y
+    _sum(totals, x)
+    return totals.reshape(y.size)
+
+
 def _mean(y: Array, x: Array) -> None:
-    _sum(y, x)
-    with np.errstate(invalid="ignore"):
-        y /= x.shape[1]
+    totals, device = _totals(y, x), device_of(x)
+    counts = filled(thread_workspace(device), "counts", totals, x.shape[1])
+    divide_forward.for_work(y.size, device)(y.reshape(y.size), totals, counts)
 
 
 def _root_of_sum(y: Array, x: Array) -> None:
-    _sum(y, x)
-    np.sqrt(y, out=y)
+    sqrt_forward.for_work(y.size, device_of(x))(y.reshape(y.size), _totals(y, x))
 
 
-def _norm(size: Elementwise, run: Run) -> Run:
-    """A reduction of the elements' sizes."""
-    return lambda y, x: run(y, size(x, out=thread_workspace().array("sizes", x.shape, x.dtype)))
+def _norm(size_forward: Kernel, run: Run) -> Run:
+    """A reduction of the elements' sizes, which need not fit into 16 bits."""
+
+    def run_on_sizes(y: Array, x: Array) -> None:
+        device = device_of(x)
+        sizes = thread_workspace(device).array("sizes", x.shape, wide(x.dtype))
+        size_forward.for_work(x.size, device)(sizes.reshape(x.size), x.reshape(x.size))
+        run(y, sizes)
+
+    return run_on_sizes
 
 
 class Reduction:
@@ -201,18 +240,18 @@ class Reduction:
 
         Parameters
         ----------
-        x : ndarray
-            float32 or float64.
+        x : ndarray or device array
+            float32 or float64; on a GPU also of 16 bits.
         axis : int or tuple of int, optional
             Which to reduce, of `argmax` and `argmin` a single one; by default all, as if the array were flat.
         keepdims : bool, optional
             Keep the axes, with length 1.
-        out : ndarray, optional
+        out : ndarray or device array, optional
             Where to write the result: C-contiguous, apart from ``x``.
 
         Returns
         -------
-        ndarray
+        ndarray or device array
             ``out`` itself, or a fresh array; of no dimension, if none is left. Positions are int64.
 
         Raises
@@ -221,20 +260,44 @@ class Reduction:
             For an axis that ``x`` has not, or extremes of no elements.
         ShapeError, DTypeError, DestinationError
             If an array does not fit; nothing was written.
+        DeviceError
+            If ``out`` lives on another device than ``x``.
         """
-        check_array(self.__name__, "x", x, None)
+        device = device_of(x)
+        x = device.accept(x)
+        check_array(self.__name__, "x", x, None, device)
         axes = self._axes(axis, x.ndim)
         kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes)
         count = math.prod(x.shape[i] for i in axes)
         if count == 0 and not self._of_nothing:
             raise ArgumentError(f"{self.__name__}: x of shape {x.shape} has no elements along axis {axis}")
         dtype = np.dtype(np.int64) if self._positions else x.dtype
-        y = np.empty(kept, dtype) if out is None else out
-        if out is not None:
-            check_destination(self.__name__, "out", out, kept, dtype, x)
+        if out is None:
+            out = device.empty(kept, dtype)
+        y = device.accept(out)
+        check_destination(self.__name__, "out", y, kept, dtype, x, device=device)
         if y.size:
-            self._run(*_parts(y, x, axes, count))
-        return y
+            self._run(*self._parts(y, x, axes, count))
+        return out
+
+    def _parts(self, y: Array, x: Array, axes: tuple[int, ...], count: int) -> tuple[Array, Array]:
+        """The result as (O, I), and the array as (O, N, I): with the reduced axes last, unless they are neighbours."""
+        workspace = thread_workspace(device_of(x))
+        rows = workspace.contiguous("x", x)
+        if axes and axes[-1] - axes[0] + 1 == len(axes):
+            outer = math.prod(x.shape[: axes[0]])
+        else:
+            rows, outer = self._with_last(rows, axes, workspace), y.size
+        return y.reshape(outer, y.size // outer), rows.reshape(outer, count, y.size // outer)
+
+    def _with_last(self, x: Array, axes: tuple[int, ...], workspace: Workspace) -> Array:
+        """All elements of a C-contiguous array, in the order that they have where these axes are the last."""
+        if x.ndim > OUTER + 2:
+            raise ShapeError(f"{self.__name__}: x may have {OUTER + 2} dimensions at most where axes lie apart, got {x.shape}")
+        permuted = workspace.array("x, permuted", (x.size,), x.dtype)
+        run, *arguments = permutation(x.shape, (*(i for i in range(x.ndim) if i not in axes), *axes))
+        run.for_work(x.size, workspace.device)(permuted, x.reshape(x.size), *arguments)
+        return permuted
 
     def _axes(self, axis: Axis, rank: int) -> tuple[int, ...]:
         if axis is None:
@@ -249,18 +312,6 @@ class Reduction:
         return axes if rank else ()
 
 
-def _parts(y: Array, x: Array, axes: tuple[int, ...], count: int) -> tuple[Array, Array]:
-    """The result as (O, I), and the array as (O, N, I): with the reduced axes last, unless they are neighbours."""
-    if axes and axes[-1] - axes[0] + 1 == len(axes):
-        outer = math.prod(x.shape[: axes[0]])
-    else:
-        others = [i for i in range(x.ndim) if i not in axes]
-        x = x.transpose(*others, *axes)
-        outer = y.size
-    x = thread_workspace().contiguous("x", x)
-    return y.reshape(outer, y.size // outer), x.reshape(outer, count, y.size // outer)
-
-
 sum = Reduction("sum", _sum, "sum of the elements", of_nothing=True)
 mean = Reduction("mean", _mean, "mean of the elements; of none, NaN", of_nothing=True)
 max = Reduction("max", _extreme(1), "largest element; NaN if there is one")
@@ -268,9 +319,9 @@ min = Reduction("min", _extreme(-1), "smallest element; NaN if there is one")
 argmax = Reduction("argmax", _position(1), "first position of the largest element, or of NaN", positions=True)
 argmin = Reduction("argmin", _position(-1), "first position of the smallest element, or of NaN", positions=True)
 _norms = {
-    1: Reduction("norm", _norm(absolute, _sum), "sum of the absolute values", of_nothing=True),
-    2: Reduction("norm", _norm(square, _root_of_sum), "square root of the sum of squares", of_nothing=True),
-    math.inf: Reduction("norm", _norm(absolute, _extreme(1)), "largest absolute value"),
+    1: Reduction("norm", _norm(absolute_forward, _sum), "sum of the absolute values", of_nothing=True),
+    2: Reduction("norm", _norm(square_forward, _root_of_sum), "square root of the sum of squares", of_nothing=True),
+    math.inf: Reduction("norm", _norm(absolute_forward, _extreme(1)), "largest absolute value"),
 }
 
 
@@ -279,20 +330,20 @@ def norm(x: Array, ord: float = 2, axis: Axis = None, keepdims: bool = False, ou
 
     Parameters
     ----------
-    x : ndarray
-        float32 or float64.
+    x : ndarray or device array
+        float32 or float64; on a GPU also of 16 bits.
     ord : {1, 2, inf}, optional
         Sum of absolute values, square root of the sum of squares, or largest absolute value.
     axis : int or tuple of int, optional
         Which to take together; all by default.
     keepdims : bool, optional
         Keep the axes, with length 1.
-    out : ndarray, optional
+    out : ndarray or device array, optional
         Where to write the result: C-contiguous, apart from ``x``.
 
     Returns
     -------
-    ndarray
+    ndarray or device array
         ``out`` itself, or a fresh array.
 
     Raises
@@ -301,6 +352,8 @@ def norm(x: Array, ord: float = 2, axis: Axis = None, keepdims: bool = False, ou
         For another ``ord``, or an axis that ``x`` has not.
     ShapeError, DTypeError, DestinationError
         If an array does not fit; nothing was written.
+    DeviceError
+        If ``out`` lives on another device than ``x``.
     """
     if ord not in (1, 2, math.inf):
         raise ArgumentError(f"norm: ord must be 1, 2 or inf, got {ord!r}")

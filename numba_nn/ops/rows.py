@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination, check_indices, check_shape
+from numba_nn.core.device import Device, device_of
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.indices import check_range
-from numba_nn.core.workspace import Shape, thread_workspace
+from numba_nn.core.workspace import thread_workspace
 from numba_nn.layers.embedding import add_rows, take_rows
 
 
@@ -20,16 +19,16 @@ def take(x: Array, indices: Array, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : ndarray
-        (V, ...), float32 or float64.
-    indices : ndarray
+    x : ndarray or device array
+        (V, ...), float32 or float64; on a GPU also of 16 bits. All arrays live on one device.
+    indices : ndarray or device array
         int64 or int32, of any shape.
-    out : ndarray, optional
+    out : ndarray or device array, optional
         Where to write the result, of the shape of the indices followed by that of a row: C-contiguous, apart from ``x``.
 
     Returns
     -------
-    ndarray
+    ndarray or device array
         ``out`` itself, or a fresh array.
 
     Raises
@@ -38,17 +37,22 @@ def take(x: Array, indices: Array, out: Array | None = None) -> Array:
         If an index is no row; nothing was written.
     ShapeError, DTypeError, DestinationError
         If an array does not fit; nothing was written.
+    DeviceError
+        If arrays live on different devices.
     """
-    check_array("take", "x", x, None)
-    shape = (*_checked(("take", "x"), x, indices), *x.shape[1:])
+    device = device_of(x)
+    x = device.accept(x)
+    check_array("take", "x", x, None, device)
+    chosen = _checked(("take", "x"), x, indices, device)
+    shape = (*chosen.shape, *x.shape[1:])
     if out is None:
-        out = np.empty(shape, x.dtype)
-    else:
-        check_destination("take", "out", out, shape, x.dtype, x)
-    workspace = thread_workspace()
-    size = math.prod(x.shape[1:])
-    rows, chosen = workspace.contiguous("x", x).reshape(len(x), size), workspace.contiguous("indices", indices)
-    take_rows(out.reshape(indices.size, size), rows, chosen.reshape(-1))
+        out = device.empty(shape, x.dtype)
+    y = device.accept(out)
+    check_destination("take", "out", y, shape, x.dtype, x, device=device)
+    if y.size:
+        size = math.prod(x.shape[1:])
+        rows = thread_workspace(device).contiguous("x", x).reshape(x.shape[0], size)
+        take_rows.for_work(y.size, device)(y.reshape(chosen.size, size), rows, chosen.reshape(chosen.size))
     return out
 
 
@@ -57,16 +61,16 @@ def scatter_add(out: Array, indices: Array, x: Array) -> Array:
 
     Parameters
     ----------
-    out : ndarray
-        (V, ...), float32 or float64, C-contiguous.
-    indices : ndarray
+    out : ndarray or device array
+        (V, ...), float32 or float64, C-contiguous; on a GPU also of 16 bits. All arrays live on one device.
+    indices : ndarray or device array
         int64 or int32, of any shape.
-    x : ndarray
+    x : ndarray or device array
         Of the shape of the indices followed by that of a row, and the dtype of ``out``.
 
     Returns
     -------
-    ndarray
+    ndarray or device array
         ``out`` itself.
 
     Raises
@@ -75,24 +79,31 @@ def scatter_add(out: Array, indices: Array, x: Array) -> Array:
         If an index is no row; nothing was written.
     ShapeError, DTypeError, DestinationError
         If an array does not fit; nothing was written.
+    DeviceError
+        If arrays live on different devices.
     """
-    check_array("scatter_add", "out", out, None)
-    shape = _checked(("scatter_add", "out"), out, indices)
-    check_array("scatter_add", "x", x, out.dtype)
-    check_shape("scatter_add", "x", x.shape, (*shape, *out.shape[1:]))
-    check_destination("scatter_add", "out", out, out.shape, out.dtype, x)
-    workspace = thread_workspace()
-    size = math.prod(out.shape[1:])
-    rows, chosen = workspace.contiguous("x", x).reshape(indices.size, size), workspace.contiguous("indices", indices)
-    add_rows.for_work(x.size)(out.reshape(len(out), size), chosen.reshape(-1), rows, -1)
+    device = device_of(out)
+    table, x = device.accept(out), device.accept(x)
+    check_array("scatter_add", "out", table, None, device)
+    chosen = _checked(("scatter_add", "out"), table, indices, device)
+    check_array("scatter_add", "x", x, table.dtype, device)
+    check_shape("scatter_add", "x", x.shape, (*chosen.shape, *table.shape[1:]))
+    check_destination("scatter_add", "out", table, table.shape, table.dtype, x, device=device)
+    if x.size:
+        size = math.prod(table.shape[1:])
+        rows = thread_workspace(device).contiguous("x", x).reshape(chosen.size, size)
+        run = add_rows.for_work(x.size, device)
+        run(table.reshape(table.shape[0], size), chosen.reshape(chosen.size), rows, -1)
     return out
 
 
-def _checked(where: tuple[str, str], table: Array, indices: Any) -> Shape:
-    """The shape of the indices, all of which are rows of the table."""
+def _checked(where: tuple[str, str], table: Array, indices: Any, device: Device) -> Array:
+    """The indices, C-contiguous, all of which are rows of the table; on a GPU this waits for the answer."""
     function, name = where
     if table.ndim == 0:
         raise ShapeError(f"{function}: {name} must have rows, got shape ()")
-    check_indices(function, "indices", indices)
-    check_range(function, "indices", thread_workspace().contiguous("indices", indices), len(table))
-    return indices.shape
+    indices = device.accept(indices)
+    check_indices(function, "indices", indices, device)
+    chosen = thread_workspace(device).contiguous("indices", indices)
+    check_range(function, "indices", chosen, table.shape[0])
+    return chosen

@@ -1,4 +1,4 @@
-"""The kernels that are launched, each with the types that it is compiled for: found by running layers and training steps."""
+"""The kernels that are launched, each with the types that it is compiled for: found by running layers, training and `ops`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 from numba.core import types
 from offline import types_of
+from op_trials import OP_TRIALS
 from simulated_cuda import simulated
 from training import train_for_launches
 from trials import run_for_launches
 
+from numba_nn.core.device import CUDA
 from numba_nn.core.twin import CudaKernel
 
 
@@ -36,5 +38,7 @@ def launches(dtype: Any) -> list[Launch]:
 
     with simulated(note):
         run_for_launches(dtype)
+        for trial in OP_TRIALS:
+            trial.run(CUDA, dtype)
         train_for_launches(dtype)
     return sorted(found.values(), key=str)

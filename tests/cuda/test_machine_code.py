@@ -50,7 +50,9 @@ LOAD_WINDOWS = {
     "constant_pad2d_forward", "reflection_pad2d_forward", "reflection_pad2d_backward", "upsample_nearest2d_forward",
     "copy_rows", "transpose_matrices", "put_columns", "take_columns", "take_rows", "add_rows", "drop_rows", "plane_maxima",
     "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases", "gradient_power_sums",
+    "sums_of_parts", "extremes_of_parts", "positions_of_extremes", "im2col_forward",
 }  # fmt: skip
+LOAD_NOTHING = {"fill_forward"}
 STORE_WINDOWS = {
     "adam_update", "sgd_update", "gradient_scale", "gradient_clear", "drop_elements", "plane_normalize", "plane_backward_input",
     "softmax_forward", "softmax_backward", "log_softmax_forward", "log_softmax_backward", "cross_entropy_forward",
@@ -58,8 +60,9 @@ STORE_WINDOWS = {
     "scale_gradients", "unscale_gradients", "constant_pad2d_forward", "reflection_pad2d_forward", "reflection_pad2d_backward",
     "upsample_nearest2d_forward", "copy_rows", "transpose_matrices", "put_columns", "take_columns", "take_rows", "add_rows",
     "drop_rows", "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases",
-    "plane_mean_backward", "nll_backward",
+    "plane_mean_backward", "nll_backward", "im2col_forward", "col2im_forward",
 }  # fmt: skip
+LONG_ROWS = ("softmax", "cross_entropy", "of_parts", "of_extremes")
 OF_512_THREADS = 128  # registers of a thread in a block of so many, which long rows have (in float64, 256)
 OF_A_PRODUCT = 128  # then two blocks of 256 threads are resident
 
@@ -104,12 +107,13 @@ def test_machine_code(launch, dtype, target):
     code = compile_twin(launch.kernel, launch.argument_types, target)
     name, wide = launch.kernel.__name__, dtype is np.float64
     assert faults(code, float64_allowed=wide or name in IN_FLOAT64, conversions_allowed=name in CONVERTS) == []
-    of_long_rows = not wide and ("softmax" in name or "cross_entropy" in name)
+    of_long_rows = not wide and any(part in name for part in LONG_ROWS)
     assert 0 < code.registers <= (OF_512_THREADS if of_long_rows else REGISTERS)
     assert f".target {target}" in code.ptx
     by_windows = launch.kernel.grid is covering_windows
+    reads_windows = name in LOAD_WINDOWS or (by_windows and name not in LOAD_NOTHING)
     widths = ("128", "64") if is_narrow(np.dtype(dtype)) else ("128",)  # bits of four elements
-    assert any(code.operations[f"LDG.E.{w}"] for w in widths) or not (by_windows or name in LOAD_WINDOWS)
+    assert any(code.operations[f"LDG.E.{w}"] for w in widths) or not reads_windows
     assert any(code.operations[f"STG.E.{w}"] for w in widths) or not (by_windows or name in STORE_WINDOWS)
 
 

@@ -13,6 +13,7 @@ from tests.loss_cases import ONE_OF_EACH_LOSS
 
 IN_FLOAT64 = {
     "scaled_total", "sum_of_sums", "mean_of_sums",  # what blocks of threads summed is added by one block
+    "sums_of_parts",  # one addition for 16 elements
     "count_loss",  # one number for each step
     "sgd_prepare", "adam_prepare",  # a thread for each parameter: powers of the betas
     "gradient_power_sums", "norm_and_factor",  # squares of float32 overflow

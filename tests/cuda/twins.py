@@ -15,7 +15,7 @@ from numba_nn.core.portable import covering_windows
 from numba_nn.core.ptx import cuda
 from numba_nn.core.twin import CudaKernel, covering
 
-HOMES = ("numba_nn.core", "numba_nn.layers", "numba_nn.losses", "numba_nn.optim")
+HOMES = ("numba_nn.core", "numba_nn.layers", "numba_nn.losses", "numba_nn.ops", "numba_nn.optim")
 
 
 @kernel
@@ -94,6 +94,7 @@ def shares(k: Kernel, n: int, dtype: Any) -> list[Any]:
 EXAMPLES: dict[str, Callable[[Kernel, int, Any], list[Any]]] = {
     "gradient_clamp": lambda k, n, dtype: [values(n, dtype, 0), 0.5],
     **dict.fromkeys(("likelihood_error_each_forward", "likelihood_error_backward", "recall_running", "fold_running"), shares),
+    **dict.fromkeys(("divide_forward", "sqrt_forward", "log_forward"), shares),
     "activate_all": lambda k, n, dtype: [values(n, dtype, 0), 2, 0.1],
 }
 
