@@ -25,10 +25,11 @@ def matmul(
     Parameters
     ----------
     a : ndarray or device array
-        (..., M, K), or (..., K, M) with ``transpose_a``; float32 or float64. All arrays live on one device.
-    b : ndarray
+        (..., M, K), or (..., K, M) with ``transpose_a``; float32 or float64, on a GPU also of 16 bits. All arrays live on one
+        device.
+    b : ndarray or device array
         (..., K, N), or (..., N, K) with ``transpose_b``; of the same dtype.
-    out : ndarray, optional
+    out : ndarray or device array, optional
         (..., M, N), C-contiguous, apart from ``a`` and ``b``.
     transpose_a, transpose_b : bool, optional
         Use the operand transposed, without a copy; so is a view such as ``a.T``, which needs no such word.
@@ -37,7 +38,7 @@ def matmul(
 
     Returns
     -------
-    ndarray
+    ndarray or device array
         ``out`` itself, or a fresh array.
 
     Raises

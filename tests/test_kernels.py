@@ -95,6 +95,7 @@ def every_operation(a):
         **binary,
         **reduced,
         **moved,
+        "number": nn.ops.subtract(x, 2.0),
         "take": nn.ops.take(x, rows),
         "scatter": nn.ops.scatter_add(x.copy(), rows, a),
     }

@@ -288,3 +288,14 @@ def test_the_same_bits_on_any_number_of_threads(start_python):
     waits = [start_python(THREADS, NUMBA_NUM_THREADS=str(n)) for n in (1, 2, 3)]
     results = [wait() for wait in waits]
     assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((1,) * 11, (0, 2)), ((2, 1, 3, *(1,) * 8, 4), (0, 11)), ((3, 4), ())], ids=str)
+def test_reductions_take_many_dimensions_and_no_axis(shape, axis):
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    np.testing.assert_allclose(nn.ops.sum(x, axis), x.sum(axis), rtol=1e-5)
+
+
+def test_reductions_over_axes_that_lie_apart_have_a_most():
+    with pytest.raises(nn.ShapeError, match="10 dimensions longer than 1"):
+        nn.ops.sum(np.zeros((2,) * 11, np.float32), (0, 2))

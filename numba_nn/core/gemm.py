@@ -37,7 +37,7 @@ DEPTH = 256  # B panel: 256 x 128 B = 32 KB with AVX-512, two thirds of a 48 KB 
 BLOCK_ROWS = 240  # A block: 240 x 256 x 4 B = 246 KB, half of the L2 of Zen 3; 480 rows lose 7 % at 2048^3 on an Intel Xeon
 BLOCK_COLUMNS = 1024 if register_file()[0] == 64 else 512  # CPUs with AVX-512 have an L2 of 1 MB or more
 DOT_ROWS, DOT_DEPTH = 64, 4  # dot products pay up to so many rows, if the depth is so many times greater
-BAND_TILES, BAND_ELEMENTS = 4, 2**16  # see `band_of`
+BAND_TILES, BAND_BYTES, PAGE = 4, 2**18, 4096  # see `band_of`
 IN_PLACE_PANELS = 4  # see `columns_in_place`
 LEFT_COLUMNS, LEFT_ELEMENTS = 128, 2**18  # see `left_is_packed`
 ALIASING = 1024  # rows a multiple of so many elements apart all fall into the same set of the L1 cache
@@ -76,7 +76,7 @@ def band_of(c, stride, rows):
 
     On an Intel Xeon, MKL's time over ours goes from 0.65 to 0.86 for 2000 x 2000 with a depth of 32 so, 0.86 to 0.97 with 256.
     """
-    return max(1, rows) if rows * min(stride, 1024) <= BAND_ELEMENTS else BAND_TILES * tile_rows(c)
+    return max(1, rows) if rows * min(stride * c.itemsize, PAGE) <= BAND_BYTES else BAND_TILES * tile_rows(c)
 
 
 @inner
@@ -84,7 +84,7 @@ def multiply_band(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at,
     """`multiply` of one band; the ``first`` one of a block also fetches panels of B for those that follow."""
     height, width = tile_rows(c), tile_columns(c) * (ROW_PANELS if rows == 1 else 1)
     # With every tile goes its share of the next panel, into L2: 2048^3 from 0.80 to 0.88 of MKL's speed (Intel Xeon).
-    fetches = first and b.size >= UNCACHED and b_steps[1] == tile_columns(c)
+    fetches = first and rows >= height and b.size >= UNCACHED and b_steps[1] == tile_columns(c)
     for j in range(0, columns, width):
         i, ahead = 0, b_at + (j // tile_columns(c) + 1) * b_steps[0]
         share = -(-depth * height // rows) * width if fetches and j + width < columns else 0

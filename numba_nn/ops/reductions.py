@@ -287,15 +287,18 @@ class Reduction:
         if axes and axes[-1] - axes[0] + 1 == len(axes):
             outer = math.prod(x.shape[: axes[0]])
         else:
-            rows, outer = self._with_last(rows, axes, workspace), y.size
+            rows, outer = self._with_last(rows, axes, workspace) if axes else rows, y.size
         return y.reshape(outer, y.size // outer), rows.reshape(outer, count, y.size // outer)
 
     def _with_last(self, x: Array, axes: tuple[int, ...], workspace: Workspace) -> Array:
         """All elements of a C-contiguous array, in the order that they have where these axes are the last."""
-        if x.ndim > OUTER + 2:
-            raise ShapeError(f"{self.__name__}: x may have {OUTER + 2} dimensions at most where axes lie apart, got {x.shape}")
+        kept = [i for i, length in enumerate(x.shape) if length != 1]
+        if len(kept) > OUTER + 2:
+            raise ShapeError(
+                f"{self.__name__}: x may have {OUTER + 2} dimensions longer than 1 where axes lie apart, got {x.shape}"
+            )
         permuted = workspace.array("x, permuted", (x.size,), x.dtype)
-        run, *arguments = permutation(x.shape, (*(i for i in range(x.ndim) if i not in axes), *axes))
+        run, *arguments = permutation(x.shape, (*(i for i in kept if i not in axes), *(i for i in kept if i in axes)))
         run.for_work(x.size, workspace.device)(permuted, x.reshape(x.size), *arguments)
         return permuted
 

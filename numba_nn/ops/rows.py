@@ -34,7 +34,7 @@ def take(x: Array, indices: Array, out: Array | None = None) -> Array:
     Raises
     ------
     RangeError
-        If an index is no row; nothing was written.
+        If an index is no row; nothing was written. While a CUDA graph is recorded nobody looks, as in `Embedding`.
     ShapeError, DTypeError, DestinationError
         If an array does not fit; nothing was written.
     DeviceError
@@ -76,7 +76,7 @@ def scatter_add(out: Array, indices: Array, x: Array) -> Array:
     Raises
     ------
     RangeError
-        If an index is no row; nothing was written.
+        If an index is no row; nothing was written. While a CUDA graph is recorded nobody looks, as in `Embedding`.
     ShapeError, DTypeError, DestinationError
         If an array does not fit; nothing was written.
     DeviceError
