@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import check_array, check_destination, is_destination
+from numba_nn.core.checks import check_array, check_destination
 from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.errors import DestinationError, ShapeError
 from numba_nn.core.gemm import gemm, packed_sizes, product_work
@@ -60,8 +60,7 @@ def matmul(
             raise DestinationError("matmul: accumulate=True needs out, the array to add to")
         out = device.empty(plan.shape, a.dtype)
     c = device.accept(out)
-    if not (is_destination(c, plan.shape, a.dtype, a) and b.base is None and c is not b):
-        check_destination("matmul", "out", c, plan.shape, a.dtype, a, b, device=device)
+    check_destination("matmul", "out", c, plan.shape, a.dtype, a, b, device=device)
     if c.size == 0:
         return out
     workspace = thread_workspace(device)

@@ -34,7 +34,7 @@ from numba_nn.core.simd import (
 from numba_nn.core.vector import UNCACHED, elements, prefetch_later
 
 DEPTH = 256  # B panel: 256 x 128 B = 32 KB with AVX-512, two thirds of a 48 KB L1
-BLOCK_ROWS = 240  # A block: 240 x 256 x 4 B = 246 KB, half of the L2 of Zen 3; 480 rows lose 7 % at 2048^3 on an Intel Xeon
+BLOCK_ROWS = 240  # A block: 240 x 256 x 4 B = 246 KB, half of the L2 of Zen 3; 480 rows lose 2 % at 2048^3 on an Intel Xeon
 BLOCK_COLUMNS = 1024 if register_file()[0] == 64 else 512  # CPUs with AVX-512 have an L2 of 1 MB or more
 DOT_ROWS, DOT_DEPTH = 64, 4  # dot products pay up to so many rows, if the depth is so many times greater
 BAND_TILES, BAND_BYTES, PAGE = 4, 2**18, 4096  # see `band_of`
@@ -74,7 +74,7 @@ def multiply(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at, b_st
 def band_of(c, stride, rows):
     """Rows of C that go over its columns together: all, or few where they lie on more pages of 4 KB than the CPU has at hand.
 
-    On an Intel Xeon, MKL's time over ours goes from 0.65 to 0.86 for 2000 x 2000 with a depth of 32 so, 0.86 to 0.97 with 256.
+    On an Intel Xeon, MKL's time over ours goes from 0.65 to 0.8 for 2000 x 2000 with a depth of 32 so, 0.86 to 0.95 with 256.
     """
     return max(1, rows) if rows * min(stride * c.itemsize, PAGE) <= BAND_BYTES else BAND_TILES * tile_rows(c)
 
