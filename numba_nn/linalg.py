@@ -7,13 +7,15 @@ import threading
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import check_array, check_destination
+from numba_nn.core.checks import check_array, check_destination, is_destination
 from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.errors import DestinationError, ShapeError
 from numba_nn.core.gemm import gemm, packed_sizes, product_work
-from numba_nn.core.workspace import Shape, Workspace, thread_workspace
+from numba_nn.core.kernel import In, Out, Scratch, kernel
+from numba_nn.core.workspace import Shape, thread_workspace
 
 
 def matmul(
@@ -25,12 +27,12 @@ def matmul(
     Parameters
     ----------
     a : ndarray or device array
-        (..., M, K), or (..., K, M) with ``transpose_a``; float32 or float64, on a GPU also of 16 bits. All arrays live on one
-        device.
+        (..., M, K), or (..., K, M) with ``transpose_a``, or a vector (K,), which is a row; float32 or float64, on a GPU also of
+        16 bits. All arrays live on one device.
     b : ndarray or device array
-        (..., K, N), or (..., N, K) with ``transpose_b``; of the same dtype.
+        (..., K, N), or (..., N, K) with ``transpose_b``, or a vector (K,), which is a column; of the same dtype.
     out : ndarray or device array, optional
-        (..., M, N), C-contiguous, apart from ``a`` and ``b``.
+        (..., M, N), without M or N where an operand is a vector; C-contiguous, apart from ``a`` and ``b``.
     transpose_a, transpose_b : bool, optional
         Use the operand transposed, without a copy; so is a view such as ``a.T``, which needs no such word.
     accumulate : bool, optional
@@ -48,28 +50,68 @@ def matmul(
     DeviceError
         If arrays live on different devices.
     """
+    plan = _of_thread.newest
+    plain = plan.serves(a, b, transpose_a, transpose_b)
+    if not plain:
+        a, b, plan = _planned(a, b, transpose_a, transpose_b)
+    c: Any = out
+    if out is None:
+        if accumulate:
+            raise DestinationError("matmul: accumulate=True needs out, the array to add to")
+        c = out = plan.device.empty(plan.shape, plan.dtype)
+    elif not plain or out is b or b.base is not None or not is_destination(out, plan.shape, plan.dtype, a):
+        c = plan.device.accept(out)
+        check_destination("matmul", "out", c, plan.shape, plan.dtype, a, b, device=plan.device)
+    plan.multiply(c, a, b, accumulate, plain)
+    return out
+
+
+@kernel
+def matrix_products(
+    c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
+    depth: int, turned_a: int, turned_b: int, keep: int,
+):  # fmt: skip
+    """`gemm` of matrices that lie one below the other, each ``turned`` one transposed: c (S M, N), a (A M, K), b (B K, N).
+
+    Shapes say what tuples would, which a call takes 0.1 us each to hand over.
+    """
+    m, n = c.shape[0] // a_of.size, c.shape[1]
+    gemm(
+        c.reshape((a_of.size, m * n)), packed_a, packed_b,
+        a.reshape((a.size // (m * depth), m * depth)), b.reshape((b.size // (depth * n), depth * n)), a_of, b_of,
+        (m, n, depth), (1, m) if turned_a else (depth, 1), (1, depth) if turned_b else (n, 1), keep,
+    )  # fmt: skip
+
+
+@matrix_products.on_cuda(steps=True)
+def matrix_products(
+    c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
+    depth: int, turned_a: int, turned_b: int, keep: int,
+):  # fmt: skip
+    """On tensor cores, or by multiply-adds; nothing is packed."""
+    m, n = c.shape[0] // a_of.size, c.shape[1]
+    gemm.cuda(
+        c, packed_a, packed_b, a, b, a_of, b_of,
+        (m, n, depth), (1, m) if turned_a else (depth, 1), (1, depth) if turned_b else (n, 1), keep,
+    )  # fmt: skip
+
+
+def _planned(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> tuple[Array, Array, _Plan]:
+    """The operands, checked, and the plan for them, which the thread keeps: its scratch is the thread's."""
     device = device_of(a)
     a, b = device.accept(a), device.accept(b)
     check_array("matmul", "a", a, None, device)
     check_array("matmul", "b", b, a.dtype, device)
     if device is CPU:
         (a, transpose_a), (b, transpose_b) = _as_stored(a, transpose_a), _as_stored(b, transpose_b)
-    plan = _plan(a.shape, b.shape, transpose_a, transpose_b, a.dtype, device)
-    if out is None:
-        if accumulate:
-            raise DestinationError("matmul: accumulate=True needs out, the array to add to")
-        out = device.empty(plan.shape, a.dtype)
-    c = device.accept(out)
-    check_destination("matmul", "out", c, plan.shape, a.dtype, a, b, device=device)
-    if c.size == 0:
-        return out
-    workspace = thread_workspace(device)
-    left, right = _matrices("a", a, plan.a_flat, workspace), _matrices("b", b, plan.b_flat, workspace)
-    gemm.for_work(plan.work, device)(
-        c.reshape(plan.flat), *plan.scratch(workspace), left, right, plan.a_of, plan.b_of,
-        plan.mnk, plan.a_strides, plan.b_strides, accumulate,
-    )  # fmt: skip
-    return out
+    key, plans = (a.shape, b.shape, bool(transpose_a), bool(transpose_b), a.dtype, device), _of_thread.plans
+    if key not in plans:
+        if len(plans) == PLANS:
+            plans.clear()
+        plans[key] = _Plan(*key)
+    if device is CPU:
+        _of_thread.newest = plans[key]
+    return a, b, plans[key]
 
 
 def _as_stored(array: Array, transposed: bool) -> tuple[Array, bool]:
@@ -79,42 +121,62 @@ def _as_stored(array: Array, transposed: bool) -> tuple[Array, bool]:
     return array, transposed
 
 
-def _matrices(name: str, array: Array, shape: Shape, workspace: Workspace) -> Array:
-    """(count, elements of a matrix); a strided array by way of a copy."""
-    return workspace.contiguous(name, array).reshape(shape)
-
-
 class _Plan:
     """What `matmul` derives from the shapes of its operands, and its scratch in a thread."""
 
     def __init__(self, a: Shape, b: Shape, transpose_a: bool, transpose_b: bool, dtype: Any, device: Device) -> None:
-        if len(a) < 2 or len(b) < 2:
-            raise ShapeError(f"matmul: a and b need at least two dimensions, got {a} and {b}")
-        m, k = (a[-1], a[-2]) if transpose_a else (a[-2], a[-1])
-        depth, n = (b[-1], b[-2]) if transpose_b else (b[-2], b[-1])
+        if not a or not b:
+            raise ShapeError(f"matmul: a and b need at least one dimension, got {a} and {b}")
+        self.a_shape, self.b_shape, self.given = a, b, (transpose_a, transpose_b)
+        one, a, turned_a = _as_rows(a, transpose_a, False)
+        other, b, turned_b = _as_rows(b, transpose_b, True)  # a column as a row that is turned
+        m, k = a[::-1] if turned_a else a
+        depth, n = b[::-1] if turned_b else b
         if k != depth:
-            shapes = f"shapes {(*a[:-2], m, k)} and {(*b[:-2], depth, n)}"  # as they are multiplied
+            shapes = f"shapes {(*one, m, k)} and {(*other, depth, n)}"  # as they are multiplied
             raise ShapeError(f"matmul: a is {m} x {k}, b is {depth} x {n}: inner dimensions differ ({shapes})")
         try:
-            batch = np.broadcast_shapes(a[:-2], b[:-2])
+            batch = np.broadcast_shapes(one, other)
         except ValueError:
-            raise ShapeError(f"matmul: leading dimensions {a[:-2]} and {b[:-2]} do not broadcast") from None
-        self.shape = (*batch, m, n)
-        self.mnk = (m, n, k)
-        self.a_strides = (1, m) if transpose_a else (k, 1)
-        self.b_strides = (1, k) if transpose_b else (n, 1)
-        a_of, b_of = _which(a[:-2], batch), _which(b[:-2], batch)
-        self.a_of, self.b_of = device.from_host(a_of), device.from_host(b_of)
-        self.flat, self.a_flat, self.b_flat = ((math.prod(s[:-2]), s[-2] * s[-1]) for s in (self.shape, a, b))
-        self.work = product_work(m, n, k) * len(a_of)
+            raise ShapeError(f"matmul: leading dimensions {one} and {other} do not broadcast") from None
+        self.shape = (*batch, *((m,) if len(self.a_shape) > 1 else ()), *((n,) if len(self.b_shape) > 1 else ()))
+        self.dtype, self.device, self.workspace = dtype, device, thread_workspace(device)
+        self.columns, self.depth = n, k
+        self.turned = int(turned_a), int(turned_b)  # a call takes 30 ns more for a bool
+        self.is_empty = 0 in (*self.shape, k)
+        self.are_matrices = len(self.shape) == len(self.a_shape) == len(self.b_shape) == 2
+        self.of = device.from_host(_which(one, batch)), device.from_host(_which(other, batch))
+        self.work = product_work(m, n, k) * math.prod(batch)
         sizes = packed_sizes(m, n, k, dtype) if device is CPU else (0, 0)  # a GPU packs nothing
-        counts = zip(("left", "right"), (self.a_flat[0], self.b_flat[0]), sizes, strict=True)
+        counts = zip(("left", "right"), (math.prod(one), math.prod(other)), sizes, strict=True)
         self._packed = {name: ((count * size,), dtype) for name, count, size in counts}
         self._scratch: tuple[Array, ...] = ()
         self._generation = -1
 
-    def scratch(self, workspace: Workspace) -> tuple[Array, ...]:
+    def serves(self, a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> bool:
+        """Whether this is the plan for these operands, as far as can be seen in 0.3 us: arrays of NumPy's that are plain."""
+        return (
+            type(a) is ndarray and type(b) is ndarray
+            and a.shape == self.a_shape and b.shape == self.b_shape and a.dtype is self.dtype and b.dtype is self.dtype
+            and a.flags.carray and b.flags.carray and (transpose_a, transpose_b) == self.given
+        )  # fmt: skip
+
+    def multiply(self, c: Array, a: Array, b: Array, keep: bool, plain: bool) -> None:
+        """C = A B, or added to what C holds; operands that are not known to be ``plain`` perhaps by way of a copy."""
+        if self.is_empty:
+            if not keep:
+                self.device.clear(c)
+            return
+        if not plain:
+            a, b = self.workspace.contiguous("a", a), self.workspace.contiguous("b", b)
+        if not self.are_matrices:
+            c, a, b = c.reshape(-1, self.columns), a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+        run = matrix_products.for_work(self.work, self.device)
+        run(c, *self._room(), a, b, *self.of, self.depth, *self.turned, int(keep))
+
+    def _room(self) -> tuple[Array, ...]:
         """Room for the packed operands."""
+        workspace = self.workspace
         if self._generation != workspace.generation:
             before = workspace.generation
             self._scratch = tuple(workspace.carve("packed", self._packed).values())
@@ -127,20 +189,27 @@ class _Plan:
         return self._scratch
 
 
+def _as_rows(shape: Shape, transposed: bool, vector_turned: bool) -> tuple[Shape, Shape, bool]:
+    """Leading dimensions and the last two of an operand, and whether it is turned; a vector is a row of its own."""
+    if len(shape) == 1:
+        return (), (1, *shape), vector_turned
+    return shape[:-2], shape[-2:], transposed
+
+
 def _which(own: Shape, batch: Shape) -> Array:
     """Which of an operand's matrices each product takes."""
     return np.broadcast_to(np.arange(math.prod(own)).reshape(own), batch).ravel().astype(np.int64)
 
 
-_of_thread = threading.local()
 PLANS = 256  # that a thread keeps
 
 
-def _plan(*key: Any) -> _Plan:
-    """The plan for these shapes, transpositions and dtype, which a thread keeps: its scratch is the thread's."""
-    plans: dict[Any, _Plan] = _of_thread.__dict__.setdefault("plans", {})
-    if key not in plans:
-        if len(plans) == PLANS:
-            plans.clear()
-        plans[key] = _Plan(*key)
-    return plans[key]
+class _OfThread(threading.local):
+    """The plans of a thread, and the newest of those for the CPU."""
+
+    def __init__(self) -> None:
+        self.plans: dict[Any, _Plan] = {}
+        self.newest = _Plan((0, 0), (0, 0), False, False, np.dtype(np.float32), CPU)
+
+
+_of_thread = _OfThread()

@@ -88,6 +88,22 @@ def test_views_of_transposes_are_read_where_they_lie(transposed, stack):
     np.testing.assert_array_equal(nn.matmul(*views), expected)
 
 
+VECTORS = [((5,), (5,)), ((3, 5), (5,)), ((5,), (5, 4)), ((2, 3, 5), (5,)), ((5,), (2, 5, 4)), ((0,), (0,)), ((0, 3), (3,))]
+
+
+@pytest.mark.parametrize(("left", "right"), VECTORS, ids=str)
+def test_vectors(left, right):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal(left), rng.standard_normal(right)
+    for x in (a, a.repeat(2, axis=-1)[..., ::2]):  # as it is, and strided
+        for turned in (False, True):
+            y = nn.matmul(x, b, transpose_a=turned and a.ndim == 1, transpose_b=turned and b.ndim == 1)
+            assert y.shape == np.shape(a @ b)
+            assert_close(y, np.asarray(a @ b))
+    out = np.full(np.shape(a @ b), 7.0)
+    assert_close(nn.matmul(a, b, out, accumulate=True), np.asarray(a @ b + 7))
+
+
 def test_not_a_number_where_it_belongs():
     a, b = np.ones((13, 33)), np.ones((33, 40))
     a[5, 7], b[8, 9], b[9, 33] = np.nan, np.inf, -np.inf
@@ -110,7 +126,8 @@ def refusals():
         ((a.astype(int), b.astype(int)), {}, nn.DTypeError, ["a must be float32 or float64", "int64"]),
         ((a, a), {}, nn.ShapeError, ["inner dimensions", "(3, 4)"]),
         ((a, b), {"transpose_a": True}, nn.ShapeError, ["4 x 3"]),
-        ((a[0], b), {}, nn.ShapeError, ["two dimensions", "(4,)"]),
+        ((a[0, 0, ...], b), {}, nn.ShapeError, ["one dimension", "()"]),
+        ((a[0], a), {}, nn.ShapeError, ["a is 1 x 4, b is 3 x 4"]),
         ((np.ones((2, 3, 4), np.float32), np.ones((3, 4, 5), np.float32)), {}, nn.ShapeError, ["(2,)", "(3,)"]),
         ((a, b), {"accumulate": True}, nn.DestinationError, ["accumulate", "out"]),
         ((a, b, out.T), {}, nn.ShapeError, ["(3, 5)", "(5, 3)"]),

@@ -24,6 +24,13 @@ def test_transposed_and_broadcast(turned):
     np.testing.assert_allclose(CUDA.to_host(found), a @ b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("left", "right"), [((4,), (4,)), ((3, 4), (4,)), ((4,), (2, 4, 5)), ((2, 3, 0), (0,))])
+def test_vectors(left, right):
+    a, b = numbers(*left), numbers(*right)
+    found = nn.matmul(CUDA.from_host(a), CUDA.from_host(b))
+    np.testing.assert_allclose(CUDA.to_host(found), a @ b, rtol=1e-5, atol=1e-6)
+
+
 def test_destinations():
     a, b, c = numbers(3, 4), numbers(4, 5), numbers(3, 5)
     out = CUDA.from_host(c)
