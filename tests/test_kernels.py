@@ -85,7 +85,11 @@ def every_operation(a):
     unary = {
         name: getattr(nn.ops, name)(x) for name in ("absolute", "exp", "log", "negative", "sigmoid", "sqrt", "square", "tanh")
     }
-    binary = {name: getattr(nn.ops, name)(x, a) for name in ("subtract", "divide", "maximum", "minimum")}
+    binary = {
+        f"{name} {b.shape}": getattr(nn.ops, name)(x, b)
+        for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum")
+        for b in (a, a[:1], a[:, :1], a[..., :1])
+    }
     reductions = ("sum", "max", "min", "argmax", "argmin")
     reduced = {f"{name} {i}": np.float32(getattr(nn.ops, name)(x, i)) for name in reductions for i in (1, 2)}
     columns = nn.ops.im2col(x[None], 3)

@@ -22,7 +22,11 @@ BINARY = {
     "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide, "maximum": np.maximum,
     "minimum": np.minimum,
 }  # fmt: skip
-BROADCASTS = [((3, 5), (3, 5)), ((3, 5), (5,)), ((3, 1), (1, 5)), ((), (4,)), ((0, 3), (3,)), ((70, 1, 900), (2, 1))]
+BROADCASTS = [
+    ((3, 5), (3, 5)), ((3, 5), (5,)), ((3, 1), (1, 5)), ((), (4,)), ((0, 3), (3,)), ((70, 1, 900), (2, 1)), ((1, 1), (1,)),
+    ((2, 3, 4, 5), (3, 1, 1)), ((2, 1, 4, 1), (3, 1, 5)), ((9000, 3), (3,)), ((9000, 3), (9000, 1)), ((5,), (4, 3, 1, 1)),
+    ((2, 1, 3, 1, 2), (1, 4, 1, 5, 1)), ((3, 10_000), (3, 1)),
+]  # fmt: skip
 every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
@@ -59,6 +63,10 @@ def test_functions_of_two_arrays_broadcast(name, dtype):
         out = np.empty(expected.shape, dtype)
         assert run(a, b, out=out) is out
         np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(run(b, a), formula(b, a))
+        if a.shape == out.shape:
+            assert run(a, b, out=a) is a
+            np.testing.assert_array_equal(a, expected)
     a, b = numbers((3, 5), 0, dtype), numbers((5, 3), 1, dtype).T
     np.testing.assert_array_equal(run(a, 0.5), formula(a, dtype(0.5)))
     np.testing.assert_array_equal(run(2, a), formula(dtype(2), a))
@@ -72,23 +80,23 @@ def test_functions_of_two_arrays_broadcast(name, dtype):
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda x: ops.add(x), nn.ArgumentError, "add: expected 2 operands, got 1"),
-        (lambda x: ops.exp(x, x), nn.ArgumentError, "exp: expected 1 operands, got 2"),
-        (lambda x: ops.add(1, 2), nn.ArgumentError, "add: at least one operand must be an array"),
+        (lambda x: ops.add(1, 2), nn.ArgumentError, "add: a or b must be an array, got 1 and 2"),
         (lambda x: ops.add(x, x[:, :2]), nn.ShapeError, r"add: shapes \(2, 3\) and \(2, 2\) do not broadcast"),
-        (lambda x: ops.add(x, x.astype(np.float64)), nn.DTypeError, "add: operand 1 must be float32, got float64"),
-        (lambda x: ops.add(x.astype(int), x), nn.DTypeError, "add: operand 0 must be float32 or float64, got int64"),
-        (lambda x: ops.add(x, [1, 2, 3]), nn.DTypeError, "add: operand 1 must be a NumPy array, got list"),
+        (lambda x: ops.add(x, x.astype(np.float64)), nn.DTypeError, "add: b must be float32, got float64"),
+        (lambda x: ops.add(x.astype(int), x), nn.DTypeError, "add: a must be float32 or float64, got int64"),
+        (lambda x: ops.add(x, [1, 2, 3]), nn.DTypeError, "add: b must be a NumPy array, got list"),
         (lambda x: ops.add(x, x, out=x[:1].copy()), nn.ShapeError, "add: out must have shape"),
         (lambda x: ops.add(x[:1], x[1:], out=x[:1][::-1]), nn.DestinationError, "add: out overlaps"),
-        (lambda x: ops.sum(x, 2), nn.ArgumentError, r"sum: axis must lie in -2 \.\. 1, got 2"),
+        (lambda x: ops.sum(x, 2), nn.ArgumentError, r"sum: axis must be an int .* in -2 \.\. 1, got 2"),
+        (lambda x: ops.sum(x, [0, 1]), nn.ArgumentError, r"sum: axis must be .* a tuple of ints in -2 \.\. 1, got \[0, 1\]"),
+        (lambda x: ops.sum(x, True), nn.ArgumentError, "sum: axis must be an int .* got True"),
         (lambda x: ops.sum(x, (0, -2)), nn.ArgumentError, "sum: axis names one axis twice"),
-        (lambda x: ops.argmax(x, (0, 1)), nn.ArgumentError, "argmax: axis must lie"),
+        (lambda x: ops.argmax(x, (0, 1)), nn.ArgumentError, "argmax: axis must be an int in"),
         (lambda x: ops.argmax(x, 0, out=np.zeros(3, np.int32)), nn.DTypeError, "argmax: out must be int64, got int32"),
         (lambda x: ops.max(x[:0]), nn.ArgumentError, r"max: x of shape \(0, 3\) has no elements"),
         (lambda x: ops.mean(x, 0, out=x[0]), nn.DestinationError, "mean: out overlaps"),
-        (lambda x: ops.norm(x, 2, 5), nn.ArgumentError, r"norm: axis must lie in -2 \.\. 1, got 5"),
-        (lambda x: ops.sum(x[:1, 0].reshape(()), 1), nn.ArgumentError, r"sum: axis must lie in -1 \.\. 0, got 1"),
+        (lambda x: ops.norm(x, 2, 5), nn.ArgumentError, r"norm: axis must be an int .* in -2 \.\. 1, got 5"),
+        (lambda x: ops.sum(x[:1, 0].reshape(()), 1), nn.ArgumentError, r"sum: axis must be an int .* in -1 \.\. 0, got 1"),
         (lambda x: ops.norm(x, 3), nn.ArgumentError, "norm: ord must be 1, 2 or inf, got 3"),
         (lambda x: ops.take(x, np.array([0, 2])), nn.RangeError, r"take: indices must lie in 0 \.\. 1, got 2 at \[1\]"),
         (lambda x: ops.take(x[:0], np.array([0])), nn.RangeError, "take: indices"),

@@ -71,6 +71,11 @@ def inlined(py_func: Callable[..., Any]) -> Helper:
     return Helper(py_func, {**FLAGS, "forceinline": True})
 
 
+def exact(py_func: Callable[..., Any]) -> Helper:
+    """`inlined` for arithmetic that is done as it is written: a division by what a loop does not change stays one."""
+    return Helper(py_func, {**FLAGS, "forceinline": True, "fastmath": False})
+
+
 # Below this much work, 12 us of element-wise operations or 40 us of a matrix product (one Zen 4 core), kernels run serially.
 # A parallel region costs some microseconds in a hot loop, but 50-100 us where the threads have idled for 20 ms, as between the
 # calls of a control loop: this break-even lies between what either asks for.

@@ -1,7 +1,7 @@
 """Reductions on a GPU: (O, N, I) is cut along N into parts of ``step`` elements, and a team of threads reduces a part.
 
-    sums_of_parts(partial, x, step)         partial: (O, parts, I)
-    sums_of_parts(y, partial, parts)        y: (O, 1, I)
+    sums_of_parts(partial, x, step, ...)         partial: (O, parts, I)
+    sums_of_parts(y, partial, parts, ...)        y: (O, 1, I)
 
 What parts there are follows from shapes alone. Teams, and how they go through a row, are those of `numba_nn.layers.cuda_rows`.
 """
@@ -18,6 +18,7 @@ from numba_nn.core.kernel import In, Out
 from numba_nn.core.ptx import cuda, device_function, flat_part
 from numba_nn.core.twin import cuda_helper, cuda_kernel
 from numba_nn.layers.cuda_rows import HELD, hold, in_row, number_of_row, place, reach_of, row_from, row_of_team, team_grid, u32
+from numba_nn.ops.measures import VALUE, finished, measured
 
 
 def grid_of_parts(y: Any, x: Any, step: int, *_: Any) -> tuple[int, tuple[int, int]]:
@@ -59,13 +60,14 @@ def put_of_team(y, value):
 
 
 @device_function
-def extreme_of_row(held, x, team, sign, room):
-    """The largest sign x of a row; NaN if there is one."""
+def extreme_of_row(held, x, team, sign, measure, room):
+    """The largest sign x of a row, of what is measured of x; NaN if there is one."""
     (row, reach, stretch), start, top = team, u32(0), x.dtype.type(-np.inf)
     while start < reach:
         hold(held, x, row, start, sign * x.dtype.type(-np.inf))
         for n in range(HELD):
-            top = larger(top, sign * held[n])
+            if in_row(row, place(start, n)):  # the size of what stands beyond it would be the largest
+                top = larger(top, sign * measured(held[n], measure))
         start = u32(start + stretch)
     return team_maximum(top, room)
 
@@ -87,25 +89,28 @@ def position_in_row(held, x, team, top, room):
 
 
 @cuda_kernel(grid=grid_of_parts)
-def sums_of_parts(y: Out, x: In, step: int):
-    """y = the sum of every part, in float64; of what a thread holds, in its own precision."""
+def sums_of_parts(y: Out, x: In, step: int, measure: int, finish: int, count: int):
+    """y = the sum of what is measured of every part, in float64; of what a thread holds, in its own precision.
+
+    finish: what was measured, if this is the last sum; then it is over ``count``.
+    """
     room, held = cuda.shared.array(WARPS, np.float64), cuda.local.array(HELD, x.dtype)
     (row, reach, stretch), start, total = part_of_team(y, x, step), u32(0), np.float64(0)
     while start < reach:
         hold(held, x, row, start, x.dtype.type(0))
         few = x.dtype.type(0)
         for n in range(HELD):
-            few += held[n]
+            few += measured(held[n], measure)
         total += few
         start = u32(start + stretch)
-    put_of_team(y, team_sum(total, room))
+    put_of_team(y, finished(team_sum(total, room), finish, count))
 
 
 @cuda_kernel(grid=grid_of_parts)
-def extremes_of_parts(y: Out, x: In, step: int, sign: int):
-    """y = the largest of every part for a sign of 1, the smallest for -1, NaN where there is one."""
+def extremes_of_parts(y: Out, x: In, step: int, sign: int, measure: int):
+    """y = the largest of what is measured of every part for a sign of 1, the smallest for -1, NaN where there is one."""
     room, held, s = cuda.shared.array(WARPS, x.dtype), cuda.local.array(HELD, x.dtype), x.dtype.type(sign)
-    put_of_team(y, s * extreme_of_row(held, x, part_of_team(y, x, step), s, room))
+    put_of_team(y, s * extreme_of_row(held, x, part_of_team(y, x, step), s, measure, room))
 
 
 @cuda_kernel(grid=grid_of_positions)
@@ -113,7 +118,7 @@ def positions_of_extremes(y: Out, tops: In, x: In, step: int, sign: int):
     """y = the position of the first extreme: in the first part that has it. y: (O, I), tops: of the parts, (O, parts, I)."""
     room, places = cuda.shared.array(WARPS, x.dtype), cuda.shared.array(WARPS, np.int32)
     held, s, parts = cuda.local.array(HELD, x.dtype), x.dtype.type(sign), row_of_team(tops)
-    top = s * extreme_of_row(held, tops, parts, s, room)
+    top = s * extreme_of_row(held, tops, parts, s, VALUE, room)
     part = position_in_row(held, tops, parts, top, places)
     o, i = split(number_of_row(), y.shape[1])
     put_of_team(y, u32(part * u32(step)) + position_in_row(held, x, part_from(x, o, part, i, step), top, places))

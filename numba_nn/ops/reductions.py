@@ -8,32 +8,35 @@ does so in two launches: see `numba_nn.ops.cuda_parts`.
 from __future__ import annotations
 
 import builtins
+import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import check_array, check_destination, is_whole
+from numba_nn.core.checks import is_whole
 from numba_nn.core.device import device_of
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Scratch, inner, kernel
-from numba_nn.core.narrow import is_narrow, wide
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.simd import maximum as larger
-from numba_nn.core.workspace import Workspace, thread_workspace
+from numba_nn.core.workspace import Shape, Workspace, thread_workspace
 from numba_nn.layers.permute import OUTER, permutation
 from numba_nn.layers.softmax import LANES, task_bounds, task_count
 from numba_nn.ops.cuda_parts import extremes_of_parts, positions_of_extremes, sums_of_parts
-from numba_nn.ops.elementwise import absolute_forward, divide_forward, filled, sqrt_forward, square_forward
+from numba_nn.ops.function import Function
+from numba_nn.ops.measures import SIZE, SQUARE, VALUE, finished, measured
 
 Axis = int | tuple[int, ...] | None
 Run = Callable[[Array, Array], None]
 """Writes y (O, I) from x (O, N, I)."""
 
 LEAST_STEP = 256  # elements of a block along N, at the least: blocks' results take little memory beside x
+LAYOUTS = 256  # that a function remembers
+INDEX = np.dtype(np.int64)
 
 
 @inner
@@ -53,14 +56,17 @@ def part_of(task, partial, x, step):
 
 
 @kernel
-def sum_forward(y: Out, partial: Scratch, x: In, step: int):
-    """y = sum_n x; y: (O, I), partial: float64, (O, blocks of ``step`` elements, I)."""
+def sum_forward(y: Out, partial: Scratch, x: In, step: int, measure: int, count: int):
+    """y = the sum of what is measured of x, over ``count``; of squares the root. See `numba_nn.ops.measures`.
+
+    y: (O, I), x: (O, N, I), partial: float64, (O, blocks of ``step`` elements, I).
+    """
     for task in prange(part_count(partial)):
         o, block, start, stop, first, last = part_of(task, partial, x, step)
         if x.shape[2] == 1:
             elements, total = x[o].reshape(-1)[start:stop], x.dtype.type(0)
             for n in range(elements.size):
-                total += elements[n]
+                total += measured(elements[n], measure)
             partial[o, block, 0] = total
         else:
             totals = partial[o, block, first:last]
@@ -69,31 +75,31 @@ def sum_forward(y: Out, partial: Scratch, x: In, step: int):
             for n in range(start, stop):
                 line = x[o, n, first:last]
                 for i in range(totals.size):
-                    totals[i] += line[i]
+                    totals[i] += measured(line[i], measure)
     for o in prange(partial.shape[0]):
         for block in range(1, partial.shape[1]):
             totals, line = partial[o, 0], partial[o, block]
             for i in range(totals.size):
                 totals[i] += line[i]
         for i in range(y.shape[1]):
-            y[o, i] = partial[o, 0, i]
+            y[o, i] = finished(partial[o, 0, i], measure, count)
 
 
 @sum_forward.on_cuda(steps=True)
-def sum_forward(y: Out, partial: Scratch, x: In, step: int):
+def sum_forward(y: Out, partial: Scratch, x: In, step: int, measure: int, count: int):
     """Every block, then the blocks' sums."""
-    sums_of_parts(partial, x, step)
-    sums_of_parts(y.reshape(y.shape[0], 1, y.shape[1]), partial, partial.shape[1])
+    sums_of_parts(partial, x, step, measure, VALUE, 1)
+    sums_of_parts(y.reshape(y.shape[0], 1, y.shape[1]), partial, partial.shape[1], VALUE, measure, count)
 
 
 @kernel
-def extreme_forward(y: Out, partial: Scratch, x: In, step: int, sign: int):
-    """y = largest of x for a sign of 1, smallest for -1, NaN where there is one; shapes as for the sum."""
+def extreme_forward(y: Out, partial: Scratch, x: In, step: int, sign: int, measure: int):
+    """y = the largest of what is measured of x for a sign of 1, the smallest for -1, NaN if there is one; shapes as there."""
     s, least = x.dtype.type(sign), x.dtype.type(-np.inf)
     for task in prange(part_count(partial)):
         o, block, start, stop, first, last = part_of(task, partial, x, step)
         if x.shape[2] == 1:
-            partial[o, block, 0] = signed_maximum(x[o].reshape(-1)[start:stop], s)
+            partial[o, block, 0] = signed_maximum(x[o].reshape(-1)[start:stop], s, measure)
         else:
             tops = partial[o, block, first:last]
             for i in range(tops.size):
@@ -101,7 +107,7 @@ def extreme_forward(y: Out, partial: Scratch, x: In, step: int, sign: int):
             for n in range(start, stop):
                 line = x[o, n, first:last]
                 for i in range(tops.size):
-                    tops[i] = larger(tops[i], s * line[i])
+                    tops[i] = larger(tops[i], s * measured(line[i], measure))
     for o in prange(partial.shape[0]):
         for block in range(1, partial.shape[1]):
             tops, line = partial[o, 0], partial[o, block]
@@ -112,18 +118,18 @@ def extreme_forward(y: Out, partial: Scratch, x: In, step: int, sign: int):
 
 
 @extreme_forward.on_cuda(steps=True)
-def extreme_forward(y: Out, partial: Scratch, x: In, step: int, sign: int):
+def extreme_forward(y: Out, partial: Scratch, x: In, step: int, sign: int, measure: int):
     """Every block, then the blocks' extremes."""
-    extremes_of_parts(partial, x, step, sign)
-    extremes_of_parts(y.reshape(y.shape[0], 1, y.shape[1]), partial, partial.shape[1], sign)
+    extremes_of_parts(partial, x, step, sign, measure)
+    extremes_of_parts(y.reshape(y.shape[0], 1, y.shape[1]), partial, partial.shape[1], sign, VALUE)
 
 
 @inner
-def signed_maximum(x, sign):
-    """Largest sign x; NaN if there is one."""
+def signed_maximum(x, sign, measure):
+    """Largest sign x, of what is measured of x; NaN if there is one."""
     top = x.dtype.type(-np.inf)
     for n in range(x.size):
-        top = larger(top, sign * x[n])
+        top = larger(top, sign * measured(x[n], measure))
     return top
 
 
@@ -135,7 +141,7 @@ def position_forward(y: Out, tops: Scratch, x: In, step: int, sign: int):
         o, start, stop = task_bounds(task, x)
         if x.shape[2] == 1:
             elements, n = x[o].reshape(-1), 0
-            top = signed_maximum(elements, s)
+            top = signed_maximum(elements, s, VALUE)
             while s * elements[n] != top and elements[n] == elements[n]:
                 n += 1
             y[o, 0] = n
@@ -155,7 +161,7 @@ def position_forward(y: Out, tops: Scratch, x: In, step: int, sign: int):
 @position_forward.on_cuda(steps=True)
 def position_forward(y: Out, tops: Scratch, x: In, step: int, sign: int):
     """Every block's extreme, then the first place where one of them is the row's."""
-    extremes_of_parts(tops, x, step, sign)
+    extremes_of_parts(tops, x, step, sign, VALUE)
     positions_of_extremes(y, tops, x, step, sign)
 
 
@@ -167,48 +173,33 @@ def _in_blocks(run: Kernel, y: Array, x: Array, dtype: Any, *scalars: int) -> No
     run.for_work(x.size, device)(y, partial, x, step, *scalars)
 
 
-def _extreme(sign: int) -> Run:
-    return lambda y, x: _in_blocks(extreme_forward, y, x, x.dtype, sign)
+def _extreme(sign: int, measure: int = VALUE) -> Run:
+    return lambda y, x: _in_blocks(extreme_forward, y, x, x.dtype, sign, measure)
 
 
 def _position(sign: int) -> Run:
     return lambda y, x: _in_blocks(position_forward, y, x, x.dtype, sign)
 
 
-def _sum(y: Array, x: Array) -> None:
-    _in_blocks(sum_forward, y, x, np.float64)
-
-
-def _totals(y: Array, x: Array) -> Array:
-    """Sums of x in y itself, or, where they may be too large for its 16 bits, in float32."""
-    totals = thread_workspace(device_of(y)).array("totals", y.shape, wide(y.dtype)) if is_narrow(y.dtype) else y
-    _sum(totals, x)
-    return totals.reshape(y.size)
+def _sum(measure: int) -> Run:
+    return lambda y, x: _in_blocks(sum_forward, y, x, np.float64, measure, 1)
 
 
 def _mean(y: Array, x: Array) -> None:
-    totals, device = _totals(y, x), device_of(x)
-    counts = filled(thread_workspace(device), "counts", totals, x.shape[1])
-    divide_forward.for_work(y.size, device)(y.reshape(y.size), totals, counts)
+    _in_blocks(sum_forward, y, x, np.float64, VALUE, x.shape[1])
 
 
-def _root_of_sum(y: Array, x: Array) -> None:
-    sqrt_forward.for_work(y.size, device_of(x))(y.reshape(y.size), _totals(y, x))
+class Layout(NamedTuple):
+    """What follows from an array's shape and the axes."""
+
+    kept: Shape
+    """The result's shape."""
+    axes: tuple[int, ...]
+    reduced: int
+    """Elements that become one."""
 
 
-def _norm(size_forward: Kernel, run: Run) -> Run:
-    """A reduction of the elements' sizes, which need not fit into 16 bits."""
-
-    def run_on_sizes(y: Array, x: Array) -> None:
-        device = device_of(x)
-        sizes = thread_workspace(device).array("sizes", x.shape, wide(x.dtype))
-        size_forward.for_work(x.size, device)(sizes.reshape(x.size), x.reshape(x.size))
-        run(y, sizes)
-
-    return run_on_sizes
-
-
-class Reduction:
+class Reduction(Function):
     """A function that turns the elements along axes into one.
 
     Parameters
@@ -226,14 +217,9 @@ class Reduction:
     """
 
     def __init__(self, name: str, run: Run, formula: str, of_nothing: bool = False, positions: bool = False) -> None:
-        self.__name__ = name
-        self.__doc__ = f"{name}: {formula}. See `numba_nn.ops.reductions.Reduction.__call__` for the arguments."
-        self._run = run
-        self._of_nothing = of_nothing
-        self._positions = positions
-
-    def __repr__(self) -> str:
-        return f"<reduction {self.__name__}>"
+        super().__init__(name, formula)
+        self._run, self._of_nothing, self._positions = run, of_nothing, positions
+        self._known = functools.lru_cache(LAYOUTS, typed=True)(self._layout)
 
     def __call__(self, x: Array, axis: Axis = None, keepdims: bool = False, out: Array | None = None) -> Array:
         """Reduce over axes.
@@ -264,21 +250,21 @@ class Reduction:
             If ``out`` lives on another device than ``x``.
         """
         device = device_of(x)
-        x = device.accept(x)
-        check_array(self.__name__, "x", x, None, device)
-        axes = self._axes(axis, x.ndim)
-        kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes)
-        count = math.prod(x.shape[i] for i in axes)
-        if count == 0 and not self._of_nothing:
-            raise ArgumentError(f"{self.__name__}: x of shape {x.shape} has no elements along axis {axis}")
-        dtype = np.dtype(np.int64) if self._positions else x.dtype
-        if out is None:
-            out = device.empty(kept, dtype)
-        y = device.accept(out)
-        check_destination(self.__name__, "out", y, kept, dtype, x, device=device)
+        source = self._checked("x", x, None, device)
+        layout_of = self._known if axis is None or type(axis) is int else self._layout  # else a bool would pass for an int
+        kept, axes, count = layout_of(source.shape, axis, bool(keepdims))
+        y = self._destination(out, kept, INDEX if self._positions else source.dtype, device, source)
         if y.size:
-            self._run(*self._parts(y, x, axes, count))
-        return out
+            self._run(*self._parts(y, source, axes, count))
+        return y if out is None else out
+
+    def _layout(self, shape: Shape, axis: Axis, keepdims: bool) -> Layout:
+        axes = self._axes(axis, len(shape))
+        kept = tuple(1 if i in axes else n for i, n in enumerate(shape) if keepdims or i not in axes)
+        count = math.prod(shape[i] for i in axes)
+        if count == 0 and not self._of_nothing:
+            raise ArgumentError(f"{self.__name__}: x of shape {shape} has no elements along axis {axis}")
+        return Layout(kept, axes, count)
 
     def _parts(self, y: Array, x: Array, axes: tuple[int, ...], count: int) -> tuple[Array, Array]:
         """The result as (O, I), and the array as (O, N, I): with the reduced axes last, unless they are neighbours."""
@@ -308,23 +294,24 @@ class Reduction:
         limit = builtins.max(1, rank)  # a single number is a row of one
         given: tuple[Any, ...] = axis if isinstance(axis, tuple) and not self._positions else (axis,)
         if not all(is_whole(a) and -limit <= a < limit for a in given):
-            raise ArgumentError(f"{self.__name__}: axis must lie in {-limit} .. {limit - 1}, got {axis!r}")
+            wanted = "an int" if self._positions else "an int or a tuple of ints"
+            raise ArgumentError(f"{self.__name__}: axis must be {wanted} in {-limit} .. {limit - 1}, got {axis!r}")
         axes = tuple(sorted(int(a) % limit for a in given))
         if len(set(axes)) < len(axes):
             raise ArgumentError(f"{self.__name__}: axis names one axis twice: {axis!r}")
         return axes if rank else ()
 
 
-sum = Reduction("sum", _sum, "sum of the elements", of_nothing=True)
+sum = Reduction("sum", _sum(VALUE), "sum of the elements", of_nothing=True)
 mean = Reduction("mean", _mean, "mean of the elements; of none, NaN", of_nothing=True)
 max = Reduction("max", _extreme(1), "largest element; NaN if there is one")
 min = Reduction("min", _extreme(-1), "smallest element; NaN if there is one")
 argmax = Reduction("argmax", _position(1), "first position of the largest element, or of NaN", positions=True)
 argmin = Reduction("argmin", _position(-1), "first position of the smallest element, or of NaN", positions=True)
 _norms = {
-    1: Reduction("norm", _norm(absolute_forward, _sum), "sum of the absolute values", of_nothing=True),
-    2: Reduction("norm", _norm(square_forward, _root_of_sum), "square root of the sum of squares", of_nothing=True),
-    math.inf: Reduction("norm", _norm(absolute_forward, _extreme(1)), "largest absolute value"),
+    1: Reduction("norm", _sum(SIZE), "sum of the absolute values", of_nothing=True),
+    2: Reduction("norm", _sum(SQUARE), "square root of the sum of squares", of_nothing=True),
+    math.inf: Reduction("norm", _extreme(1, SIZE), "largest absolute value"),
 }
 
 

@@ -41,6 +41,8 @@ ELEMENTWISE = [
     *(OpTrial(name, getattr(ops, name), normal((3, 37))) for name in ONE),
     *(OpTrial(name, getattr(ops, name), positive((3, 37))) for name in ("sqrt", "log")),
     *(OpTrial(name, getattr(ops, name), normal((3, 37), (3, 37))) for name in TWO),
+    *(OpTrial(f"{name} of columns", getattr(ops, name), normal((3, 1, 2), (3, 4, 1))) for name in TWO),
+    OpTrial("divide by a number", lambda a: ops.divide(a, 3), normal((5, 3))),
     OpTrial("divide", lambda a, b: ops.divide(a, ops.exp(b)), normal((3, 37), (3, 37))),
     OpTrial("a number first", lambda a: ops.subtract(2, a), normal((5, 3))),
     OpTrial("a number last", lambda a: ops.multiply(a, 0.3), normal((5, 3))),

@@ -1,0 +1,45 @@
+"""What the functions of `ops` share: a name, a docstring, and the checks of their arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba_nn.core.call import Array
+from numba_nn.core.checks import check_array, check_destination, is_destination
+from numba_nn.core.device import CPU, Device
+from numba_nn.core.workspace import Shape
+
+
+class Function:
+    """A function of arrays that has a destination; a subclass has a ``__call__``.
+
+    Parameters
+    ----------
+    name : str
+        Its name in `numba_nn.ops`.
+    formula : str
+        What it computes.
+    """
+
+    def __init__(self, name: str, formula: str) -> None:
+        self.__name__ = name
+        self.__doc__ = f"{name}: {formula}.\n\n{type(self).__call__.__doc__}"
+
+    def __repr__(self) -> str:
+        return f"<function {self.__name__} of arrays>"
+
+    def _checked(self, name: str, given: Any, dtype: Any, device: Device) -> Any:
+        """An argument as an array of the device's; of this dtype, if there is one."""
+        array = device.accept(given)
+        check_array(self.__name__, name, array, dtype, device)
+        return array
+
+    def _destination(self, out: Any, shape: Shape, dtype: Any, device: Device, *apart: Array) -> Any:
+        """Where to write: ``out``, apart from these, or a fresh array."""
+        if out is None:
+            return device.empty(shape, dtype)
+        if device is CPU and all(is_destination(out, shape, dtype, a) for a in apart):
+            return out
+        y = device.accept(out)
+        check_destination(self.__name__, "out", y, shape, dtype, *apart, device=device)
+        return y
