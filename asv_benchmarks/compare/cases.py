@@ -10,6 +10,7 @@ from numba_nn.report.measuring.cases import OneInput, Shape, layer
 
 from .layers import layer_passes
 from .models import autoencoder, perceptron, residual_convolutions
+from .operations import operation
 from .products import ALL_KINDS, matmul
 from .recurrent import lstm, lstm_cell
 from .startup import startup
@@ -146,6 +147,14 @@ SOFTMAX = [
     Case("loss", "CrossEntropyLoss [256,1000]", loss("CrossEntropyLoss", (256, 1000), classes=True)),
     Case("loss", "MSELoss [32,512]", loss("MSELoss", (32, 512))),
 ]
+OPERATIONS = [
+    operation(group, name, shape, *others, axis=axis)
+    for group, shape in (("operation", (64, 512)), ("operation 64 MB", LARGE))
+    for name, others, axis in (
+        ("add", (shape,), None), ("multiply", (0.3,), None), ("subtract", (shape[1:],), None),
+        ("subtract", ((shape[0], 1),), None), ("exp", (), None), ("sum", (), 0), ("sum", (), 1), ("max", (), 1),
+        ("norm", (), None))
+]  # fmt: skip
 TEN_MILLION = [(1000, 1000)] * 10
 OPTIMISERS = [
     Case("optimiser", f"{title} 10 M", optimizer_step(name, TEN_MILLION, touched, **options), large=True)
@@ -164,5 +173,5 @@ CALLED_RARELY = [
 ]
 CASES = [
     *SYSTEM_C, *PRODUCTS, *AUTOENCODER, *CONVOLUTIONS, *PERCEPTRONS, *RECURRENT, *ELEMENTS, *POOLING, *NORMALISATION, *SOFTMAX,
-    *OPTIMISERS, *BLOCKS, *CALLED_RARELY,
+    *OPERATIONS, *OPTIMISERS, *BLOCKS, *CALLED_RARELY,
 ]  # fmt: skip
