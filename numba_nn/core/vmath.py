@@ -42,6 +42,7 @@ from numba.extending import intrinsic
 
 from numba_nn.core.kernel import inlined
 
+EXP_WORK = 4  # of an exponential, in simple element operations
 LN2 = math.log(2)
 # n ln2 in two parts: n HIGH is exact for every exponent n. A pair of constants is the one for float32 and the one for float64.
 LN2_HIGH = 0.693359375, 6.93147180369123816490e-01

@@ -7,8 +7,7 @@ where m = max_k x_k, s = sum_k exp(x_k - m), p_k = exp(x_k - m) / s: with the la
 with a NaN or a plus infinity, or of minus infinities alone, gives NaN, as the formula does. Backward has p from y.
 
 Kernels take x as (O, K, I): all dimensions before the one in question, that one, and all after it. What belongs to a row
-over k is (O, I). A task is one row where I is 1, so that loops run along k, and otherwise `LANES` neighbouring rows, so that
-inner loops run along i.
+over k is (O, I). Tasks are those of `numba_nn.core.rows`.
 """
 
 from __future__ import annotations
@@ -21,35 +20,20 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.cuda_reduce import WARPS, team_sum
+from numba_nn.core.cuda_rows import HELD, exponentials_of_row, held_exponentials, hold, release, row_grid, row_of_team, u32
 from numba_nn.core.each import each
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inlined, inner, kernel
 from numba_nn.core.ptx import cuda
+from numba_nn.core.rows import task_bounds, task_count
 from numba_nn.core.simd import maximum
 from numba_nn.core.vector import read_ahead
-from numba_nn.core.vmath import exp_below, log
+from numba_nn.core.vmath import EXP_WORK, exp_below, log
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.cuda_rows import HELD, exponentials_of_row, held_exponentials, hold, release, row_grid, row_of_team, u32
 from numba_nn.layers.from_output import FromOutput, keep
 
-LANES = 256  # neighbouring rows of a task: 1 KB of float32
 PIECE = 1024  # elements of a row that are summed in their own precision
 FETCHED = 512, 2**16  # elements of rows that are fetched while the one before is computed: longer ones would fill the cache
-EXP_WORK = 4  # of an exponential, in simple element operations
-
-
-@inner
-def task_count(x):
-    """Number of tasks over x: (O, K, I)."""
-    return x.shape[0] * (-(-x.shape[2] // LANES))
-
-
-@inner
-def task_bounds(task, x):
-    """The o of a task, its first i, and the one after its last."""
-    blocks = -(-x.shape[2] // LANES)
-    start = task % blocks * LANES
-    return task // blocks, start, min(x.shape[2], start + LANES)
 
 
 @inlined
@@ -213,7 +197,7 @@ def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
                 each(less_share, dx_line, (dy_line, y_line, masses))
 
 
-# ---- on a GPU: a team of threads has a row, see `numba_nn.layers.cuda_rows` ------------------------------------------------
+# ---- on a GPU: a team of threads has a row, see `numba_nn.core.cuda_rows` ------------------------------------------------
 
 
 @softmax_forward.on_cuda(grid=row_grid)

@@ -25,9 +25,9 @@ from numba_nn.core.kernel import In, Out, Saved, Scratch, kernel
 from numba_nn.core.portable import covering_windows, fetch, put
 from numba_nn.core.ptx import WINDOW, cuda, flat_part
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
+from numba_nn.core.rows import task_bounds, task_count
 from numba_nn.core.twin import cuda_helper, cuda_kernel
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.softmax import task_bounds, task_count
 from numba_nn.losses.base import Loss, own_weight
 from numba_nn.losses.sums import STEP, block_per_sum, put_sum, total_of, windows_of_thread
 

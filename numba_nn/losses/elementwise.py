@@ -20,8 +20,8 @@ from numba_nn.core.device import CPU
 from numba_nn.core.errors import RangeError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, kernel
 from numba_nn.core.reduce import block_count
+from numba_nn.core.vmath import EXP_WORK
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.softmax import EXP_WORK
 from numba_nn.losses.base import Loss, own_weight
 from numba_nn.losses.element_kernels import (
     absolute_error_backward,

@@ -22,10 +22,10 @@ from numba_nn.core.device import device_of
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Scratch, inner, kernel
 from numba_nn.core.reduce import BLOCK
+from numba_nn.core.rows import LANES, task_bounds, task_count
 from numba_nn.core.simd import maximum as larger
 from numba_nn.core.workspace import Shape, Workspace, thread_workspace
 from numba_nn.layers.permute import OUTER, permutation
-from numba_nn.layers.softmax import LANES, task_bounds, task_count
 from numba_nn.ops.cuda_parts import extremes_of_parts, positions_of_extremes, sums_of_parts
 from numba_nn.ops.function import Function
 from numba_nn.ops.measures import SIZE, SQUARE, VALUE, finished, measured

@@ -18,6 +18,7 @@ from twins import elementwise_kernels, example
 
 from numba_nn.core.cuda_loaders import elements_along_depth, elements_along_rows, vectors_along_depth, vectors_along_rows
 from numba_nn.core.cuda_product import ADD, OVERWRITE, in_rows, tiled_product
+from numba_nn.core.cuda_rows import HELD
 from numba_nn.core.cuda_slices import LARGE_TILE, SMALL_TILE
 from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
 from numba_nn.core.epilogue import RELU, TANH
@@ -34,7 +35,6 @@ from numba_nn.layers.conv.cuda import (
     outputs_at_inputs,
     weights_of_inputs,
 )
-from numba_nn.layers.cuda_rows import HELD
 
 REQUIRED = "NUMBA_NN_CUDA_TOOLS" in os.environ  # `make cuda-check` sets it: there, a missing tool is a failure
 pytestmark = pytest.mark.skipif(bool(offline.missing()) and not REQUIRED, reason=offline.missing())
