@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.cuda_reduce import EACH, WARP, row_threads
-from numba_nn.core.portable import put
+from numba_nn.core.portable import fetch, put
 from numba_nn.core.ptx import WINDOW, cuda, device_function, flat_part, load_window, starts_aligned
 from numba_nn.core.twin import MAX_BLOCKS, THREADS, cuda_helper
 
@@ -107,6 +107,18 @@ def plane_row_column(i, y):  # type: ignore[no-untyped-def]
 def element(x, p, h, w):  # type: ignore[no-untyped-def]
     """The number of element [p, h, w] of an array (P, H, W)."""
     return (np.uint32(p) * np.uint32(x.shape[1]) + np.uint32(h)) * np.uint32(x.shape[2]) + np.uint32(w)
+
+
+@device_function
+def fetch_row(window, x, start, length, at):  # type: ignore[no-untyped-def]
+    """`fetch` from place ``at`` on of a row of so many elements, which begins at element ``start`` of an array of any rank."""
+    fetch(window, flat_part(x, start, np.uint32(start + length)), at)
+
+
+@device_function
+def put_row(y, start, length, at, window):  # type: ignore[no-untyped-def]
+    """`put` where `fetch_row` took it from."""
+    put(flat_part(y, start, np.uint32(start + length)), at, window, length)
 
 
 @device_function
