@@ -17,7 +17,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
-from numba_nn.core.cuda_planes import fetch_row, first_plane, next_plane, place_of_window, plane_grid, put_row, split
+from numba_nn.core.cuda_planes import PlaneGrid, fetch_row, first_plane, next_plane, place_of_window, plane_grid, put_row, split
 from numba_nn.core.cuda_product import ADD, OVERWRITE
 from numba_nn.core.cuda_slices import partial_size
 from numba_nn.core.device import CUDA
@@ -127,7 +127,7 @@ def gates_forward(
     gates_add_biases.cuda(gates, bias_ih, bias_hh)
 
 
-def over_units(gates: Any, bias_ih: Any, bias_hh: Any) -> tuple[tuple[int, int], int]:
+def over_units(gates: Any, bias_ih: Any, bias_hh: Any) -> PlaneGrid:
     """`over_rows` of the rows of all gates."""
     hidden = bias_ih.size // gates.shape[0]
     return plane_grid(gates.size // hidden, -(-hidden // WINDOW))
