@@ -295,7 +295,8 @@ def test_products_of_matrices(form):
     ("arguments", "message"),
     [
         ((nn.Linear(2, 2, dtype=np.float64),), "model must be a layer of float32"),
-        ((nn.Linear,), "model must be a layer of float32, got type"),
+        ((nn.Linear,), "model must be a layer of float32 with one input, got type"),
+        ((nn.Add(),), r"model must be a layer of float32 with one input, got Add\(\)"),
         ((nn.Linear(2, 2), "float8"), "dtype must be one of"),
         ((nn.Linear(2, 2), "float16", 0.0), "loss_scale, where .* must be a number from"),
         ((nn.Linear(2, 2), "float16", 1e30), "loss_scale, where .* must be a number from"),
