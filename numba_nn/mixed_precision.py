@@ -70,9 +70,9 @@ class MixedPrecision(Container):
         super().__init__()
         if isinstance(model, Layer) and model.device is not CPU:
             raise ArgumentError(f"MixedPrecision: model must live on the CPU until it moves with this, got '{model.device}'")
-        if not isinstance(model, Layer) or (model.dtype is not None and model.dtype != np.float32):
+        if not isinstance(model, Layer) or model.takes_several or (model.dtype is not None and model.dtype != np.float32):
             got = repr(model) if isinstance(model, Layer) else type(model).__name__
-            raise ArgumentError(f"MixedPrecision: model must be a layer of float32, got {got}")
+            raise ArgumentError(f"MixedPrecision: model must be a layer of float32 with one input, got {got}")
         if dtype not in FORMS:
             raise ArgumentError(f"MixedPrecision: dtype must be one of {tuple(FORMS)}, got {dtype!r}")
         if loss_scale not in ("auto", "dynamic"):

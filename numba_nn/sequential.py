@@ -33,7 +33,7 @@ class Sequential(Container):
     Raises
     ------
     ArgumentError
-        If there is no layer, or something else is among them.
+        If there is no layer, or something else is among them, or a layer of several inputs.
     DeviceError
         If layers with parameters live on different devices.
     """
@@ -54,6 +54,8 @@ class Sequential(Container):
     def _take(self, layers: tuple[Layer, ...]) -> None:
         if not layers or not all(isinstance(layer, Layer) for layer in layers):
             raise ArgumentError(f"Sequential takes one or more layers, made and each an argument of its own, got {layers!r}")
+        if several := [layer for layer in layers if layer.takes_several]:
+            raise ArgumentError(f"Sequential: every layer must take one input, got {several[0]!r}, which takes several")
         self._layers = layers
         self._order = in_order(layers)
         self._steps = [layers[i] for i in self._order]

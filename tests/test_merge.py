@@ -96,8 +96,8 @@ def test_destinations_strided_inputs_and_allocations(layer, shapes):
         (lambda a: nn.Add().forward(a, a.copy(), out=a), nn.DestinationError, ["Add", "out", "overlaps"]),
         (lambda a: nn.Add().forward(a, a, out=a[:1].copy()), nn.ShapeError, ["Add", "out", "(2, 3)", "(1, 3)"]),
         (lambda a: nn.Add().backward(a), nn.BackwardError, ["Add", "no forward"]),
-        (lambda a: nn.Sequential(nn.Add())(a), nn.ShapeError, ["Add", "Sequential"]),
-        (lambda a: nn.Sequential(nn.Concatenate())(a), nn.ShapeError, ["Concatenate", "Sequential"]),
+        (lambda a: nn.Sequential(nn.ReLU(), nn.Add()), nn.ArgumentError, ["Sequential", "one input", "Add"]),
+        (lambda a: nn.Sequential(nn.Concatenate()), nn.ArgumentError, ["Sequential", "one input", "Concatenate"]),
         (lambda a: nn.Add().reserve((2, 3), 5), nn.ShapeError, ["Add", "5"]),
     ],
 )

@@ -23,30 +23,37 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.cuda_reduce import EACH, WARP, row_threads
-from numba_nn.core.portable import put
+from numba_nn.core.portable import fetch, put
 from numba_nn.core.ptx import WINDOW, cuda, device_function, flat_part, load_window, starts_aligned
-from numba_nn.core.twin import MAX_BLOCKS, THREADS, cuda_helper
+from numba_nn.core.twin import MAX_BLOCKS, MULTIPROCESSORS, THREADS, cuda_helper
 
 MOST_ROWS = 65535  # of a grid's blocks
 NOWHERE = 2**31  # a place that no array has, wherever it begins
 
+PlaneGrid = tuple[tuple[int, int], tuple[int, int]]
+"""Blocks, and threads of a block: along a plane, and planes beside each other."""
 
-def plane_grid(planes: int, windows: int) -> tuple[tuple[int, int], int]:
-    """Blocks and threads: columns of blocks cover the windows of a plane, rows of blocks share the planes."""
-    threads = WARP * max(1, min(THREADS // WARP, -(-windows // WARP)))
+
+def plane_grid(planes: int, windows: int) -> PlaneGrid:
+    """Blocks and threads: columns of blocks cover the windows of a plane, rows of blocks share the planes.
+
+    Short planes share a block: as many as fill a warp, and more where every multiprocessor has a block all the same.
+    """
+    threads = max(1, min(THREADS, windows))
     columns = -(-windows // threads)
-    resident = MAX_BLOCKS * THREADS // (threads * max(1, columns))
-    return (columns, min(planes, max(1, resident), MOST_ROWS)), threads
+    beside = max(1, WARP // threads, min(THREADS // threads, planes // MULTIPROCESSORS))
+    resident = MAX_BLOCKS * THREADS // (threads * beside * max(1, columns))
+    return (columns, min(-(-planes // beside), max(1, resident), MOST_ROWS)), (threads, beside)
 
 
-def over_planes(first: Any, *_: Any) -> tuple[tuple[int, int], int]:
+def over_planes(first: Any, *_: Any) -> PlaneGrid:
     """`plane_grid` of an array whose first dimension counts planes, which go together."""
     planes, places = first.shape[0], math.prod(first.shape[1:])
     together = WINDOW // math.gcd(WINDOW, places)
     return plane_grid(-(-planes // together), -(-min(planes, together) * places // WINDOW))
 
 
-def over_rows(first: Any, *_: Any) -> tuple[tuple[int, int], int]:
+def over_rows(first: Any, *_: Any) -> PlaneGrid:
     """`plane_grid` of a matrix whose rows have windows of their own."""
     return plane_grid(first.shape[0], -(-first.shape[1] // WINDOW))
 
@@ -78,13 +85,13 @@ def row_of_windows():  # type: ignore[no-untyped-def]
 @cuda_helper
 def first_plane():  # type: ignore[no-untyped-def]
     """The first plane of this thread."""
-    return np.uint32(cuda.blockIdx.y)
+    return np.uint32(cuda.blockIdx.y * cuda.blockDim.y + cuda.threadIdx.y)
 
 
 @cuda_helper
 def next_plane(p):  # type: ignore[no-untyped-def]
     """The one after plane p."""
-    return np.uint32(p + np.uint32(cuda.gridDim.y))
+    return np.uint32(p + np.uint32(cuda.gridDim.y * cuda.blockDim.y))
 
 
 @cuda_helper
@@ -107,6 +114,18 @@ def plane_row_column(i, y):  # type: ignore[no-untyped-def]
 def element(x, p, h, w):  # type: ignore[no-untyped-def]
     """The number of element [p, h, w] of an array (P, H, W)."""
     return (np.uint32(p) * np.uint32(x.shape[1]) + np.uint32(h)) * np.uint32(x.shape[2]) + np.uint32(w)
+
+
+@device_function
+def fetch_row(window, x, start, length, at):  # type: ignore[no-untyped-def]
+    """`fetch` from place ``at`` on of a row of so many elements, which begins at element ``start`` of an array of any rank."""
+    fetch(window, flat_part(x, start, np.uint32(start + length)), at)
+
+
+@device_function
+def put_row(y, start, length, at, window):  # type: ignore[no-untyped-def]
+    """`put` where `fetch_row` took it from."""
+    put(flat_part(y, start, np.uint32(start + length)), at, window, length)
 
 
 @device_function

@@ -15,7 +15,8 @@ What depends on the mode reads ``self.training`` in ``_forward``. Whether a forw
 is trained keeps those of layers in eval mode too.
 
 A layer of several inputs or outputs has a ``forward`` and ``backward`` of its own, made of the same parts: `_call`,
-`_destination`, `_compute`, `_newest`, `_finish`; its ``_forward`` and ``_backward`` get tuples.
+`_destination`, `_compute`, `_newest`, `_finish`; its ``_forward`` and ``_backward`` get tuples. Of several inputs it says
+``takes_several = True``, and containers, which have one for it, refuse it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Layer(Buffers):
 
     keeps_input = False
     takes_indices = False
+    takes_several = False
     epilogue_role: str | None = None
     channel_axis = 1
     epilogue_code = 0

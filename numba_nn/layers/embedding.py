@@ -24,7 +24,7 @@ from numba_nn.core.parameter import Parameter
 from numba_nn.core.portable import fetch, put
 from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.random import normal
-from numba_nn.core.twin import cuda_helper
+from numba_nn.core.twin import THREADS, cuda_helper
 from numba_nn.core.workspace import Shape
 
 COLUMNS = 64  # of the table, that a task adds to: four cache lines of float32 in a row
@@ -71,17 +71,23 @@ def add_rows(table: Out, indices: In, rows: In, skipped: int):
                     target[d] += source[d]
 
 
-@add_rows.on_cuda(grid=lambda table, indices, *_: (indices.size, WARP))
+def warp_per_index(table: Any, indices: Any, *_: Any) -> tuple[int, tuple[int, int]]:
+    """A warp for each index, and several in a block."""
+    warps = THREADS // WARP
+    return -(-indices.size // warps), (WARP, warps)
+
+
+@add_rows.on_cuda(grid=warp_per_index)
 def add_rows(table: Out, indices: In, rows: In, skipped: int):
-    """A block of one warp for every b: the first b that chooses a row adds all that choose it, in their order.
+    """A warp for every b: the first b that chooses a row adds all that choose it, in their order.
 
     An index that is no row is skipped.
     """
-    b, size = np.uint32(cuda.blockIdx.x), np.uint32(indices.size)
+    b, size = np.uint32(cuda.blockIdx.x * cuda.blockDim.y + cuda.threadIdx.y), np.uint32(indices.size)
     total, window = cuda.local.array(WINDOW, table.dtype), cuda.local.array(WINDOW, rows.dtype)
-    row, start = indices[b], np.uint32(0)
-    if row == skipped or not is_row(table, row):
+    if b >= size or indices[b] == skipped or not is_row(table, indices[b]):
         return
+    row, start = indices[b], np.uint32(0)
     while start < b:
         if lanes_that_choose(row, indices, start, b) != 0:
             return

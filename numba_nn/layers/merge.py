@@ -84,6 +84,8 @@ def multiply_forward(y: Out, a: In, b: In):
 class Merge(Layer):
     """Base of the layers of several inputs."""
 
+    takes_several = True
+
     def output_shape(self, *x_shapes: Shape) -> Shape:
         """Shape of the output: that of every input.
 
@@ -99,7 +101,7 @@ class Merge(Layer):
 
     def _check_count(self, x_shapes: tuple[Shape, ...]) -> None:
         if len(x_shapes) < 2:
-            raise ShapeError(f"{self!r} takes two or more inputs, got {len(x_shapes)} (so it has no place in a Sequential)")
+            raise ShapeError(f"{self!r} takes two or more inputs, got {len(x_shapes)}")
 
     def _y_shape(self, x_shape: Any) -> Shape:
         return self.output_shape(*x_shape)

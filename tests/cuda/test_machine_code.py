@@ -50,6 +50,7 @@ LOAD_WINDOWS = {
     "constant_pad2d_forward", "reflection_pad2d_forward", "reflection_pad2d_backward", "upsample_nearest2d_forward",
     "copy_rows", "transpose_matrices", "put_columns", "take_columns", "take_rows", "add_rows", "drop_rows", "plane_maxima",
     "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases", "gradient_power_sums",
+    "take_states", "begin_step", "lstm_step", "lstm_step_backward",
     "sums_of_parts", "extremes_of_parts", "positions_of_extremes", "im2col_forward",
 }  # fmt: skip
 LOAD_NOTHING = {"fill_forward"}
@@ -60,6 +61,7 @@ STORE_WINDOWS = {
     "scale_gradients", "unscale_gradients", "constant_pad2d_forward", "reflection_pad2d_forward", "reflection_pad2d_backward",
     "upsample_nearest2d_forward", "copy_rows", "transpose_matrices", "put_columns", "take_columns", "take_rows", "add_rows",
     "drop_rows", "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases",
+    "take_states", "begin_step", "lstm_step", "lstm_step_backward",
     "plane_mean_backward", "nll_backward", "im2col_forward", "col2im_forward",
 }  # fmt: skip
 LONG_ROWS = ("softmax", "cross_entropy", "of_parts", "of_extremes")

@@ -14,8 +14,10 @@ from simulated_cuda import simulated
 import numba_nn as nn
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.core.errors import ArgumentError, DTypeError
-from numba_nn.core.narrow import narrow_dtype
+from numba_nn.core.narrow import narrow_dtype, wide
 from numba_nn.core.ptx import cuda
+from numba_nn.layers.recurrent import lstm_steps
+from numba_nn.mixed_precision import store_as
 from numba_nn.optim.loss_scale import GROWTH_INTERVAL
 
 FORMS = ["float16", "bfloat16"]
@@ -240,6 +242,45 @@ def test_nothing_is_allocated_after_reserve():
             assert model.backward(y, out=dx) is dx
 
 
+STEPS = 200
+IN_GATE, FORGET, CELL = -4, 20, 0.5  # c grows by 0.0083 in every step: half a unit in the last place of a bfloat16 behind 1
+
+
+def passes_of_a_long_sequence(device, dtype) -> list[np.ndarray]:
+    """Final c, and the gradient of the initial one, of an LSTM whose gates are what their biases make them."""
+    layer = nn.LSTM(1, 4, dtype=wide(dtype).type)
+    for parameter in layer.parameters():
+        parameter.value[:] = 0
+    layer.bias_ih_l0.value[:] = np.repeat([IN_GATE, FORGET, CELL, 0], 4)
+    store_as(layer.to(device.name), np.dtype(dtype))
+    x, dy = (device.from_host(np.full((STEPS, 1, n), value, dtype)) for n, value in ((1, 0), (4, 1)))
+    _, (_, c) = layer(x)
+    _, (_, dc) = layer.backward(dy, input_gradient=False)
+    return [device.to_host(a).astype(np.float64) for a in (c, dc)]
+
+
+def sum_in(dtype, terms: np.ndarray) -> np.ndarray:
+    """The sum of what is added one by one to a number that a dtype stores."""
+    total = np.zeros((), dtype)
+    for term in terms:
+        total = (total.astype(np.float64) + term).astype(dtype)
+    return total.astype(np.float64)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_cell_states_of_long_sequences_are_summed_in_float32(form, monkeypatch):
+    monkeypatch.setattr(lstm_steps, "multiply_matrices", lambda *_, **__: None)  # by weights that are 0
+    dtype = narrow_dtype("test", form)
+    expected, found = passes_of_a_long_sequence(CPU, np.float64), passes_of_a_long_sequence(CUDA, dtype)
+    growth = np.tanh(CELL) / (1 + np.exp(-IN_GATE))
+    slopes = (1 - np.tanh(growth * np.arange(STEPS, 0, -1)) ** 2) / 2
+    for wanted, got, terms in zip(expected, found, (np.full(STEPS, growth), slopes), strict=True):
+        np.testing.assert_allclose(terms.sum(), wanted, rtol=1e-6)
+        error, summed_in_16_bits = np.abs(got - wanted).max(), np.abs(sum_in(dtype, terms) - wanted).max()
+        assert error <= ml_dtypes.finfo(dtype).eps * wanted.max()
+        assert error < summed_in_16_bits / 4
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_products_of_matrices(form):
     dtype = narrow_dtype("test", form)
@@ -254,7 +295,8 @@ def test_products_of_matrices(form):
     ("arguments", "message"),
     [
         ((nn.Linear(2, 2, dtype=np.float64),), "model must be a layer of float32"),
-        ((nn.Linear,), "model must be a layer of float32, got type"),
+        ((nn.Linear,), "model must be a layer of float32 with one input, got type"),
+        ((nn.Add(),), r"model must be a layer of float32 with one input, got Add\(\)"),
         ((nn.Linear(2, 2), "float8"), "dtype must be one of"),
         ((nn.Linear(2, 2), "float16", 0.0), "loss_scale, where .* must be a number from"),
         ((nn.Linear(2, 2), "float16", 1e30), "loss_scale, where .* must be a number from"),

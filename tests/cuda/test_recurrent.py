@@ -11,18 +11,18 @@ from numba_nn.core.device import CPU, CUDA
 pytestmark = pytest.mark.usefixtures("exact_gpu")
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 2, 3)).astype(np.float32)
-STATE = [RNG.standard_normal((1, 2, 4)).astype(np.float32) for _ in range(2)]
 
 
-def layer(device, kind=nn.LSTM):
+def layer(device, hidden=4):
     nn.manual_seed(1)
-    return kind(3, 4).to(device.name)
+    return nn.LSTM(3, hidden).to(device.name)
 
 
-def test_states_go_in_and_come_out_forward_and_backward():
-    results = []
+@pytest.mark.parametrize("hidden", [4, 6])  # windows of four that are aligned; some that are not, and one that is cut
+def test_states_go_in_and_come_out_forward_and_backward(hidden):
+    states, results = RNG.standard_normal((2, 1, 2, hidden)).astype(np.float32), []
     for device in (CPU, CUDA):
-        lstm, state = layer(device), [device.from_host(a) for a in STATE]
+        lstm, state = layer(device, hidden), [device.from_host(a) for a in states]
         y, (h, c) = lstm(device.from_host(X), state)
         out = device.empty(y.shape, np.float32)
         dx, (dh, dc) = lstm.backward(device.from_host(y if device is CPU else device.to_host(y)), state)
@@ -38,7 +38,7 @@ def test_a_state_that_does_not_fit_is_refused():
     with pytest.raises(nn.ShapeError, match="h of state"):
         lstm(CUDA.from_host(X), (CUDA.zeros((1, 3, 4), np.float32), None))
     with pytest.raises(nn.NumbaNNError, match="c of state"):
-        lstm(CUDA.from_host(X), (None, STATE[1]))
+        lstm(CUDA.from_host(X), (None, np.zeros((1, 2, 4), np.float32)))
 
 
 def test_training_steps_as_a_graph():

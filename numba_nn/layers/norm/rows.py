@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.cuda_planes import first_plane, next_plane, over_planes, place_of_window, plane_grid, planes_together, split
+from numba_nn.core.cuda_planes import (
+    PlaneGrid,
+    first_plane,
+    next_plane,
+    over_planes,
+    place_of_window,
+    plane_grid,
+    planes_together,
+    split,
+)
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
 from numba_nn.core.portable import fetch, put
 from numba_nn.core.ptx import WINDOW, cuda, flat_part
@@ -51,7 +60,7 @@ def row_moments(tiles: Scratch, x: In):
                 square[c] += difference * difference
 
 
-def over_tiles(tiles: Any, *_: Any) -> tuple[tuple[int, int], int]:
+def over_tiles(tiles: Any, *_: Any) -> PlaneGrid:
     """`over_rows` of one of (A, T, C)."""
     return plane_grid(tiles.shape[1], -(-tiles.shape[2] // WINDOW))
 

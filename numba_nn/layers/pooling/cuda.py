@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numba_nn.core.cuda_planes import place_of_window, plane_row_column, row_of_windows
+from numba_nn.core.cuda_planes import fetch_row, place_of_window, plane_row_column, row_of_windows
 from numba_nn.core.cuda_reduce import ALL_LANES, WARP
 from numba_nn.core.kernel import In, Out, Saved
 from numba_nn.core.portable import covering_windows, fetch, put
@@ -49,12 +49,6 @@ def in_range(column, first, length, step):
     """Whether a column is one of those from the first on, a step apart."""
     offset = np.uint32(column - first)
     return offset < length and (step == 1 or offset % np.uint32(step) == 0)
-
-
-@device_function
-def fetch_columns(window, x, start, width, column):
-    """Fill a window with the columns from ``column`` on of a row of the image that begins at element ``start``."""
-    fetch(window, flat_part(x, start, np.uint32(start + width)), column)
 
 
 @cuda_kernel(grid=covering_windows)
@@ -97,7 +91,7 @@ def column_maxima(values, places, x, p, width, column, first, count, step):
         values[k], places[k] = x.dtype.type(-np.inf), np.int32(-1)
     for a in range(count):
         start = np.uint32(first + a * step) * width
-        fetch_columns(window, x, np.uint32(p * np.uint32(x.shape[1]) + start), width, column)
+        fetch_row(window, x, np.uint32(p * np.uint32(x.shape[1]) + start), width, column)
         for k in range(WINDOW):
             taken = exceeds(window[k], values[k]) | (places[k] < 0)
             values[k] = window[k] if taken else values[k]
@@ -123,8 +117,8 @@ def gather_maxima(dx: Out, indices: Saved, dy: In, above: In, beside: In):
             while w < stop:
                 for a in range(above[i, 1]):
                     start = np.uint32((p * np.uint32(dy.shape[1]) + np.uint32(above[i, 0] + a)) * width)
-                    fetch_columns(window, dy, start, width, w)
-                    fetch_columns(at, indices, start, width, w)
+                    fetch_row(window, dy, start, width, w)
+                    fetch_row(at, indices, start, width, w)
                     for lane in range(WINDOW):
                         for k in range(WINDOW):
                             total[lane] += window[k] if at[k] == own[lane] else dx.dtype.type(0)
@@ -179,7 +173,7 @@ def pool_means(y: Out, x: In, rows: In, columns: In, row_shares: In, shares: In)
                 sums[0] = sums[1] = sums[2] = sums[3] = x.dtype.type(0)  # of columns: sums of sums round less
                 for a in range(rows[h, 1]):
                     start = np.uint32((p * np.uint32(x.shape[1]) + np.uint32(rows[h, 0] + a)) * width)
-                    fetch_columns(window, x, start, width, column)
+                    fetch_row(window, x, start, width, column)
                     for k in range(WINDOW):
                         sums[k] += window[k]
                 add_in_range(total, sums, column, first, length)
@@ -217,7 +211,7 @@ def gather_means(dx: Out, dy: In, above: In, beside: In, row_shares: In, shares:
                 sums[0] = sums[1] = sums[2] = sums[3] = dx.dtype.type(0)
                 for a in range(above[i, 1]):
                     h = np.uint32(above[i, 0] + a)
-                    fetch_columns(window, dy, np.uint32((p * np.uint32(dy.shape[1]) + h) * width), width, w)
+                    fetch_row(window, dy, np.uint32((p * np.uint32(dy.shape[1]) + h) * width), width, w)
                     for k in range(WINDOW):
                         sums[k] += window[k] * row_shares[h]
                 fetch(window, shares, w)

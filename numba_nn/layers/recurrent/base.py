@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.cast import copy_forward
 from numba_nn.core.checks import check_array, check_count, check_dtype, check_shape
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
-from numba_nn.core.narrow import wide
+from numba_nn.core.narrow import is_narrow, wide
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import MaskStream, uniform
 from numba_nn.core.workspace import Shape, Spec
@@ -85,7 +86,10 @@ class Recurrent(Layer):
         return specs
 
     def scratch_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """Packed operands, a state of zeros, states and gradients nobody asked for, and what goes from layer to layer."""
+        """Packed operands, a state of zeros, states and gradients nobody asked for, and what goes from layer to layer.
+
+        A cell state, and its gradient, is a sum over steps: where it is handed out in 16 bits, ``cell`` holds it on the way.
+        """
         walk, hidden = self._walk(x_shape), self.hidden_size
         sizes = [(walk.rows, walk.batch, layer[0].inputs, hidden, GATES) for layer in self._stack]
         packed = [packed_room(*size, dtype) if self.device is CPU else sums_room(*size) for size in sizes]
@@ -93,7 +97,8 @@ class Recurrent(Layer):
         state = walk.state_shape
         shapes = {"zeros": (walk.batch, hidden), "h": state, "c": state, "dh": state, "dc": state,
                   "between": (walk.rows, self._directions * hidden)}  # fmt: skip
-        rooms = {"left": ((left,), wide(dtype)), "right": ((right,), wide(dtype))}
+        cell = (walk.batch, hidden) if is_narrow(np.dtype(dtype)) else (0,)
+        rooms = {"left": ((left,), wide(dtype)), "right": ((right,), wide(dtype)), "cell": (cell, wide(dtype))}
         return {**rooms, **{name: (shape, dtype) for name, shape in shapes.items()}}
 
     def forward_flops(self, x_shape: Shape) -> int:
@@ -169,6 +174,15 @@ class Recurrent(Layer):
         stacks = [None if a is None else a.reshape(count, *zeros.shape) for a in arrays]
         return [[zeros] * count if stack is None else [stack[i] for i in range(count)] for stack in stacks]
 
+    def _cell(self, call: Call, c: Array) -> Array:
+        """What a cell state, or its gradient, is added up in: see `scratch_spec`."""
+        return call.scratch["cell"] if is_narrow(c.dtype) else c
+
+    def _hand_out(self, c: Array, cell: Array) -> None:
+        """c = cell, where these are two."""
+        if cell is not c:
+            copy_forward(c.reshape(-1), cell.reshape(-1))
+
     def _place(self, number: int) -> tuple[int, int]:
         """Where in a row of a layer's output the hidden state of a direction lies, and the row's length."""
         return number * self.hidden_size, self._directions * self.hidden_size
@@ -188,7 +202,9 @@ class Recurrent(Layer):
             target = y[0] if index == len(self._stack) else between if self.dropout else saved[f"x{index}"]
             for number, direction in enumerate(layer):
                 h, c, h0, c0 = next(states)
-                direction.forward(target, h, c, saved, packed, source, h0, c0, call.geometry, self._place(number))
+                cell = self._cell(call, c)
+                direction.forward(target, h, cell, saved, packed, source, h0, c0, call.geometry, self._place(number))
+                self._hand_out(c, cell)
             source = target
             if target is between:
                 source = saved[f"x{index}"]
@@ -212,8 +228,9 @@ class Recurrent(Layer):
             layer, source = self._stack[index], saved[f"x{index}"] if index else x[0]
             for number, direction in enumerate(layer):
                 dh, dc, dh_last, dc_last = states[index * len(layer) + number]
-                place = self._place(number)
-                direction.backward(dh, dc, saved, packed, given, source, dh_last, dc_last, call.geometry, place)
+                place, cell = self._place(number), self._cell(call, dc)
+                direction.backward(dh, cell, saved, packed, given, source, dh_last, dc_last, call.geometry, place)
+                self._hand_out(dc, cell)
             target = between if index else dx[0]
             for number, direction in enumerate(layer if target is not None else []):
                 direction.backward_input(target, saved, packed, call.geometry, keep=number > 0)

@@ -17,7 +17,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
-from numba_nn.core.cuda_planes import first_plane, next_plane, place_of_window, plane_grid, split
+from numba_nn.core.cuda_planes import PlaneGrid, fetch_row, first_plane, next_plane, place_of_window, plane_grid, put_row, split
 from numba_nn.core.cuda_product import ADD, OVERWRITE
 from numba_nn.core.cuda_slices import partial_size
 from numba_nn.core.device import CUDA
@@ -25,8 +25,7 @@ from numba_nn.core.dot import dot_block
 from numba_nn.core.gemm import DOT_DEPTH, DOT_ROWS, gemm, multiply_block, multiply_columns, multiply_packed, packed_sizes
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import panel_sizes
-from numba_nn.core.portable import fetch, put
-from numba_nn.core.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.layers.linear import BIAS_ROWS, linear_backward_bias
 
@@ -128,7 +127,7 @@ def gates_forward(
     gates_add_biases.cuda(gates, bias_ih, bias_hh)
 
 
-def over_units(gates: Any, bias_ih: Any, bias_hh: Any) -> tuple[tuple[int, int], int]:
+def over_units(gates: Any, bias_ih: Any, bias_hh: Any) -> PlaneGrid:
     """`over_rows` of the rows of all gates."""
     hidden = bias_ih.size // gates.shape[0]
     return plane_grid(gates.size // hidden, -(-hidden // WINDOW))
@@ -142,13 +141,12 @@ def gates_add_biases(gates: Out, bias_ih: In, bias_hh: In):
     second = cuda.local.array(WINDOW, bias_hh.dtype)
     while at < hidden and r * hidden < np.uint32(gates.size):
         q, _ = split(r * hidden, gates.shape[1])
-        row = flat_part(gates, r * hidden, (r + np.uint32(1)) * hidden)
-        fetch(window, row, at)
-        fetch(first, flat_part(bias_ih, q * hidden, (q + np.uint32(1)) * hidden), at)
-        fetch(second, flat_part(bias_hh, q * hidden, (q + np.uint32(1)) * hidden), at)
+        fetch_row(window, gates, r * hidden, hidden, at)
+        fetch_row(first, bias_ih, q * hidden, hidden, at)
+        fetch_row(second, bias_hh, q * hidden, hidden, at)
         for lane in range(WINDOW):
             window[lane] += first[lane] + second[lane]
-        put(row, at, window, hidden)
+        put_row(gates, r * hidden, hidden, at, window)
         r = next_plane(r)
 
 

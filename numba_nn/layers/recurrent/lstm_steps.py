@@ -27,15 +27,17 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
+from numba_nn.core.cuda_planes import fetch_row, first_plane, next_plane, over_rows, place_of_window, put_row
 from numba_nn.core.cuda_product import ADD, OVERWRITE
 from numba_nn.core.fma_tile import ROW_PANELS
 from numba_nn.core.gemm import TASKS, block_span, columns_in_place
-from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
+from numba_nn.core.kernel import In, Out, Saved, Scratch, inlined, inner, kernel
 from numba_nn.core.packing import pack_matrices
-from numba_nn.core.ptx import cuda
+from numba_nn.core.portable import fetch, put
+from numba_nn.core.ptx import WINDOW, cuda, device_function
 from numba_nn.core.simd import tile_columns, tile_rows
-from numba_nn.core.twin import covering, cuda_kernel
-from numba_nn.core.vmath import sigmoid, tanh
+from numba_nn.core.twin import cuda_helper, cuda_kernel
+from numba_nn.core.vmath import number, sigmoid, tanh
 from numba_nn.layers.recurrent.gates import add_recurrent, multiply_recurrent, one_matrix, recurrent_by_dots
 
 GATES = 4
@@ -55,15 +57,21 @@ def step_blocks(batch, hidden, height, width):
     return row_blocks, min(TASKS, -(-unit_panels // together)), row_panels, unit_panels
 
 
+@inlined
+def lstm_unit(in_gate, forget, cell, out, old_c):
+    """One unit's step, from its gates before they are activated: the gates, c and tanh(c)."""
+    i, f, g, o = sigmoid(in_gate), sigmoid(forget), tanh(cell), sigmoid(out)
+    c = f * old_c + i * g
+    return i, f, g, o, c, tanh(c)
+
+
 @inner
 def lstm_units(y, y_at, h, c, gates, before, cells, squashed, at, next_at, first, last):
     """Some units of one row: gates become their activations, c moves on a step; h goes into y and ``h`` from ``next_at`` on."""
     at, y_at, next_at = np.uintp(at), np.uintp(y_at), np.uintp(next_at)
     for j in range(np.uintp(first), np.uintp(last)):
-        i, f, g, o = sigmoid(gates[0, at + j]), sigmoid(gates[1, at + j]), tanh(gates[2, at + j]), sigmoid(gates[3, at + j])
         old_c = c[j]
-        new_c = f * old_c + i * g
-        t = tanh(new_c)
+        i, f, g, o, new_c, t = lstm_unit(gates[0, at + j], gates[1, at + j], gates[2, at + j], gates[3, at + j], old_c)
         new_h = o * t
         gates[0, at + j], gates[1, at + j], gates[2, at + j], gates[3, at + j] = i, f, g, o
         cells[at + j], squashed[at + j] = old_c, t
@@ -108,20 +116,24 @@ def lstm_forward(
                 )  # fmt: skip
 
 
+@inlined
+def lstm_unit_backward(i, f, g, o, t, old_c, dh, dc):
+    """One unit's step back: the gradients of the gates before they are activated, and dc; t: tanh(c)."""
+    one = number(i, 1, 1)
+    dc = dc + dh * o * (one - t * t)
+    return dc * g * i * (one - i), dc * old_c * f * (one - f), dc * i * (one - g * g), dh * t * o * (one - o), dc * f
+
+
 @inner
 def lstm_units_backward(dh, dc, gates, cells, squashed, at, dy, y_at, first, last):
     """Some units of one row: gates become their gradients, dc moves back a step; dh is what comes from the next step."""
-    one = dy.dtype.type(1)
     at, y_at = np.uintp(at), np.uintp(y_at)
     for j in range(np.uintp(first), np.uintp(last)):
         i, f, g, o = gates[0, at + j], gates[1, at + j], gates[2, at + j], gates[3, at + j]
         t, old_c, new_dh = squashed[at + j], cells[at + j], dh[j] + dy[y_at + j]
-        new_dc = dc[j] + new_dh * o * (one - t * t)
-        gates[0, at + j] = new_dc * g * i * (one - i)
-        gates[1, at + j] = new_dc * old_c * f * (one - f)
-        gates[2, at + j] = new_dc * i * (one - g * g)
-        gates[3, at + j] = new_dh * t * o * (one - o)
-        dc[j] = new_dc * f
+        di, df, dg, do, old_dc = lstm_unit_backward(i, f, g, o, t, old_c, new_dh, dc[j])
+        gates[0, at + j], gates[1, at + j], gates[2, at + j], gates[3, at + j] = di, df, dg, do
+        dc[j] = old_dc
 
 
 @kernel
@@ -181,49 +193,85 @@ def lstm_forward(
         lstm_step(h, c, y, gates, before, cells, squashed, row, row + step if s + 1 < steps else -1, across, *place)
 
 
-@cuda_kernel()
+@cuda_kernel(grid=over_rows)
 def take_states(h: Out, c: Out, h0: In, c0: In):
-    """h = h0, c = c0."""
-    i = np.uint32(cuda.grid(1))
-    while i < np.uint32(h.size):
-        n, j = i // np.uint32(h.shape[1]), i % np.uint32(h.shape[1])
-        h[n, j], c[n, j] = h0[n, j], c0[n, j]
-        i = np.uint32(i + np.uint32(cuda.gridsize(1)))
+    """h = h0, c = c0; as in all kernels here, a thread has four units of a row."""
+    at, n, hidden = place_of_window(), first_plane(), np.uint32(h.shape[1])
+    first, second = cuda.local.array(WINDOW, h.dtype), cuda.local.array(WINDOW, c.dtype)
+    while at < hidden and n < np.uint32(h.shape[0]):
+        fetch(first, h0[n], at)
+        fetch(second, c0[n], at)
+        put(h[n], at, first, hidden)
+        put(c[n], at, second, hidden)
+        n = next_plane(n)
 
 
-@cuda_kernel(grid=lambda before, h0, *_: covering(h0))
+@cuda_kernel(grid=lambda before, h0, *_: over_rows(h0))
 def begin_step(before: Out, h0: In, row: int, across: int):
     """What the step begins with whose rows start with ``row``."""
-    i = np.uint32(cuda.grid(1))
-    while i < np.uint32(h0.size):
-        n, j = i // np.uint32(h0.shape[1]), i % np.uint32(h0.shape[1])
-        before[(np.uint32(row) + n * np.uint32(across)) * np.uint32(h0.shape[1]) + j] = h0[n, j]
-        i = np.uint32(i + np.uint32(cuda.gridsize(1)))
+    at, n, hidden, window = place_of_window(), first_plane(), np.uint32(h0.shape[1]), cuda.local.array(WINDOW, h0.dtype)
+    while at < hidden and n < np.uint32(h0.shape[0]):
+        fetch(window, h0[n], at)
+        put_row(before, row_of_step(row, n, across) * hidden, hidden, at, window)
+        n = next_plane(n)
 
 
-@cuda_kernel()
+@cuda_helper
+def row_of_step(row, n, across):
+    """The row of sequence n in a step whose rows start with ``row``."""
+    return np.uint32(np.uint32(row) + n * np.uint32(across))
+
+
+@device_function
+def fetch_gates(i, f, g, o, gates, start, hidden, at):
+    """A window of each gate, of the row whose units are the elements from ``start`` on."""
+    every = np.uint32(gates.shape[1])
+    fetch_row(i, gates, start, hidden, at)
+    fetch_row(f, gates, every + start, hidden, at)
+    fetch_row(g, gates, np.uint32(2) * every + start, hidden, at)
+    fetch_row(o, gates, np.uint32(3) * every + start, hidden, at)
+
+
+@device_function
+def put_gates(gates, start, hidden, at, i, f, g, o):
+    """Write what `fetch_gates` would read."""
+    every = np.uint32(gates.shape[1])
+    put_row(gates, start, hidden, at, i)
+    put_row(gates, every + start, hidden, at, f)
+    put_row(gates, np.uint32(2) * every + start, hidden, at, g)
+    put_row(gates, np.uint32(3) * every + start, hidden, at, o)
+
+
+@cuda_kernel(grid=over_rows)
 def lstm_step(
     h: Out, c: Out, y: Out, gates: Saved, before: Saved, cells: Saved, squashed: Saved, row: int, following: int, across: int,
     offset: int, length: int,
 ):  # fmt: skip
-    """`lstm_units` of one step: a thread has a unit of a row, or several; the next step's rows start with ``following``."""
-    i, hidden = np.uint32(cuda.grid(1)), np.uint32(h.shape[1])
-    while i < np.uint32(h.size):
-        n, j = i // hidden, i % hidden
-        line = np.uint32(row) + n * np.uint32(across)
-        at = line * hidden + j
-        in_gate, forget, cell, out = sigmoid(gates[0, at]), sigmoid(gates[1, at]), tanh(gates[2, at]), sigmoid(gates[3, at])
-        old_c = c[n, j]
-        new_c = forget * old_c + in_gate * cell
-        t = tanh(new_c)
-        gates[0, at], gates[1, at], gates[2, at], gates[3, at] = in_gate, forget, cell, out
-        cells[at], squashed[at], c[n, j] = old_c, t, new_c
-        y[line * np.uint32(length) + np.uint32(offset) + j] = out * t
+    """`lstm_units` of one step; the next step's rows start with ``following``."""
+    i, f = cuda.local.array(WINDOW, gates.dtype), cuda.local.array(WINDOW, gates.dtype)
+    g, o = cuda.local.array(WINDOW, gates.dtype), cuda.local.array(WINDOW, gates.dtype)
+    old_c, new_c = cuda.local.array(WINDOW, c.dtype), cuda.local.array(WINDOW, c.dtype)
+    t, new_h = cuda.local.array(WINDOW, c.dtype), cuda.local.array(WINDOW, h.dtype)
+    at, n, hidden = place_of_window(), first_plane(), np.uint32(h.shape[1])
+    while at < hidden and n < np.uint32(h.shape[0]):
+        line = row_of_step(row, n, across)
+        fetch_gates(i, f, g, o, gates, line * hidden, hidden, at)
+        fetch(old_c, c[n], at)
+        for lane in range(WINDOW):
+            i[lane], f[lane], g[lane], o[lane], new_c[lane], t[lane] = lstm_unit(
+                i[lane], f[lane], g[lane], o[lane], old_c[lane]
+            )
+            new_h[lane] = o[lane] * t[lane]
+        put_gates(gates, line * hidden, hidden, at, i, f, g, o)
+        put_row(cells, line * hidden, hidden, at, old_c)
+        put_row(squashed, line * hidden, hidden, at, t)
+        put(c[n], at, new_c, hidden)
+        put_row(y, line * np.uint32(length) + np.uint32(offset), hidden, at, new_h)
         if following >= 0:
-            before[(np.uint32(following) + n * np.uint32(across)) * hidden + j] = out * t
+            put_row(before, row_of_step(following, n, across) * hidden, hidden, at, new_h)
         else:
-            h[n, j] = out * t
-        i = np.uint32(i + np.uint32(cuda.gridsize(1)))
+            put(h[n], at, new_h, hidden)
+        n = next_plane(n)
 
 
 @lstm_backward.on_cuda(steps=True)
@@ -244,22 +292,29 @@ def lstm_backward(
             )  # fmt: skip
 
 
-@cuda_kernel()
+@cuda_kernel(grid=over_rows)
 def lstm_step_backward(
     dh: Out, dc: Out, gates: Saved, cells: Saved, squashed: Saved, dy: In, row: int, across: int, offset: int, length: int
 ):
-    """`lstm_units_backward` of one step: a thread has a unit of a row, or several."""
-    i, hidden, one = np.uint32(cuda.grid(1)), np.uint32(dh.shape[1]), dy.dtype.type(1)
-    while i < np.uint32(dh.size):
-        n, j = i // hidden, i % hidden
-        line = np.uint32(row) + n * np.uint32(across)
-        at = line * hidden + j
-        in_gate, forget, cell, out, t = gates[0, at], gates[1, at], gates[2, at], gates[3, at], squashed[at]
-        new_dh = dh[n, j] + dy[line * np.uint32(length) + np.uint32(offset) + j]
-        new_dc = dc[n, j] + new_dh * out * (one - t * t)
-        gates[0, at] = new_dc * cell * in_gate * (one - in_gate)
-        gates[1, at] = new_dc * cells[at] * forget * (one - forget)
-        gates[2, at] = new_dc * in_gate * (one - cell * cell)
-        gates[3, at] = new_dh * t * out * (one - out)
-        dc[n, j] = new_dc * forget
-        i = np.uint32(i + np.uint32(cuda.gridsize(1)))
+    """`lstm_units_backward` of one step."""
+    i, f = cuda.local.array(WINDOW, gates.dtype), cuda.local.array(WINDOW, gates.dtype)
+    g, o = cuda.local.array(WINDOW, gates.dtype), cuda.local.array(WINDOW, gates.dtype)
+    t, old_c = cuda.local.array(WINDOW, squashed.dtype), cuda.local.array(WINDOW, cells.dtype)
+    from_next, from_y = cuda.local.array(WINDOW, dh.dtype), cuda.local.array(WINDOW, dy.dtype)
+    from_c = cuda.local.array(WINDOW, dc.dtype)
+    at, n, hidden = place_of_window(), first_plane(), np.uint32(dh.shape[1])
+    while at < hidden and n < np.uint32(dh.shape[0]):
+        line = row_of_step(row, n, across)
+        fetch_gates(i, f, g, o, gates, line * hidden, hidden, at)
+        fetch_row(t, squashed, line * hidden, hidden, at)
+        fetch_row(old_c, cells, line * hidden, hidden, at)
+        fetch(from_next, dh[n], at)
+        fetch_row(from_y, dy, line * np.uint32(length) + np.uint32(offset), hidden, at)
+        fetch(from_c, dc[n], at)
+        for lane in range(WINDOW):
+            i[lane], f[lane], g[lane], o[lane], from_c[lane] = lstm_unit_backward(
+                i[lane], f[lane], g[lane], o[lane], t[lane], old_c[lane], from_next[lane] + from_y[lane], from_c[lane]
+            )
+        put_gates(gates, line * hidden, hidden, at, i, f, g, o)
+        put(dc[n], at, from_c, hidden)
+        n = next_plane(n)
