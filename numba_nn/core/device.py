@@ -218,8 +218,16 @@ class CudaDevice(Device, threading.local):
 
     def overlap(self, first: Any, second: Any) -> bool:
         """Whether two arrays may share memory."""
-        one, two = self.address(first), self.address(second)
-        return one < two + second.nbytes and two < one + first.nbytes
+        starts, stops = zip(self.extent(first), self.extent(second), strict=True)
+        return bool(max(starts) < min(stops))
+
+    def extent(self, array: Any) -> tuple[int, int]:
+        """Addresses of an array's lowest byte and of the one behind its highest, which are equal where it has no element."""
+        first = self.address(array)
+        if array.size == 0:
+            return first, first
+        reaches = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
+        return first + sum(r for r in reaches if r < 0), first + sum(r for r in reaches if r > 0) + array.dtype.itemsize
 
     def address(self, array: Any) -> int:
         """Where an array begins."""
