@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from numba_nn.core.dlpack import lender_of, lives_on_gpu
 from numba_nn.core.errors import ArgumentError, DeviceError, OutOfMemoryError
-from numba_nn.core.narrow import as_bits
 from numba_nn.core.ptx import cuda, is_refusal
 
 Shape = tuple[int, ...]
@@ -127,7 +126,7 @@ class Device:
         return float(array[0])
 
     def copy(self, to: Any, source: Any) -> None:
-        """Overwrite an array with another, of the same shape or repeated along dimensions."""
+        """Overwrite a C-contiguous array with another, of the same shape or repeated along dimensions."""
         np.copyto(to, source)
 
     def assign(self, to: Any, values: Any) -> None:
@@ -285,12 +284,14 @@ class CudaDevice(Device, threading.local):
         return float(self.to_host(array)[0])
 
     def copy(self, to: Any, source: Any) -> None:
-        """Overwrite an array with another, of the same shape or, where it is C-contiguous, repeated along dimensions."""
+        """Overwrite a C-contiguous array with another, of the same shape or repeated along dimensions."""
+        from numba_nn.core.strided import copy_strided  # kernels, which stand on this module
+
         self.use(to, source)
-        if self.is_plain(source) and source.shape == to.shape:
+        if source.is_c_contiguous() and source.shape == to.shape:
             to.copy_to_device(source, stream=self.stream)
         else:
-            as_bits(to).setitem(..., as_bits(source), stream=self.stream)  # by a kernel of numba.cuda's own
+            copy_strided(to, source)
 
     def assign(self, to: Any, values: Any) -> None:
         """Overwrite an array with numbers from the host, broadcast and converted."""

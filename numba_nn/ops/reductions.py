@@ -23,8 +23,9 @@ from numba_nn.core.kernel import In, Kernel, Out, Scratch, inner, kernel
 from numba_nn.core.narrow import is_narrow, wide
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.simd import maximum as larger
+from numba_nn.core.strided import MOST_DIMENSIONS
 from numba_nn.core.workspace import Workspace, thread_workspace
-from numba_nn.layers.permute import OUTER, permutation
+from numba_nn.layers.permute import permutation
 from numba_nn.layers.softmax import LANES, task_bounds, task_count
 from numba_nn.ops.cuda_parts import extremes_of_parts, positions_of_extremes, sums_of_parts
 from numba_nn.ops.elementwise import absolute_forward, divide_forward, filled, sqrt_forward, square_forward
@@ -293,9 +294,9 @@ class Reduction:
     def _with_last(self, x: Array, axes: tuple[int, ...], workspace: Workspace) -> Array:
         """All elements of a C-contiguous array, in the order that they have where these axes are the last."""
         kept = [i for i, length in enumerate(x.shape) if length != 1]
-        if len(kept) > OUTER + 2:
+        if len(kept) > MOST_DIMENSIONS:
             raise ShapeError(
-                f"{self.__name__}: x may have {OUTER + 2} dimensions longer than 1 where axes lie apart, got {x.shape}"
+                f"{self.__name__}: x may have {MOST_DIMENSIONS} dimensions longer than 1 where axes lie apart, got {x.shape}"
             )
         permuted = workspace.array("x, permuted", (x.size,), x.dtype)
         run, *arguments = permutation(x.shape, (*(i for i in kept if i not in axes), *(i for i in kept if i in axes)))

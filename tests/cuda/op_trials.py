@@ -46,6 +46,8 @@ ELEMENTWISE = [
     OpTrial("a number last", lambda a: ops.multiply(a, 0.3), normal((5, 3))),
     OpTrial("a row for all", ops.add, normal((4, 5), (5,))),
     OpTrial("a column and a row", ops.multiply, normal((3, 1), (1, 5))),
+    OpTrial("rows for all", lambda a, b: ops.add(a, b[:, :1]), normal((2, 3, 8), (2, 3, 8))),
+    OpTrial("every other column", lambda a: ops.negative(a[:, ::2]), normal((4, 10))),
     OpTrial("of no dimension", ops.add, normal((), (4,))),
     OpTrial("of no element", ops.add, normal((0, 3), (3,))),
 ]

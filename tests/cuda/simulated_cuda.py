@@ -53,13 +53,6 @@ class DeviceArray:
             raise AssertionError("an element of a device array was read on the host")
         return DeviceArray(found)
 
-    def setitem(self, key: Any, value: Any, stream: Any = 0) -> None:
-        """Overwrite a part."""
-        source = value._host if isinstance(value, DeviceArray) else value
-        on_device(stream, lambda: self._host.__setitem__(key, source))
-
-    __setitem__ = setitem
-
     def is_c_contiguous(self) -> bool:
         """Whether the elements lie in order, without gaps."""
         return self._host.flags.c_contiguous
