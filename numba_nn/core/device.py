@@ -43,7 +43,7 @@ class Device:
     def __repr__(self) -> str:
         return self.name
 
-    def __reduce__(self) -> str:
+    def __reduce__(self) -> Any:
         return self.name.upper()  # one object of each: copied and pickled by reference
 
     def require(self) -> None:
@@ -177,6 +177,9 @@ class CudaDevice(Device, threading.local):
     def wait(self) -> None:
         """Wait for the work of the current stream."""
         (self.stream or cuda.default_stream()).synchronize()
+
+    def __reduce__(self) -> Any:
+        return as_device, ("unpickled", self.name)  # which refuses it where there is none
 
     def require(self) -> None:
         """Raise `DeviceError` unless this machine has the device."""
