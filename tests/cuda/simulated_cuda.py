@@ -44,6 +44,9 @@ class DeviceArray:
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         raise AssertionError("a device array was copied to the host in silence")
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise AssertionError("a device array was copied or pickled as an object")
+
     def __len__(self) -> int:
         return len(self._host)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from graphs import queued
 from simulated_cuda import simulated
+from trials import PRODUCT_EXTRAS, TRIALS
 
 import numba_nn as nn
 from numba_nn.core.device import CUDA
@@ -102,6 +103,17 @@ def test_a_copy_takes_recorded_steps():
     step = nn.TrainStep(twin, nn.CrossEntropyLoss(), other, (12, 6))
     losses = [step(X, T) for _ in range(4)]
     assert losses == sorted(losses, reverse=True)
+
+
+@every_copy
+@pytest.mark.parametrize("trial", [*TRIALS, *PRODUCT_EXTRAS], ids=str)
+def test_every_layer_is_copied_after_a_forward(trial, copied):
+    with simulated(lambda *launch: None):
+        layer = trial.build(np.float32).to("cuda", stream=cuda.stream())
+        layer(*map(CUDA.from_host, trial.inputs(np.float32)))
+        for twin in (copied(layer), layer.share()):
+            assert {module.device for module in twin.modules()} == {CUDA}
+            assert repr(twin) == repr(layer)
 
 
 @every_copy
