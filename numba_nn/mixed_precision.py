@@ -93,7 +93,11 @@ class MixedPrecision(Container):
         _made.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_gpu_scale": None}
+        return {**super().__getstate__(), "_gpu_scale": None if self.device is CPU else self._gpu_scale}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._guard()
 
     # ---- the state is the model's own ---------------------------------------------------------------------------------
 
@@ -140,6 +144,10 @@ class MixedPrecision(Container):
         super()._move(device, stream)
         store_as(self.model, self._inside(device))
         self._scale = NoScale() if device is CPU else self._scale_of_gpu()
+        self._guard()
+
+    def _guard(self) -> None:
+        """Have optimisers ask the scale before they change a parameter, if it looks at gradients."""
         for parameter in self.parameters():
             parameter.guarded_by(self._scale if isinstance(self._scale, LossScale) else None)
 

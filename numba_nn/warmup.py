@@ -20,7 +20,8 @@ def warmup(model: Layer, *input_shapes: Shape, training: bool = True) -> dict[st
     """Compile, or load from disk, every kernel that a model needs for inputs of these shapes.
 
     Which kernels those are depends on the shape: small inputs run on one thread, by other machine code. The model is left as
-    it is: parameters, gradients, running statistics, random numbers. On a terminal, a line shows what is being compiled.
+    it is: parameters, gradients, running statistics, random numbers. On a terminal, a line shows what is being compiled. What a
+    model on a GPU launches is compiled for this process only, and not counted.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ def warmup(model: Layer, *input_shapes: Shape, training: bool = True) -> dict[st
         twin = copy.deepcopy(model).train(training).reserve(*input_shapes, training=training)
         dtype = np.dtype(np.int64) if twin.takes_indices else twin.dtype or np.dtype(np.float32)
         with masks_aside():
-            output = twin(*(np.zeros(shape, dtype) for shape in input_shapes))
+            output = twin(*(twin.device.zeros(shape, dtype) for shape in input_shapes))
         if training:
             twin.backward(output[0] if isinstance(output, tuple) else output)
     seconds = round(time.perf_counter() - start, 3)

@@ -149,7 +149,7 @@ class WithFlops(Benchmark):
     flops: int
 
     def track_ps_per_flop(self, *_: Any) -> float:
-        return seconds(self.call) * 1e12 / self.flops
+        return seconds(lambda: (self.call(), self.device.wait())) * 1e12 / self.flops
 
     track_ps_per_flop.unit = "ps/FLOP"
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from .common import WithFlops, feature, normal
+from .common import WithFlops, feature
 
 
 class Matmul(WithFlops):
-    devices = ("cpu",)
     configurations = {
         "256 cubed": ((256, 256), (256, 256), {}),
         "512 cubed": ((512, 512), (512, 512), {}),
@@ -23,8 +20,8 @@ class Matmul(WithFlops):
 
     def prepare(self, nn: ModuleType, a_shape: tuple[int, int], b_shape: tuple[int, int], options: dict[str, Any]) -> None:
         self.matmul, self.options = feature(nn, "matmul"), options
-        self.a, self.b = normal(a_shape), normal(b_shape)
-        self.c = np.empty((a_shape[0], b_shape[1]), np.float32)
+        self.a, self.b = self.normal(a_shape), self.normal(b_shape)
+        self.c = self.empty((a_shape[0], b_shape[1]))
         self.flops = 2 * a_shape[0] * b_shape[0] * b_shape[1]
 
     def call(self) -> None:
@@ -32,3 +29,4 @@ class Matmul(WithFlops):
 
     def time_matmul(self, *_: Any) -> None:
         self.call()
+        self.device.wait()

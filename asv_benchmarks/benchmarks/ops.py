@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from .common import Benchmark, feature, normal
+from .common import Benchmark, feature
 
 
 class Operation(Benchmark):
     """The operation ``name``; ``configurations`` gives the shapes of its operands and its other arguments."""
 
     name: str
-    devices = ("cpu",)
 
     def prepare(self, nn: ModuleType, shapes: tuple[tuple[int, ...], ...], options: dict[str, Any]) -> None:
         self.run, self.options = feature(feature(nn, "ops"), self.name), options
-        self.operands = [normal(shape) for shape in shapes]
+        self.operands = [self.normal(shape) for shape in shapes]
         self.out = self.run(*self.operands, **options)
 
     def call(self) -> None:
@@ -26,6 +25,7 @@ class Operation(Benchmark):
 
     def time_call(self, *_: Any) -> None:
         self.call()
+        self.device.wait()
 
 
 class Add(Operation):
@@ -57,16 +57,16 @@ class Im2col(Operation):
 
 
 class ScatterAdd(Benchmark):
-    devices = ("cpu",)
     configurations = {"[4096,64] rows of 1000": (1000, 4096, 64)}
 
     def prepare(self, nn: ModuleType, rows: int, count: int, size: int) -> None:
         self.scatter_add = feature(feature(nn, "ops"), "scatter_add")
-        self.out, self.x = normal((rows, size)), normal((count, size))
-        self.indices = np.random.default_rng(0).integers(0, rows, count)
+        self.out, self.x = self.normal((rows, size)), self.normal((count, size))
+        self.indices = self.device.from_host(np.random.default_rng(0).integers(0, rows, count))
 
     def call(self) -> None:
         self.scatter_add(self.out, self.indices, self.x)
 
     def time_call(self, *_: Any) -> None:
         self.call()
+        self.device.wait()

@@ -13,7 +13,7 @@ import numpy as np
 from numba_nn.core.call import NO_CALL, Arrays, Call, Slot
 from numba_nn.core.checks import as_shape, check_count, check_dtype
 from numba_nn.core.device import CPU, Device
-from numba_nn.core.errors import ArgumentError, DeviceError, DTypeError
+from numba_nn.core.errors import ArgumentError, DTypeError
 from numba_nn.core.module import Module
 from numba_nn.core.narrow import wide
 from numba_nn.core.workspace import Shape, Spec, Workspace
@@ -40,11 +40,9 @@ class Buffers(Module):
         self._kept: list[Slot] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        if self.device is not CPU:
-            raise DeviceError(f"{self!r}: a model on '{self.device}' cannot be copied or pickled; call to('cpu') first")
-        slots = [Slot() for _ in self._free + self._kept]
+        slots = [Slot(self.device) for _ in self._free + self._kept]
         # A copy has buffers and forwards of its own.
-        return {**vars(self), "_calls": {}, "_newest_call": NO_CALL, "_made": {}, "_free": slots, "_kept": []}
+        return {**super().__getstate__(), "_calls": {}, "_newest_call": NO_CALL, "_made": {}, "_free": slots, "_kept": []}
 
     def _move(self, device: Device, stream: Any) -> None:
         if device is CPU and self.dtype is not None:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from numba_nn.core.dlpack import lender_of, lives_on_gpu
 from numba_nn.core.errors import ArgumentError, DeviceError, OutOfMemoryError
-from numba_nn.core.narrow import as_bits
 from numba_nn.core.ptx import cuda, is_refusal
 
 Shape = tuple[int, ...]
@@ -44,7 +43,7 @@ class Device:
     def __repr__(self) -> str:
         return self.name
 
-    def __reduce__(self) -> str:
+    def __reduce__(self) -> Any:
         return self.name.upper()  # one object of each: copied and pickled by reference
 
     def require(self) -> None:
@@ -127,7 +126,7 @@ class Device:
         return float(array[0])
 
     def copy(self, to: Any, source: Any) -> None:
-        """Overwrite an array with another, of the same shape or repeated along dimensions."""
+        """Overwrite a C-contiguous array with another, of the same shape or repeated along dimensions."""
         np.copyto(to, source)
 
     def assign(self, to: Any, values: Any) -> None:
@@ -179,6 +178,9 @@ class CudaDevice(Device, threading.local):
         """Wait for the work of the current stream."""
         (self.stream or cuda.default_stream()).synchronize()
 
+    def __reduce__(self) -> Any:
+        return as_device, ("unpickled", self.name)  # which refuses it where there is none
+
     def require(self) -> None:
         """Raise `DeviceError` unless this machine has the device."""
         try:
@@ -218,8 +220,16 @@ class CudaDevice(Device, threading.local):
 
     def overlap(self, first: Any, second: Any) -> bool:
         """Whether two arrays may share memory."""
-        one, two = self.address(first), self.address(second)
-        return one < two + second.nbytes and two < one + first.nbytes
+        starts, stops = zip(self.extent(first), self.extent(second), strict=True)
+        return bool(max(starts) < min(stops))
+
+    def extent(self, array: Any) -> tuple[int, int]:
+        """Addresses of an array's lowest byte and of the one behind its highest, which are equal where it has no element."""
+        first = self.address(array)
+        if array.size == 0:
+            return first, first
+        reaches = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
+        return first + sum(r for r in reaches if r < 0), first + sum(r for r in reaches if r > 0) + array.dtype.itemsize
 
     def address(self, array: Any) -> int:
         """Where an array begins."""
@@ -277,12 +287,14 @@ class CudaDevice(Device, threading.local):
         return float(self.to_host(array)[0])
 
     def copy(self, to: Any, source: Any) -> None:
-        """Overwrite an array with another, of the same shape or, where it is C-contiguous, repeated along dimensions."""
+        """Overwrite a C-contiguous array with another, of the same shape or repeated along dimensions."""
+        from numba_nn.core.strided import copy_strided  # kernels, which stand on this module
+
         self.use(to, source)
-        if self.is_plain(source) and source.shape == to.shape:
+        if source.is_c_contiguous() and source.shape == to.shape:
             to.copy_to_device(source, stream=self.stream)
         else:
-            as_bits(to).setitem(..., as_bits(source), stream=self.stream)  # by a kernel of numba.cuda's own
+            copy_strided(to, source)
 
     def assign(self, to: Any, values: Any) -> None:
         """Overwrite an array with numbers from the host, broadcast and converted."""

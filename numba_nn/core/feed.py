@@ -78,6 +78,9 @@ class Mirror:
             self.array = self._feed.send(host)
             device.wait()  # then any stream may read it
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Mirror, (self.host, CPU if self._feed is None else CUDA)
+
     def send(self) -> None:
         """Have the host's numbers in the array, if they changed."""
         if self._feed is not None and not np.array_equal(self.host, self._sent):

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
+from numba_nn.core.carry import CarriedStream, arrived, departing
 from numba_nn.core.device import CPU, Device, as_device, as_stream, device_of
-from numba_nn.core.errors import DeviceError, StateDictError
+from numba_nn.core.errors import StateDictError
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.state import load_arrays
 from numba_nn.core.weights import load_weights, save_weights
@@ -18,6 +19,10 @@ from numba_nn.core.weights import load_weights, save_weights
 
 class Module:
     """Attributes that are modules or parameters, found by name.
+
+    ``copy.deepcopy`` gives an independent model on the same device and stream. A pickle holds the numbers, and gives a model
+    on the device that this one lives on, and CUDA's default stream; it raises `DeviceError` on a machine that lacks the
+    device. What shall be loaded anywhere is saved by `save`, or moved by ``to("cpu")`` before.
 
     Attributes
     ----------
@@ -36,6 +41,12 @@ class Module:
 
     def __init__(self) -> None:
         self.training = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**departing(vars(self), self.stream), "stream": CarriedStream(self.stream)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(arrived(state))
 
     def children(self) -> Mapping[str, Module]:
         """Modules directly inside this one, by name."""
@@ -282,16 +293,11 @@ class Module:
         Returns
         -------
         Module
-            A model of the same structure, in the same mode.
-
-        Raises
-        ------
-        DeviceError
-            If the model lives on a GPU.
+            A model of the same structure, in the same mode, on the same device and stream.
         """
-        if self.device is not CPU:
-            raise DeviceError(f"{self!r}: share() works on the CPU only; call to('cpu') first")
-        shared = [*self.parameters(), *(array for _, array in self.named_arrays())]
+        parameters = self.parameters()
+        guards = [p.guard for p in parameters if p.guard is not None]
+        shared = [*parameters, *guards, *(array for _, array in self.named_arrays())]
         return copy.deepcopy(self, {id(a): a for a in shared})
 
     def __repr__(self) -> str:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_nn.core.device import CPU, Device
-from numba_nn.core.errors import DeviceError
+from numba_nn.core.carry import CarriedStream, packed, unpacked
+from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.workspace import aligned_like
 
 
@@ -52,20 +52,19 @@ class Parameter:
 
     def __init__(self, value: NDArray[Any], name: str = "") -> None:
         value = np.array(value, order="C")
-        self.__setstate__((value, np.zeros_like(value), name, True, False))
+        self.__setstate__((value, np.zeros_like(value), name, True, False, None))
 
     def __getstate__(self) -> tuple[Any, ...]:
-        if self.device is not CPU:
-            raise DeviceError(f"{self!r} lives on '{self.device}' and cannot be copied or pickled; move its model by to('cpu')")
-        return self._value, self._grad, self.name, self.requires_grad, self.locked
+        arrays = packed((self._value, self._grad), self.stream)
+        return *arrays, self.name, self.requires_grad, self.locked, CarriedStream(self.stream)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        value, grad, self.name, self.requires_grad, locked = state
-        self.device: Device = CPU
+        value, grad, self.name, self.requires_grad, locked, self.stream = unpacked(state)
+        self.device: Device = device_of(value)
         self.guard: Any = None
-        self.stream: Any = None
-        # What pickle makes may lie in bytes, for ever read-only.
-        value, self._grad = (array if array.flags.owndata else array.copy() for array in (value, grad))
+        if self.device is CPU:  # what pickle makes may lie in bytes, for ever read-only
+            value, grad = (array if array.flags.owndata else array.copy() for array in (value, grad))
+        self._grad = grad
         self._take(value, locked)
 
     def _take(self, value: Any, locked: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.carry import CarriedStream
 from numba_nn.core.device import ALIGNMENT, CPU, CUDA, Device, device_of
 from numba_nn.core.errors import ConcurrencyError, ReserveError
 
@@ -97,6 +98,8 @@ class Workspace:
     ----------
     device : Device
         Where the buffers live.
+    stream : object or None
+        Where the work of whoever holds the lock goes.
     generation : int
         Grows with every allocation; a view taken in an earlier generation may belong to a buffer since replaced.
     strict : bool
@@ -106,15 +109,15 @@ class Workspace:
     """
 
     def __init__(self, device: Device = CPU, stream: Any = None) -> None:
-        self.device = device
+        self.device, self.stream = device, stream
         self._buffers: dict[str, NDArray[np.uint8]] = {}
         self._arrays: dict[tuple[str, Shape, Any], NDArray[Any]] = {}
         self.generation = 0
         self.strict = False
         self.lock: Any = threading.RLock() if stream is None else Turn(stream)
 
-    def __reduce__(self) -> tuple[type[Workspace], tuple[Device]]:
-        return Workspace, (self.device,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _empty_workspace, (self.device, CarriedStream(self.stream))
 
     def in_use(self, by: object) -> InUse:
         """Keep other threads out of a ``with`` block; calls within calls of one thread may enter.
@@ -213,6 +216,10 @@ class Workspace:
         """Several arrays at given byte offsets of the named buffer, which is ``total`` bytes long."""
         buffer = self.buffer(name, total)
         return {key: view(buffer, offset, spec) for (key, spec), offset in zip(specs.items(), offsets, strict=True)}
+
+
+def _empty_workspace(device: Device, stream: CarriedStream) -> Workspace:
+    return Workspace(device, stream.thing)
 
 
 _of_thread = threading.local()

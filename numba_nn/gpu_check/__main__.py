@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from numba_nn.gpu_check import correctness, environment, speed
+from numba_nn.gpu_check import correctness, environment, operations, speed
 
 TRACE = 1500  # characters of a traceback that are kept: its end names the fault
 
@@ -89,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checks.run("preflight", environment.preflight)
     for case in correctness.CASES:
         checks.run(f"correct: {case.name}", case.compare)
+    for operation in operations.CASES:
+        checks.run(f"correct: ops, {operation}", operation.compare)
     checks.run("sanitizer", environment.sanitizer)
     for name, section in speed.sections(quick=given.quick).items():
         checks.run(f"speed: {name}", section)

@@ -179,6 +179,22 @@ def product(n: int, form: str, quick: bool) -> dict[str, Any]:
     return {**found, "TFLOP/s": round(2 * n**3 / found["us"] / 1e6, 1)}
 
 
+def operation(name: str, shapes: tuple[tuple[int, int], ...], axis: int | None, quick: bool) -> dict[str, Any]:
+    """A function of `ops`, with the share of the copy bandwidth; PyTorch's has the same name, and calls an axis dim."""
+    rng, most = np.random.default_rng(0), 8 if quick else LARGE
+    operands = [CUDA.from_host(rng.standard_normal([min(most, n) for n in shape], dtype=np.float32)) for shape in shapes]
+    given = {} if axis is None else {"axis": axis}
+    run, torch, theirs = getattr(nn.ops, name), torch_or_none(), None
+    out = run(*operands, **given)
+    if torch:
+        tensors, dim = [as_torch(torch, a) for a in operands], {} if axis is None else {"dim": axis}
+        theirs = lambda: getattr(torch, name)(*tensors, **dim)  # noqa: E731
+    found = compared(lambda: run(*operands, **given, out=out), theirs, quick)
+    moved = out.nbytes + sum(a.nbytes for a in operands)
+    share = moved / found["us"] / 1e3 / copy_bandwidth(operands[0].size, quick)
+    return {**found, "share of copy bandwidth": round(share, 2)}
+
+
 def training_step(batch: int, quick: bool, form: str = "") -> dict[str, Any]:
     """A training step of the autoencoder, maybe in 16 bits, and PyTorch's in eager mode."""
     torch, plain = torch_or_none(), nn.models.Autoencoder()
@@ -221,6 +237,11 @@ LAYERS = (
     LayerSpeed("Upsample", (64, 64, 64, 64), (None, 2), 5),
 )  # fmt: skip
 """Of 256 MB, which memory bounds."""
+OPERATIONS = {
+    "add": ("add", (ROWS, ROWS), None), "exp": ("exp", (ROWS,), None), "sum of columns": ("sum", (ROWS,), 0),
+    "sum of rows": ("sum", (ROWS,), 1), "argmax of rows": ("argmax", (ROWS,), 1),
+}  # fmt: skip
+"""Of 256 MB each."""
 CONVOLUTIONS = tuple(
     LayerSpeed("Conv2d", (64, i, size, size), (i, o, 3, 1, 1), 1 + o / i, training=True)
     for i, o, size in ((3, 256, 32), (256, 128, 16), (128, 128, 8), (128, 256, 16), (256, 3, 32))
@@ -251,6 +272,7 @@ def sections(quick: bool) -> dict[str, Section]:
         "copy": lambda: {"GB/s": round(copy_bandwidth(elements, quick))},
         **{case.name: partial(case.compare, quick) for case in LAYERS},
         **{f"Conv2d {case.args[0]} -> {case.args[1]}": partial(case.compare, quick) for case in CONVOLUTIONS},
+        **{f"ops, {kind}": partial(operation, *given, quick) for kind, given in OPERATIONS.items()},
         "Adam": partial(adam, elements, quick),
         **{f"small {case.name}, captured": partial(case.captured, quick) for case in SMALL},
         **{f"Linear {n}, {precision}": partial(linear, n, precision, quick) for precision in PRECISIONS},

@@ -36,10 +36,10 @@ from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.portable import put
 from numba_nn.core.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.strided import copy_part
 from numba_nn.core.twin import cuda_helper
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.image import planes
-from numba_nn.layers.shape import copy_part
 
 
 @inner

@@ -5,22 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.cast import copy_forward
 from numba_nn.core.checks import is_whole
 from numba_nn.core.errors import ArgumentError, ShapeError
-from numba_nn.core.kernel import inner
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape
-
-
-@inner
-def copy_part(y, at, x, origin, length):
-    """y[at : at + length] = x[origin : origin + length]."""
-    for i in range(length):
-        y[np.uintp(at + i)] = x[np.uintp(origin + i)]  # unsigned: no test for negative indices, so the loop vectorises
 
 
 def check_dim(where: object, name: str, value: Any) -> int:

@@ -65,7 +65,7 @@ class Loss:
         self._kept: tuple[Array, Array, Arrays] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_arrays": (None, {}), "_kept": None, "stream": None}
+        return {**vars(self), "_arrays": (None, {}), "_kept": None, "stream": None, "_workspace": Workspace(self.device)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._arguments()})"

@@ -24,8 +24,9 @@ from numba_nn.core.kernel import In, Kernel, Out, Scratch, inner, kernel
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.rows import LANES, task_bounds, task_count
 from numba_nn.core.simd import maximum as larger
+from numba_nn.core.strided import MOST_DIMENSIONS
 from numba_nn.core.workspace import Shape, Workspace, thread_workspace
-from numba_nn.layers.permute import OUTER, permutation
+from numba_nn.layers.permute import permutation
 from numba_nn.ops.cuda_parts import extremes_of_parts, positions_of_extremes, sums_of_parts
 from numba_nn.ops.function import Function
 from numba_nn.ops.measures import SIZE, SQUARE, VALUE, finished, measured
@@ -279,9 +280,9 @@ class Reduction(Function):
     def _with_last(self, x: Array, axes: tuple[int, ...], workspace: Workspace) -> Array:
         """All elements of a C-contiguous array, in the order that they have where these axes are the last."""
         kept = [i for i, length in enumerate(x.shape) if length != 1]
-        if len(kept) > OUTER + 2:
+        if len(kept) > MOST_DIMENSIONS:
             raise ShapeError(
-                f"{self.__name__}: x may have {OUTER + 2} dimensions longer than 1 where axes lie apart, got {x.shape}"
+                f"{self.__name__}: x may have {MOST_DIMENSIONS} dimensions longer than 1 where axes lie apart, got {x.shape}"
             )
         permuted = workspace.array("x, permuted", (x.size,), x.dtype)
         run, *arguments = permutation(x.shape, (*(i for i in kept if i not in axes), *(i for i in kept if i in axes)))

@@ -18,6 +18,7 @@ from numba import prange
 
 from numba_nn.core.address import part_at
 from numba_nn.core.call import Array
+from numba_nn.core.carry import arrived, departing
 from numba_nn.core.cast import copy_forward
 from numba_nn.core.device import CUDA
 from numba_nn.core.kernel import In, Out, Saved
@@ -147,6 +148,12 @@ class LossScale:
         state[SCALE], state[CHANGES] = (INITIAL, 1) if scale is None else (scale, 0)
         self._state = CUDA.from_host(state)
         self._table = ParameterTable((p, 0, ()) for p in parameters)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return departing(vars(self), self._table.stream)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(arrived(state))
 
     def begin(self, scaled: Array, dy: Array) -> None:
         """Before a backward: scale its gradient, and those that parameters hold already."""

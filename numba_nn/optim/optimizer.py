@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from numba_nn.core.call import Array
+from numba_nn.core.carry import arrived, departing
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.feed import Mirror
 from numba_nn.core.kernel import Kernel
@@ -73,7 +74,15 @@ class Optimizer:
         self._device = self._table.device
         self._rates, self._steps = Mirror(rates, self._device), self._device.from_host(steps)
         shape = len(steps), self._coefficient_count
-        self._coefficients = [self._device.zeros(shape, tasks.like.dtype) for tasks in self._table.tasks]
+        self._coefficients = tuple([self._device.zeros(shape, tasks.like.dtype) for tasks in self._table.tasks])
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._table.turn():
+            self._follow()
+        return departing(vars(self), self._table.stream)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(arrived(state))
 
     def _state_names(self) -> tuple[str, ...]:
         """Names of the arrays kept beside each parameter."""

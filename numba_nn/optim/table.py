@@ -14,6 +14,7 @@ from numba import prange
 
 from numba_nn.core.address import part_at
 from numba_nn.core.call import Array
+from numba_nn.core.carry import packed, unpacked
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError, DeviceError
 from numba_nn.core.feed import Mirror
@@ -84,7 +85,7 @@ class ParameterTable:
         self._build()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ParameterTable, (self.entries,)
+        return _table_of, ([(p, g, packed(beside, self.stream)) for p, g, beside in self.entries],)
 
     def _build(self) -> None:
         self.device = self._common_device()
@@ -137,7 +138,12 @@ class ParameterTable:
 
     def turn(self) -> AbstractContextManager[None]:
         """Within, work goes to the stream of the parameters, which is that of their model."""
-        return self.device.on(self.parameters[0].stream if self.parameters else None)
+        return self.device.on(self.stream)
+
+    @property
+    def stream(self) -> Any:
+        """The stream of the parameters; None for that of whoever calls."""
+        return self.parameters[0].stream if self.parameters else None
 
     def clear_gradients(self) -> None:
         """Overwrite all gradients with zeros, also of parameters that require none."""
@@ -153,6 +159,10 @@ class ParameterTable:
         for parameter, _, _ in self.entries:
             if parameter.requires_grad:
                 parameter.unlock()
+
+
+def _table_of(entries: list[tuple[Parameter, int, Any]]) -> ParameterTable:
+    return ParameterTable((p, g, unpacked(beside)) for p, g, beside in entries)
 
 
 @inner

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 building: list[GraphBuilder] = []
 """The builder that records, if any."""
@@ -20,6 +20,9 @@ class Stream:
 
     def __int__(self) -> int:
         return self.handle
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise AssertionError("a stream was copied or pickled as an object")
 
     def synchronize(self) -> None:
         """Have the host wait."""

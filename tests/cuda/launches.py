@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from numba.core import types
 from offline import types_of
-from op_trials import OP_TRIALS
 from simulated_cuda import simulated
 from training import train_for_launches
 from trials import run_for_launches
 
 from numba_nn.core.device import CUDA
 from numba_nn.core.twin import CudaKernel
+from numba_nn.gpu_check.operations import OPERATIONS
 
 
 class Launch(NamedTuple):
@@ -38,7 +38,7 @@ def launches(dtype: Any) -> list[Launch]:
 
     with simulated(note):
         run_for_launches(dtype)
-        for trial in OP_TRIALS:
-            trial.run(CUDA, dtype)
+        for case in OPERATIONS:
+            case.run(CUDA, dtype)
         train_for_launches(dtype)
     return sorted(found.values(), key=str)

@@ -44,6 +44,9 @@ class DeviceArray:
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         raise AssertionError("a device array was copied to the host in silence")
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise AssertionError("a device array was copied or pickled as an object")
+
     def __len__(self) -> int:
         return len(self._host)
 
@@ -52,13 +55,6 @@ class DeviceArray:
         if not isinstance(found, np.ndarray):
             raise AssertionError("an element of a device array was read on the host")
         return DeviceArray(found)
-
-    def setitem(self, key: Any, value: Any, stream: Any = 0) -> None:
-        """Overwrite a part."""
-        source = value._host if isinstance(value, DeviceArray) else value
-        on_device(stream, lambda: self._host.__setitem__(key, source))
-
-    __setitem__ = setitem
 
     def is_c_contiguous(self) -> bool:
         """Whether the elements lie in order, without gaps."""

@@ -22,15 +22,15 @@ def no_gpu(monkeypatch):
 
 
 def test_it_passes_on_the_simulated_gpu(tmp_path, capsys):
-    wanted = "environment|preflight|correct: (ReLU |MSELoss|Adam in bfloat16)|speed: (copy|ReLU|product 16|small ReLU)"
-    wanted += r"|contract: Softmax\(1\)-3x5"
+    wanted = "environment|preflight|correct: (ReLU |MSELoss|Adam in bfloat16|ops, (take|sigmoid))"
+    wanted += r"|speed: (copy|ReLU|ops|product 16|small ReLU)|contract: Softmax\(1\)-3x5"
     with simulated():
         given = ["--quick", "--only", wanted, "--cases", "tests.cases", "--output", str(tmp_path / "a/b.json")]
         assert main(given) == 0
     found = json.loads((tmp_path / "a/b.json").read_text())
     assert found["preflight"]["card"] == "simulated"
     assert found["correct: ReLU 1001"]["differences"] == {"y": "0.0e+00", "dx": "0.0e+00"}
-    assert "12 of 12 sections passed" in capsys.readouterr().out
+    assert "23 of 23 sections passed" in capsys.readouterr().out
 
 
 def test_without_a_gpu_it_fails_and_says_why(capsys, no_gpu):

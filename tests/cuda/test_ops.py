@@ -7,7 +7,6 @@ import functools
 import ml_dtypes
 import numpy as np
 import pytest
-from op_trials import OP_TRIALS
 from simulated_cuda import simulated
 from simulator import launch
 from test_layers import launch_few_threads
@@ -15,9 +14,10 @@ from test_layers import launch_few_threads
 import numba_nn as nn
 from numba_nn import ops
 from numba_nn.core.device import CPU, CUDA
+from numba_nn.gpu_check.operations import OPERATIONS
 
 ROW = np.array([0])
-every_trial = pytest.mark.parametrize("trial", OP_TRIALS, ids=str)
+every_case = pytest.mark.parametrize("case", OPERATIONS, ids=str)
 
 
 @pytest.fixture(autouse=True)
@@ -30,35 +30,35 @@ def numbers(*shape):
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-@every_trial
-def test_the_gpu_computes_what_the_cpu_does(trial):
-    found, expected = trial.run(CUDA), trial.run(CPU)
+@every_case
+def test_the_gpu_computes_what_the_cpu_does(case):
+    found, expected = case.run(CUDA), case.run(CPU)
     assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("order", ["reversed", "interleaved"])
-@every_trial
-def test_in_float64_and_in_whatever_order_threads_run(trial, order):
+@every_case
+def test_in_float64_and_in_whatever_order_threads_run(case, order):
     with simulated(functools.partial(launch, order=order)):
-        found = trial.run(CUDA, np.float64)
-    np.testing.assert_allclose(found, trial.run(CPU, np.float64), rtol=1e-12, atol=1e-12)
+        found = case.run(CUDA, np.float64)
+    np.testing.assert_allclose(found, case.run(CPU, np.float64), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-@every_trial
-def test_arrays_of_16_bits(trial, dtype):
-    found, expected = trial.run(CUDA, dtype), trial.run(CPU, np.float32, values=dtype)
+@every_case
+def test_arrays_of_16_bits(case, dtype):
+    found, expected = case.run(CUDA, dtype), case.run(CPU, np.float32, values=dtype)
     assert found.dtype == (dtype if expected.dtype.kind == "f" else expected.dtype)
     error = np.abs(found.astype(np.float32) - expected).max(initial=0)
     assert error <= 4 * ml_dtypes.finfo(dtype).eps * max(1, np.abs(expected).max(initial=0))
 
 
-@every_trial
-def test_few_threads_do_the_work_of_many(trial):
+@every_case
+def test_few_threads_do_the_work_of_many(case):
     with simulated(launch_few_threads):
-        found = trial.run(CUDA)
-    np.testing.assert_allclose(found, trial.run(CPU), rtol=1e-6, atol=1e-6)
+        found = case.run(CUDA)
+    np.testing.assert_allclose(found, case.run(CPU), rtol=1e-6, atol=1e-6)
 
 
 # Reductions

@@ -11,6 +11,7 @@ import numpy as np
 import numba_nn as nn
 from numba_nn.core.device import CUDA
 from numba_nn.core.narrow import wide
+from numba_nn.gpu_check.operations import indices, normal
 from numba_nn.mixed_precision import store_as
 from tests.case import Case, FirstOutput, LSTMOutput
 from tests.cases import CASES
@@ -51,16 +52,6 @@ class Trial:
             found |= {f"dx{i}": one for i, one in enumerate(dx if isinstance(dx, tuple) else (dx,)) if one is not None}
         found |= {f"d{name}": parameter.grad for name, parameter in layer.named_parameters()}
         return {name: device.to_host(array) for name, array in (found | dict(layer.named_arrays())).items()}
-
-
-def normal(*shapes: tuple[int, ...]) -> Callable[[Any], tuple[np.ndarray, ...]]:
-    """Inputs of these shapes."""
-    return lambda dtype: tuple(np.random.default_rng(i).standard_normal(s).astype(dtype) for i, s in enumerate(shapes))
-
-
-def indices(*shape: int, count: int = 10) -> Callable[[Any], tuple[np.ndarray]]:
-    """Numbers below ``count``, some of them often."""
-    return lambda _: (np.random.default_rng(0).integers(0, count, shape) // 2 * 2,)
 
 
 def frozen(layer: nn.Layer) -> nn.Layer:

@@ -1,0 +1,76 @@
+"""What lives on a GPU among what is copied or pickled: device arrays and streams, which know neither.
+
+An object gives `departing` as its state, and takes `arrived`. A copy has arrays of its own on the same device, and works on the
+same streams. A pickle holds the numbers as NumPy arrays and no streams; what comes of it lives on a GPU again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from numba_nn.core.device import CUDA, Device
+
+
+@dataclass(frozen=True)
+class CarriedArray:
+    """A device array, and the stream in whose order it is read; None for that of whoever calls."""
+
+    thing: Any
+    stream: Any = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CarriedArray:
+        if id(self.thing) not in memo:
+            with CUDA.on(self.stream):
+                twin = memo[id(self.thing)] = CUDA.empty(self.thing.shape, self.thing.dtype)
+                CUDA.copy(twin, self.thing)
+                CUDA.wait()  # then any stream may read it
+        return CarriedArray(memo[id(self.thing)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        with CUDA.on(self.stream):
+            return _from_host, (CUDA, CUDA.to_host(self.thing))
+
+
+def _from_host(device: Device, host: NDArray[Any]) -> CarriedArray:
+    return CarriedArray(device.from_host(host))
+
+
+@dataclass(frozen=True)
+class CarriedStream:
+    """A stream of ``numba.cuda``, or None for the default one, which is what becomes of it in another process."""
+
+    thing: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CarriedStream:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CarriedStream, (None,)
+
+
+def packed(value: Any, stream: Any) -> Any:
+    """A device array, or each in a tuple, to be copied or pickled; anything else as it is."""
+    if type(value) is tuple:
+        return tuple([packed(one, stream) for one in value])
+    return CarriedArray(value, stream) if CUDA.owns(value) else value
+
+
+def unpacked(value: Any) -> Any:
+    """What was packed."""
+    if type(value) is tuple:
+        return tuple(map(unpacked, value))
+    return value.thing if isinstance(value, (CarriedArray, CarriedStream)) else value
+
+
+def departing(state: Mapping[str, Any], stream: Any) -> dict[str, Any]:
+    """Attributes to be copied or pickled."""
+    return {name: packed(value, stream) for name, value in state.items()}
+
+
+def arrived(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a copy, or of what was unpickled."""
+    return {name: unpacked(value) for name, value in state.items()}
