@@ -15,11 +15,16 @@ import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.container import Container
+from numba_nn.core.device import CPU
+from numba_nn.core.epilogue import Epilogue
 from numba_nn.core.errors import ArgumentError, DeviceError
 from numba_nn.core.fusion import Run, fuse, in_order, join
 from numba_nn.core.layer import Layer
 from numba_nn.core.plan import Lifetime, Plan
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
+
+Step = tuple[Layer, Call, Array | None, Epilogue]
+"""A layer, its call, room for its output, None for the model's own, and what it does of the next ones."""
 
 
 class Sequential(Container):
@@ -66,9 +71,10 @@ class Sequential(Container):
         self.dtype = dtypes.pop() if dtypes else None
         self.takes_indices = layers[0].takes_indices
         self._plans: dict[tuple[Shape, np.dtype[Any]], Plan] = {}
+        self._ready: dict[Call, tuple[list[Run], list[Step]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_plans": {}}
+        return {**super().__getstate__(), "_plans": {}, "_ready": {}}
 
     def children(self) -> dict[str, Layer]:
         """The layers, named "0", "1", ..."""
@@ -204,6 +210,7 @@ class Sequential(Container):
         return runs[0], runs[1]
 
     def _allocate(self, call: Call) -> None:
+        self._ready.pop(call, None)
         specs, lives = self._transient(call)
         # The plan of the largest batch serves the smaller ones: one of their own might need more than was reserved.
         plan = self._plans.get((call.x_shape[1:], call.dtype))
@@ -225,6 +232,29 @@ class Sequential(Container):
             layer.reserve(shapes[i], dtype=call.dtype, training=training and i not in done_before)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        if not call.keep and call in self._ready:
+            norms, steps = self._ready[call]
+            if not norms or all(run.folds() for run in norms):
+                for layer, its, room, epilogue in steps:
+                    out = y if room is None else room
+                    layer._apply(its, out, x, False, epilogue)
+                    x = out
+                return
+        self._run_all(call, y, x, saved)
+        if not (call.keep or self.takes_indices) and self.device is CPU:
+            self._ready[call] = self._steps_of(call)
+
+    def _steps_of(self, call: Call) -> tuple[list[Run], list[Step]]:
+        """What a forward without a backward runs, looked up, which takes 0.5 us a layer; before it the runs that may not fold."""
+        shapes, runs = self._shapes(call.x_shape), call.geometry[False]
+        steps = [
+            (run.layer, run.layer._call(shapes[run.start], run.layer.dtype or call.dtype), call.scratch.get(f"y{run.stop}"),
+             run.epilogue)
+            for run in runs
+        ]  # fmt: skip
+        return [run for run in runs if run.epilogue.norm], steps
+
+    def _run_all(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         for run in call.geometry[call.keep]:
             if run.folds():
                 x = self._run(call, run.layer, x, self._output(call, y, saved, run.stop), run.epilogue)
@@ -232,6 +262,10 @@ class Sequential(Container):
                 x = self._run(call, run.layer, x, self._output(call, y, saved, run.rest))
                 for i in range(run.rest, run.stop):
                     x = self._run(call, self._steps[i], x, self._output(call, y, saved, i + 1))
+
+    def _forget_calls(self) -> None:
+        super()._forget_calls()
+        self._ready.clear()
 
     def _output(self, call: Call, y: Array, saved: Arrays, index: int) -> Array:
         """Where the output of this many layers goes."""
