@@ -245,7 +245,7 @@ class Sequential(Container):
             self._ready[call] = self._steps_of(call)
 
     def _steps_of(self, call: Call) -> tuple[list[Run], list[Step]]:
-        """What a forward without a backward runs, looked up, which takes 0.5 us a layer; before it the runs that may not fold."""
+        """What a forward without a backward runs, looked up, which takes 0.5 us a layer; before it runs that may not fold."""
         shapes, runs = self._shapes(call.x_shape), call.geometry[False]
         steps = [
             (run.layer, run.layer._call(shapes[run.start], run.layer.dtype or call.dtype), call.scratch.get(f"y{run.stop}"),
