@@ -38,8 +38,6 @@ class Sequential(Container):
         If layers with parameters live on different devices.
     """
 
-    keeps_input = True
-
     def __init__(self, *layers: Layer) -> None:
         super().__init__()
         self._take(layers)
@@ -207,7 +205,7 @@ class Sequential(Container):
         plan = self._plans.get((call.x_shape[1:], call.dtype))
         if plan is None or not plan.holds(list(lives.values())):
             plan = Plan(list(lives.values()))
-        call.scratch = self._workspace.place(f"sequential{self._level}", specs, plan.offsets, plan.total)
+        call.scratch = self._workspace.place(self._scratch_name, specs, plan.offsets, plan.total)
         call.inference = call.scratch
         self._plans[call.x_shape[1:], call.dtype] = plan
         self._keep(len(self._free) + len(self._kept))

@@ -29,6 +29,7 @@ class Buffers(Module):
     """
 
     dtype: np.dtype[Any] | None = None
+    _scratch_name = "scratch"
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +108,7 @@ class Buffers(Module):
     def _allocate(self, call: Call) -> None:
         """Give a call its views of the scratch, which the layers of a model share."""
         scratch = self.scratch_spec(call.x_shape, call.dtype)
-        both = self._workspace.carve("scratch", {**scratch, **self.inference_spec(call.x_shape, call.dtype)})
+        both = self._workspace.carve(self._scratch_name, {**scratch, **self.inference_spec(call.x_shape, call.dtype)})
         call.scratch = {name: both[name] for name in scratch}
         call.inference = {name: array for name, array in both.items() if name not in scratch}
 

@@ -20,6 +20,8 @@ from numba_nn.core.workspace import Workspace
 class Container(Layer):
     """Base of the layers that run other layers: it runs them by `_run`, and calls ``_adopt(self._workspace, 0)`` once made."""
 
+    keeps_input = True  # a layer inside may have borrowed it, whose backward comes when this container's does
+
     def __init__(self) -> None:
         super().__init__()
         self._level = 0
@@ -49,6 +51,11 @@ class Container(Layer):
         for layer, _ in reversed(self._kept[-1].parts):
             layer._forget()
         super()._forget()
+
+    @property
+    def _scratch_name(self) -> str:
+        """A buffer apart from those of the layers inside, which run while it is in use."""
+        return f"scratch{self._level}"
 
     def _keep(self, calls: int) -> None:
         for layer, uses in self._places().items():
