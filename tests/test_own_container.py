@@ -7,7 +7,7 @@ import pytest
 
 import numba_nn as nn
 from numba_nn.core.container import Container
-from tests.cases import assert_close, assert_same, gradients
+from tests.cases import gradients
 from tests.test_sequential import numbers
 
 
