@@ -1,11 +1,14 @@
 """The examples run as a reader would run them, and the README's is the one in ``examples/``."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.allocations import runtime_allocations
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,6 +27,12 @@ def test_examples_run(name: str, arguments: list[str], expected: str) -> None:
     command = [sys.executable, str(ROOT / "examples" / name), *arguments]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert re.search(expected, output), output
+
+
+def test_own_loop_allocates_nothing_in_a_step() -> None:
+    main = runpy.run_path(str(ROOT / "examples" / "own_loop.py"))["main"]
+    main(1)  # compiles
+    assert runtime_allocations(lambda: main(50)) == runtime_allocations(lambda: main(1))
 
 
 def test_every_example_is_tried() -> None:
