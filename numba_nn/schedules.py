@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from numba_nn.core.checks import check_count, check_number
-from numba_nn.core.errors import ArgumentError, StateDictError
+from numba_nn.core.errors import ArgumentError, StateDictError, undefined
 from numba_nn.optim import Optimizer
 
 
@@ -127,7 +127,7 @@ class EpochSchedule(Schedule):
             group["lr"] = self._rate(self.last_epoch, group["initial_lr"])
 
     def _rate(self, epoch: int, base: float) -> float:
-        raise NotImplementedError
+        raise undefined(self, "_rate(epoch, base)")
 
     def _rates(self) -> dict[str, list[float]]:
         return {"initial_lr": [group["initial_lr"] for group in self.optimizer.param_groups], **super()._rates()}

@@ -13,7 +13,7 @@ import numpy as np
 from numba_nn.core.call import NO_CALL, Arrays, Call, Slot
 from numba_nn.core.checks import as_shape, check_count, check_dtype
 from numba_nn.core.device import CPU, Device
-from numba_nn.core.errors import ArgumentError, DeviceError, DTypeError
+from numba_nn.core.errors import ArgumentError, DeviceError, DTypeError, undefined
 from numba_nn.core.module import Module
 from numba_nn.core.narrow import wide
 from numba_nn.core.workspace import Shape, Spec, Workspace
@@ -29,7 +29,6 @@ class Buffers(Module):
     """
 
     dtype: np.dtype[Any] | None = None
-    _scratch_name = "scratch"
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +59,7 @@ class Buffers(Module):
 
     def _y_shape(self, x_shape: Any) -> Shape:
         """Output shape for a call's ``x_shape``, which holds several where there are several inputs."""
-        raise NotImplementedError
+        raise undefined(self, "_y_shape(x_shape)")
 
     def saved_spec(self, x_shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
         """Shape and dtype of every array that forward keeps for backward."""
@@ -104,6 +103,10 @@ class Buffers(Module):
             self._made[x_shape[1:], dtype] = self._tables(x_shape, dtype)
         call.tables = self._made[x_shape[1:], dtype]
         return call
+
+    @property
+    def _scratch_name(self) -> str:
+        return "scratch"
 
     def _allocate(self, call: Call) -> None:
         """Give a call its views of the scratch, which the layers of a model share."""

@@ -95,3 +95,8 @@ class MissingTwinError(NumbaNNError, NotImplementedError):
 
 class TwinMismatchError(NumbaNNError, TypeError):
     """A CUDA twin's arguments differ from its CPU kernel's."""
+
+
+def undefined(owner: object, method: str) -> NotImplementedError:
+    """What to raise in place of a method that is a subclass's to define."""
+    return NotImplementedError(f"{type(owner).__name__} must define {method}")

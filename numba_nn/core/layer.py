@@ -30,7 +30,7 @@ from numba_nn.core.call import Array, Arrays, Call, Slot
 from numba_nn.core.checks import check_array, check_destination, check_fits, check_indices, is_destination
 from numba_nn.core.device import CPU, device_of
 from numba_nn.core.epilogue import NOTHING, Epilogue
-from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError
+from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError, undefined
 from numba_nn.core.workspace import Shape
 
 
@@ -65,7 +65,7 @@ class Layer(Buffers):
         ShapeError
             If the layer cannot take this shape.
         """
-        raise NotImplementedError
+        raise undefined(self, "output_shape(x_shape)")
 
     def behind(self, before: Layer) -> Layer | None:
         """One layer in place of the one before and this one, if there is such; its ``pays`` says for which shapes."""
@@ -80,10 +80,10 @@ class Layer(Buffers):
         return 0
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        raise NotImplementedError
+        raise undefined(self, "_forward(call, y, x, saved)")
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        raise NotImplementedError
+        raise undefined(self, "_backward(call, dx, dy, x, saved)")
 
     def _y_shape(self, x_shape: Any) -> Shape:
         """Output shape for a call's ``x_shape``, which holds several where there are several inputs."""

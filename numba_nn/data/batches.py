@@ -42,8 +42,8 @@ class Batches:
     The order of epoch ``e`` is the shuffle by ``numpy.random.Generator(Philox(key=[seed, e]))`` of ``0 .. N-1`` and depends on
     nothing else, so that a run resumed at epoch ``e`` sees the batches that an unbroken run would have seen.
 
-    Each pass over the object, ``for x, target in batches``, is the next epoch: 0, 1, 2, ...; a call of `epoch` sets where passes
-    go on. To resume at epoch ``e``, go through ``batches.epoch(e)`` first: passes after it are e + 1, e + 2, ...
+    Each pass over the object, ``for x, target in batches``, is the next epoch: 0, 1, 2, ...; a call of `epoch` sets where
+    passes go on. To resume at epoch ``e``, go through ``batches.epoch(e)`` first: passes after it are e + 1, e + 2, ...
 
     All memory for batches and for the order is taken by the constructor. A batch lies in a buffer that the next batch
     overwrites: copy what must outlive the loop's turn.

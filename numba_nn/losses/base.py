@@ -21,7 +21,7 @@ import numpy as np
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import as_shape, check_array, check_destination, check_dtype
 from numba_nn.core.device import CPU, Device, as_device, as_stream, device_of
-from numba_nn.core.errors import ArgumentError, BackwardError
+from numba_nn.core.errors import ArgumentError, BackwardError, undefined
 from numba_nn.core.workspace import Shape, Spec, Workspace
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -80,7 +80,7 @@ class Loss:
         ShapeError
             If the loss cannot take this shape.
         """
-        raise NotImplementedError
+        raise undefined(self, "loss_shape(shape)")
 
     def saved_spec(self, shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
         """Shape and dtype of every array that forward keeps for backward."""
@@ -94,16 +94,16 @@ class Loss:
         """Write what depends on the shape alone into new arrays."""
 
     def _check(self, prediction: Array, target: Any) -> None:
-        raise NotImplementedError
+        raise undefined(self, "_check(prediction, target)")
 
     def _check_values(self, prediction: Array, target: Array) -> None:
         pass
 
     def _forward(self, loss: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
-        raise NotImplementedError
+        raise undefined(self, "_forward(loss, prediction, target, arrays)")
 
     def _backward(self, dx: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
-        raise NotImplementedError
+        raise undefined(self, "_backward(dx, prediction, target, arrays)")
 
     def _arguments(self) -> str:
         """Constructor arguments, for the repr."""

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from numba_nn.core.call import Array
-from numba_nn.core.errors import ArgumentError
+from numba_nn.core.checks import check_keeps_gradients
+from numba_nn.core.errors import ArgumentError, undefined
 from numba_nn.core.feed import Mirror
 from numba_nn.core.kernel import Kernel
 from numba_nn.core.state import load_arrays
@@ -77,14 +78,26 @@ class Optimizer:
 
     def _state_names(self) -> tuple[str, ...]:
         """Names of the arrays kept beside each parameter."""
-        raise NotImplementedError
+        raise undefined(self, "_state_names()")
 
     def _rates_of(self, group: dict[str, Any]) -> tuple[float, ...]:
         """A group's settings as the kernel takes them; raises `ArgumentError` where one is out of range."""
-        raise NotImplementedError
+        raise undefined(self, "_rates_of(group)")
 
-    def zero_grad(self) -> None:
-        """Clear the gradients of all parameters."""
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Clear the gradients of all parameters.
+
+        Parameters
+        ----------
+        set_to_none : bool, optional
+            False, as gradients keep their arrays.
+
+        Raises
+        ------
+        ArgumentError
+            For True; nothing was cleared.
+        """
+        check_keeps_gradients(type(self).__name__, set_to_none)
         self._table.clear_gradients()
 
     def refresh(self) -> None:
