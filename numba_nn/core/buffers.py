@@ -13,7 +13,7 @@ import numpy as np
 from numba_nn.core.call import NO_CALL, Arrays, Call, Slot
 from numba_nn.core.checks import as_shape, check_count, check_dtype
 from numba_nn.core.device import CPU, Device
-from numba_nn.core.errors import ArgumentError, DeviceError, DTypeError, undefined
+from numba_nn.core.errors import ArgumentError, DeviceError, DTypeError, ReserveError, undefined
 from numba_nn.core.module import Module
 from numba_nn.core.narrow import wide
 from numba_nn.core.workspace import Shape, Spec, Workspace
@@ -41,7 +41,7 @@ class Buffers(Module):
 
     def __getstate__(self) -> dict[str, Any]:
         if self.device is not CPU:
-            raise DeviceError(f"{self!r}: a model on '{self.device}' cannot be copied or pickled; call to('cpu') first")
+            raise DeviceError(f"{self}: a model on '{self.device}' cannot be copied or pickled; call to('cpu') first")
         slots = [Slot() for _ in self._free + self._kept]
         # A copy has buffers and forwards of its own.
         return {**vars(self), "_calls": {}, "_newest_call": NO_CALL, "_made": {}, "_free": slots, "_kept": []}
@@ -91,10 +91,23 @@ class Buffers(Module):
         if call is None:
             call = self._new_call(x_shape, dtype)
         if call.generation != self._workspace.generation:
-            self._allocate(call)
+            try:
+                self._allocate(call)
+            except ReserveError:
+                raise self._too_large(x_shape) from None
             call.generation = self._workspace.generation
             self._calls[x_shape, dtype] = call
         return call
+
+    def _saved(self, slot: Slot, call: Call) -> Arrays:
+        """Room in a slot for what a forward keeps."""
+        try:
+            return slot.saved(call, self)
+        except ReserveError:
+            raise self._too_large(call.x_shape) from None
+
+    def _too_large(self, x_shape: Any) -> ReserveError:
+        return ReserveError(f"{self}: x of shape {x_shape} needs more than was reserved; reserve the larger shape first")
 
     def _new_call(self, x_shape: Any, dtype: np.dtype[Any]) -> Call:
         call = Call(x_shape, self._y_shape(x_shape), dtype)
@@ -183,13 +196,13 @@ class Buffers(Module):
     def _reserved_shape(self, input_shapes: tuple[Any, ...]) -> Any:
         """A call's ``x_shape`` from what was given to `reserve`."""
         if len(input_shapes) != 1:
-            raise ArgumentError(f"{self!r}: reserve takes one input shape, got {len(input_shapes)}")
+            raise ArgumentError(f"{self}: reserve takes one input shape, got {len(input_shapes)}")
         return as_shape(self, input_shapes[0])
 
     def _dtype_of_input(self, dtype: Any) -> np.dtype[Any]:
         wanted = check_dtype(self, dtype or self.dtype or np.float32, self.device)
         if self.dtype is not None and wanted != self.dtype:
-            raise DTypeError(f"{self!r}: reserve: dtype must be the layer's, {self.dtype}, got {wanted}")
+            raise DTypeError(f"{self}: reserve: dtype must be the layer's, {self.dtype}, got {wanted}")
         return wanted
 
     def _reserve_more(self, call: Call, training: bool, calls: int) -> None:

@@ -6,6 +6,7 @@ inside still keeps the forward that belongs to it.
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from typing import Any, Self
 
@@ -42,7 +43,7 @@ class Container(Layer):
             index = taken[layer] = taken.get(layer, 0) + 1
             if index > len(layer._kept) or layer._kept[-index].number != number:
                 raise BackwardError(
-                    f"{layer!r} has run outside of this forward since; call backward in the reverse order of the forwards "
+                    f"{layer} has run outside of this forward since; call backward in the reverse order of the forwards "
                     f"(it keeps the last {len(layer._free) + len(layer._kept)}; reserve(..., calls=n) on it keeps more)"
                 )
             layer._check_parts(layer._kept[-index], taken)
@@ -104,6 +105,15 @@ class Container(Layer):
         finally:
             self._adopt(self._workspace, 0)  # each layer has come with a workspace of its own, also if it had to go back
         return self
+
+    def __str__(self) -> str:
+        """A name for messages and tables, where the repr would be long."""
+        count = len(self.children())
+        return f"{type(self).__name__} of {count} layer{'' if count == 1 else 's'}"
+
+    def _arguments(self) -> str:
+        lines = "\n".join(f"({name}): {child!r}" for name, child in self.children().items())
+        return f"\n{textwrap.indent(lines, '  ')}\n"
 
     def _inner(self) -> list[Layer]:
         """The layers directly inside, once for each place."""

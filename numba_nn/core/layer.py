@@ -139,7 +139,7 @@ class Layer(Buffers):
         device = device_of(x)
         if device is not self.device:
             if self.dtype is not None:
-                raise DeviceError(f"{self!r}: x lives on '{device}', the layer on '{self.device}'; see layer.to('{device}')")
+                raise DeviceError(f"{self}: x lives on '{device}', the layer on '{self.device}'; see layer.to('{device}')")
             self.to(device)
         return device.accept(x)
 
@@ -177,7 +177,7 @@ class Layer(Buffers):
             self._forward(call, y, self._workspace.contiguous("x", x), call.inference)
             return
         slot = self._next_slot()
-        saved = slot.saved(call, self)
+        saved = self._saved(slot, call)
         x = (slot.workspace if self.keeps_input else self._workspace).contiguous("x", x)
         self._keep_in(slot, call, x if self.keeps_input else None, saved)
         try:
@@ -237,7 +237,7 @@ class Layer(Buffers):
                 dx = self._destination(out, "out", call.x_shape, call.dtype, *inputs)
             elif out is not None:
                 reason = "x holds indices" if self.takes_indices else "input_gradient=False"
-                raise ArgumentError(f"{self!r}: backward has no input gradient to write to out: {reason}")
+                raise ArgumentError(f"{self}: backward has no input gradient to write to out: {reason}")
             self._finish(slot, dx, dy)
         finally:
             lock.release()
@@ -247,7 +247,7 @@ class Layer(Buffers):
         """The forward that the next backward belongs to."""
         if not self._kept:
             raise BackwardError(
-                f"{self!r}: no forward is left for this backward: each allows one, and only in training mode (train()); "
+                f"{self}: no forward is left for this backward: each allows one, and only in training mode (train()); "
                 f"the last {len(self._free)} forwards are kept (reserve(..., calls=n) keeps more)"
             )
         slot = self._kept[-1]

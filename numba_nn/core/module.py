@@ -240,7 +240,7 @@ class Module:
             parameter.unlock()
         try:
             with self.device.on(self.stream):
-                load_arrays(repr(self), dict(self.named_arrays()), arrays, strict)
+                load_arrays(self, dict(self.named_arrays()), arrays, strict)
         finally:
             self._lock(locked)
         return self
@@ -313,7 +313,7 @@ class Module:
             If the model lives on a GPU.
         """
         if self.device is not CPU:
-            raise DeviceError(f"{self!r}: share() works on the CPU only; call to('cpu') first")
+            raise DeviceError(f"{self}: share() works on the CPU only; call to('cpu') first")
         shared = [*self.parameters(), *(array for _, array in self.named_arrays())]
         return copy.deepcopy(self, {id(a): a for a in shared})
 

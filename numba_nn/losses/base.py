@@ -241,7 +241,7 @@ class Loss:
 
     # ---- buffers -----------------------------------------------------------------------------------------------------
 
-    def reserve(self, shape: Shape, dtype: Any = np.float32, device: Device = CPU) -> Self:
+    def reserve(self, shape: Shape, dtype: Any = np.float32, device: str | Device = CPU) -> Self:
         """Allocate everything that later calls need, for predictions of up to this shape; a forward before is forgotten.
 
         Parameters
@@ -250,7 +250,7 @@ class Loss:
             Shape of the largest prediction.
         dtype : dtype, optional
             Of the prediction, float32 or float64.
-        device : Device, optional
+        device : {"cpu", "cuda"}, optional
             Where predictions will live.
 
         Returns
@@ -262,11 +262,14 @@ class Loss:
         ------
         ShapeError, DTypeError
             If the loss cannot take such predictions; nothing changed.
+        DeviceError, ArgumentError
+            If this machine lacks the device, or for another name; nothing changed.
         """
         dtype, shape = check_dtype(self, dtype), as_shape(self, shape)
         self.loss_shape(shape)  # refuses what does not fit, before anything changes
-        if device is not self.device:
-            self._move(device)
+        target = as_device(self, device)
+        if target is not self.device:
+            self._move(target)
         with self._workspace.in_use(self):
             self._kept = None  # the arrays may be those it was kept in
             self._arrays_of(shape, dtype)
