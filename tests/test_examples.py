@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
         ("quickstart.py", [], r"loss 0\.00\d+"),
         ("own_loop.py", [], r"y = (2\.0\d+|1\.99\d+) x \+ (1\.0\d+|0\.99\d+)"),
         ("classifier.py", [], r"accuracy 0\.9\d+\n\[\["),
+        ("residual.py", [], r"accuracy (1\.000|0\.9\d+)"),
         ("matmul_speed.py", ["40"], r"40\^3 float32 +\d+ GFLOP/s"),
         ("kernel_ladder.py", ["--size", "40", "--shape", "1", "3", "4", "9"], r"three loops \| (?s:.*)Winograd"),
     ],
@@ -45,3 +46,9 @@ def test_the_readme_shows_the_classifier() -> None:
     shown = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
     example = (ROOT / "examples" / "classifier.py").read_text(encoding="utf-8")
     assert example.endswith(shown)
+
+
+def test_the_readme_shows_the_residual_block() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```python\n(class Residual.*?)```", readme, re.DOTALL)
+    assert shown in (ROOT / "examples" / "residual.py").read_text(encoding="utf-8")

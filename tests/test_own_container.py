@@ -1,35 +1,24 @@
-"""Containers of a user's own: gradients, scratch apart from that of the layers inside, memory that is reserved."""
+"""Layers and containers of a user's own: gradients, scratch apart from that of the layers inside, memory that is reserved."""
 
 from __future__ import annotations
+
+import contextlib
+import inspect
+import runpy
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import numba_nn as nn
-from numba_nn.core.container import Container
+from numba_nn.core import layer as contract
+from tests.allocations import no_array_data
 from tests.cases import gradients
 from tests.test_sequential import numbers
 
-
-class Residual(Container):
-    """y = x + body(x)."""
-
-    def __init__(self, body):
-        super().__init__()
-        self.body, self.dtype = body, body.dtype
-        self._adopt(self._workspace, 0)
-
-    def output_shape(self, x_shape):
-        return self.body.output_shape(x_shape)
-
-    def _forward(self, call, y, x, saved):
-        self._run(call, self.body, x, y)
-        y += x
-
-    def _backward(self, call, dx, dy, x, saved):
-        self.body._propagate(dy, dx, dx is not None)
-        if dx is not None:
-            dx += dy
+ROOT = Path(__file__).parents[1]
+Residual = runpy.run_path(str(ROOT / "examples" / "residual.py"))["Residual"]
 
 
 class Projected(Residual):
@@ -77,7 +66,17 @@ def differences(model, x, dy, array, step=1e-6):
     return derivative
 
 
+def scale():
+    """The example in the docstring of the contract."""
+    shown = inspect.getdoc(contract).partition("::\n\n")[2].partition("\n\nWhat depends")[0]
+    names = {"nn": nn, "np": np}
+    exec(textwrap.dedent(shown), names)
+    return names["Scale"](5, np.float64)
+
+
 MODELS = [
+    scale,
+    lambda: nn.Sequential(scale(), residual(), scale()),
     lambda: nn.Sequential(residual(), residual()),
     lambda: nn.Sequential(nn.Linear(5, 5, dtype=np.float64), residual(), nn.ReLU(), residual()),
     lambda: Residual(nn.Sequential(residual(), nn.Linear(5, 5, dtype=np.float64))),
@@ -95,3 +94,13 @@ def test_gradients_are_the_derivatives(build):
     for name, parameter in model.named_parameters():
         np.testing.assert_allclose(got[name], differences(model, x, dy, parameter.value), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(got["x"], differences(model, x, dy, x), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("build", MODELS[:3])
+def test_reserved_models_allocate_nothing(build):
+    model, x = build().reserve((4, 5), strict=True), numbers(4, 5).astype(np.float64)
+    y, dx = np.empty_like(x), np.empty_like(x)
+    for watch in (contextlib.nullcontext, no_array_data):  # the first time, kernels are compiled
+        with watch():
+            model.forward(x, out=y)
+            model.backward(y, out=dx)

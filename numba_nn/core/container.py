@@ -19,7 +19,20 @@ from numba_nn.core.workspace import Workspace
 
 
 class Container(Layer):
-    """Base of the layers that run other layers: it runs them by `_run`, and calls ``_adopt(self._workspace, 0)`` once made."""
+    """Base of the layers that run other layers.
+
+    A subclass writes what every `Layer` does. In addition it
+
+    * has the layers inside as attributes, or names them in ``children``, and calls ``_adopt(self._workspace, 0)`` once it has
+      them all: they then share one scratch;
+    * runs them in ``_forward`` by ``_run(call, layer, x, out)``, and in ``_backward``, in the reverse order, by
+      ``layer._propagate(dy, dx, dx is not None)``;
+    * reserves them in ``_reserve_more(call, training, calls)``, after ``super()``'s, with the shapes of their inputs: otherwise
+      they allocate in the first step.
+
+    What it declares in ``scratch_spec`` and ``saved_spec`` lies apart from the buffers of the layers inside, and its input is
+    kept for the backward. ``examples/residual.py`` is an example.
+    """
 
     keeps_input = True  # a layer inside may have borrowed it, whose backward comes when this container's does
 

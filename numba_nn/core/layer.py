@@ -9,7 +9,36 @@ What a subclass writes:
 * ``_forward(call, y, x, saved)``: write ``y``;
 * ``_backward(call, dx, dy, x, saved)``: add to the parameters' gradients, and write ``dx`` unless it is None;
 * ``saved_spec`` and ``scratch_spec``, where it needs arrays from forward to backward, or within a call;
-* ``keeps_input = True``, where ``_backward`` reads ``x``; ``takes_indices = True``, where x holds whole numbers.
+* ``keeps_input = True``, where ``_backward`` reads ``x``; ``takes_indices = True``, where x holds whole numbers;
+* in its constructor, after ``super().__init__()``, parameters as attributes, ``self.weight = Parameter(array, "weight")``, and
+  ``self.dtype``, the `numpy.dtype` of parameters and arrays; a layer without parameters leaves it None and follows its input.
+
+All of it in one, a factor for each feature::
+
+    class Scale(nn.Layer):
+        keeps_input = True
+
+        def __init__(self, features, dtype=np.float32):
+            super().__init__()
+            self.dtype = np.dtype(dtype)
+            self.weight = nn.Parameter(np.ones(features, dtype), "weight")
+
+        def output_shape(self, x_shape):
+            if len(x_shape) != 2 or x_shape[1] != self.weight.value.size:
+                raise nn.ShapeError(f"{self}: x must have shape (N, {self.weight.value.size}), got {x_shape}")
+            return x_shape
+
+        def scratch_spec(self, x_shape, dtype):
+            return {"product": (x_shape, dtype)}
+
+        def _forward(self, call, y, x, saved):
+            np.multiply(x, self.weight.value, out=y)
+
+        def _backward(self, call, dx, dy, x, saved):
+            if self.weight.requires_grad:
+                self.weight.grad[...] += np.multiply(dy, x, out=call.scratch["product"]).sum(0)
+            if dx is not None:
+                np.multiply(dy, self.weight.value, out=dx)
 
 What depends on the mode reads ``self.training`` in ``_forward``. Whether a forward is kept is another matter: a container that
 is trained keeps those of layers in eval mode too.
