@@ -15,6 +15,13 @@ from numba_nn.losses.elementwise import squared_error_backward, squared_error_fo
 
 
 @njit
+def descend(value, gradient, lr):
+    """One step of gradient descent; flat arrays, changed element by element: ``lr * gradient`` would be a new one."""
+    for i in range(value.size):
+        value[i] -= lr * gradient[i]
+
+
+@njit
 def train(steps, lr, x, target, weight, ones, bias, y, dy, dweight, dbias, left, right, loss, partial):
     """Plain gradient descent; every array is the caller's, nothing is allocated."""
     for _ in range(steps):
@@ -25,11 +32,11 @@ def train(steps, lr, x, target, weight, ones, bias, y, dy, dweight, dbias, left,
         dbias[:] = 0
         linear_backward_weight(dweight, left, right, x, dy)
         linear_backward_bias(dbias, left, dy)
-        weight -= lr * dweight
-        bias -= lr * dbias
+        descend(weight.reshape(weight.size), dweight.reshape(weight.size), lr)
+        descend(bias, dbias, lr)
 
 
-def main() -> None:
+def main(steps: int = 300) -> None:
     """Fit the line and print it."""
     points = 128
     x = np.linspace(-1, 1, points, dtype=np.float32).reshape(points, 1)
@@ -40,7 +47,7 @@ def main() -> None:
     left, right = (np.empty(max(pair), np.float32) for pair in zip(*sizes, strict=True))
     loss, partial = np.empty(1, np.float32), np.empty(block_count(points))
     train(
-        300, np.float32(0.1), x, target, weight, np.ones_like(bias), bias, y, dy, np.empty_like(weight), np.empty_like(bias),
+        steps, np.float32(0.1), x, target, weight, np.ones_like(bias), bias, y, dy, np.empty_like(weight), np.empty_like(bias),
         left, right, loss, partial,
     )  # fmt: skip
     print(f"y = {weight[0, 0]:.4f} x + {bias[0]:.4f}, loss {loss[0]:.2e}")

@@ -2,6 +2,7 @@
 
 from numba_nn import data, io, metrics, models, ops, optim, schedules
 from numba_nn.config import show_config
+from numba_nn.core.container import Container
 from numba_nn.core.errors import (
     ArgumentError,
     BackwardError,
@@ -86,6 +87,7 @@ __all__ = [
     "ConcurrencyError",
     "ConstantPad1d",
     "ConstantPad2d",
+    "Container",
     "Conv1d",
     "Conv2d",
     "CrossEntropyLoss",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_count
-from numba_nn.core.errors import ArgumentError, DTypeError, RangeError, ShapeError
+from numba_nn.core.errors import ArgumentError, DTypeError, RangeError, ShapeError, undefined
 
 
 class Metric:
@@ -40,7 +40,7 @@ class Metric:
 
     def reset(self) -> None:
         """Forget all batches."""
-        raise NotImplementedError
+        raise undefined(self, "reset()")
 
     def update(self, prediction: Array, target: Array) -> None:
         """Count a batch.
@@ -57,12 +57,12 @@ class Metric:
         ShapeError, DTypeError, ArgumentError
             If an array does not fit; nothing was counted.
         """
-        raise NotImplementedError
+        raise undefined(self, "update(prediction, target)")
 
     @property
     def value(self) -> Any:
         """The metric of all batches since the last `reset`."""
-        raise NotImplementedError
+        raise undefined(self, "value")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

@@ -64,14 +64,12 @@ class MixedPrecision(Container):
     >>> step = nn.TrainStep(model, nn.MSELoss(), nn.optim.Adam(model.parameters()), (64, 3, 32, 32))  # doctest: +SKIP
     """
 
-    keeps_input = True
-
     def __init__(self, model: Layer, dtype: str = "bfloat16", loss_scale: str | float = "auto") -> None:
         super().__init__()
         if isinstance(model, Layer) and model.device is not CPU:
             raise ArgumentError(f"MixedPrecision: model must live on the CPU until it moves with this, got '{model.device}'")
         if not isinstance(model, Layer) or model.takes_several or (model.dtype is not None and model.dtype != np.float32):
-            got = repr(model) if isinstance(model, Layer) else type(model).__name__
+            got = str(model) if isinstance(model, Layer) else type(model).__name__
             raise ArgumentError(f"MixedPrecision: model must be a layer of float32 with one input, got {got}")
         if dtype not in FORMS:
             raise ArgumentError(f"MixedPrecision: dtype must be one of {tuple(FORMS)}, got {dtype!r}")
@@ -89,7 +87,7 @@ class MixedPrecision(Container):
         """A parameter has one guard, and a layer one dtype."""
         own = set(map(id, self.parameters()))
         if any(not own.isdisjoint(map(id, other.parameters())) for other in _made):
-            raise ArgumentError(f"MixedPrecision: model must not be in another MixedPrecision already, got {self.model!r}")
+            raise ArgumentError(f"MixedPrecision: model must not be in another MixedPrecision already, got {self.model}")
         _made.add(self)
 
     def __getstate__(self) -> dict[str, Any]:

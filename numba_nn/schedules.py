@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from numba_nn.core.checks import check_count, check_number
-from numba_nn.core.errors import ArgumentError, StateDictError
+from numba_nn.core.errors import ArgumentError, StateDictError, undefined
 from numba_nn.optim import Optimizer
 
 
@@ -45,12 +45,18 @@ class Schedule:
 
     _state: ClassVar[tuple[str, ...]] = ("last_epoch",)
     """Attributes that steps change."""
+    _settings: ClassVar[tuple[str, ...]] = ()
+    """Attributes that the constructor set, for the repr."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         if not isinstance(optimizer, Optimizer):
             raise ArgumentError(f"{type(self).__name__}: optimizer must be an Optimizer object, got {optimizer!r}")
         self.optimizer = optimizer
         self.last_epoch = 0
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in (*self._settings, "last_epoch"))
+        return f"{type(self).__name__}({shown})"
 
     def get_last_lr(self) -> list[float]:
         """The present learning rate of every group."""
@@ -127,7 +133,7 @@ class EpochSchedule(Schedule):
             group["lr"] = self._rate(self.last_epoch, group["initial_lr"])
 
     def _rate(self, epoch: int, base: float) -> float:
-        raise NotImplementedError
+        raise undefined(self, "_rate(epoch, base)")
 
     def _rates(self) -> dict[str, list[float]]:
         return {"initial_lr": [group["initial_lr"] for group in self.optimizer.param_groups], **super()._rates()}
@@ -150,6 +156,8 @@ class StepLR(EpochSchedule):
     ArgumentError
         If an argument is out of range.
     """
+
+    _settings = ("step_size", "gamma")
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
         self.step_size = check_count("StepLR", "step_size", step_size)
@@ -180,6 +188,8 @@ class CosineAnnealingLR(EpochSchedule):
         If an argument is out of range.
     """
 
+    _settings = ("T_max", "eta_min")
+
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
         self.T_max = check_count("CosineAnnealingLR", "T_max", T_max)
         self.eta_min = check_number("CosineAnnealingLR", "eta_min", eta_min, 0)
@@ -208,6 +218,8 @@ class LinearLR(EpochSchedule):
     ArgumentError
         If an argument is out of range.
     """
+
+    _settings = ("start_factor", "end_factor", "total_iters")
 
     def __init__(
         self, optimizer: Optimizer, start_factor: float = 1 / 3, end_factor: float = 1.0, total_iters: int = 5
@@ -247,6 +259,8 @@ class SequentialLR(EpochSchedule):
     >>> cosine = nn.schedules.CosineAnnealingLR(optimizer, T_max=95)
     >>> schedule = nn.schedules.SequentialLR(optimizer, [warm_up, cosine], milestones=[5])
     """
+
+    _settings = ("schedulers", "milestones")
 
     def __init__(self, optimizer: Optimizer, schedulers: Sequence[EpochSchedule], milestones: Sequence[int]) -> None:
         self.schedulers, self.milestones = list(schedulers), [check_count("SequentialLR", "milestones", m) for m in milestones]
@@ -301,6 +315,7 @@ class ReduceLROnPlateau(Schedule):
     """
 
     _state = ("last_epoch", "best", "num_bad_epochs", "cooldown_counter")
+    _settings = ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_lrs", "eps")
 
     def __init__(
         self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1, patience: int = 10, threshold: float = 1e-4,

@@ -8,7 +8,7 @@ gradients on their way back and the layers' own scratch are *scratch*; arrays wh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, overload
 
 import numpy as np
@@ -17,7 +17,7 @@ from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.container import Container
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import Epilogue
-from numba_nn.core.errors import ArgumentError, DeviceError
+from numba_nn.core.errors import ArgumentError, DeviceError, ShapeError
 from numba_nn.core.fusion import Run, fuse, in_order, join
 from numba_nn.core.layer import Layer
 from numba_nn.core.plan import Lifetime, Plan
@@ -43,8 +43,6 @@ class Sequential(Container):
         If layers with parameters live on different devices.
     """
 
-    keeps_input = True
-
     def __init__(self, *layers: Layer) -> None:
         super().__init__()
         self._take(layers)
@@ -58,9 +56,10 @@ class Sequential(Container):
 
     def _take(self, layers: tuple[Layer, ...]) -> None:
         if not layers or not all(isinstance(layer, Layer) for layer in layers):
-            raise ArgumentError(f"Sequential takes one or more layers, made and each an argument of its own, got {layers!r}")
+            got = ", ".join(type(layer).__name__ for layer in layers) or "nothing"
+            raise ArgumentError(f"Sequential takes one or more layers, made and each an argument of its own, got {got}")
         if several := [layer for layer in layers if layer.takes_several]:
-            raise ArgumentError(f"Sequential: every layer must take one input, got {several[0]!r}, which takes several")
+            raise ArgumentError(f"Sequential: every layer must take one input, got {several[0]}, which takes several")
         self._layers = layers
         self._order = in_order(layers)
         self._steps = [layers[i] for i in self._order]
@@ -108,11 +107,11 @@ class Sequential(Container):
 
     def shapes(self, x_shape: Shape) -> list[Shape]:
         """Shape of the input, and of every layer's output."""
-        return output_shapes(self._layers, x_shape)
+        return output_shapes(enumerate(self._layers), x_shape)
 
     def _shapes(self, x_shape: Shape) -> list[Shape]:
         """`shapes` in the order in which the layers run."""
-        return output_shapes(self._steps, x_shape)
+        return output_shapes(zip(self._order, self._steps, strict=True), x_shape)
 
     def runs(self, x_shape: Shape, keep: bool) -> list[list[int]]:
         """Positions of the layers in the order in which they run; those that run as one together, the first does the others.
@@ -157,7 +156,7 @@ class Sequential(Container):
         Raises
         ------
         ShapeError
-            Of the first layer that cannot take its input.
+            Of the first layer that cannot take its input, with its position.
         """
         return self._shapes(x_shape)[-1]
 
@@ -216,7 +215,7 @@ class Sequential(Container):
         plan = self._plans.get((call.x_shape[1:], call.dtype))
         if plan is None or not plan.holds(list(lives.values())):
             plan = Plan(list(lives.values()))
-        call.scratch = self._workspace.place(f"sequential{self._level}", specs, plan.offsets, plan.total)
+        call.scratch = self._workspace.place(self._scratch_name, specs, plan.offsets, plan.total)
         call.inference = call.scratch
         self._plans[call.x_shape[1:], call.dtype] = plan
         self._keep(len(self._free) + len(self._kept))
@@ -289,9 +288,6 @@ class Sequential(Container):
     def _stand_ins(self) -> Iterable[Layer]:
         return self._joined.values()
 
-    def _arguments(self) -> str:
-        return ", ".join(repr(layer) for layer in self._layers)
-
 
 def first_trainable(layers: Iterable[Layer]) -> int:
     """The position of the first layer that has something to learn: gradients need not go further back."""
@@ -303,9 +299,13 @@ def first_trainable(layers: Iterable[Layer]) -> int:
     return position
 
 
-def output_shapes(layers: Sequence[Layer], x_shape: Shape) -> list[Shape]:
-    """Shape of an input, and of the output of each layer after the other."""
+def output_shapes(layers: Iterable[tuple[int, Layer]], x_shape: Shape) -> list[Shape]:
+    """Shape of an input, and of the output of each layer after the other; layers come with the positions that errors name."""
     shapes = [x_shape]
-    for layer in layers:
-        shapes.append(layer.output_shape(shapes[-1]))
+    for position, layer in layers:
+        try:
+            shapes.append(layer.output_shape(shapes[-1]))
+        except ShapeError as error:
+            error.path = (position, *error.path)
+            raise
     return shapes

@@ -47,7 +47,7 @@ def summary(model: Layer, x_shape: Shape, dtype: Any = None) -> str:
     if isinstance(model, MixedPrecision):
         model = model.model
     if not isinstance(model, Sequential):
-        raise ArgumentError(f"summary: model must be a Sequential, or one in a MixedPrecision, got {model!r}")
+        raise ArgumentError(f"summary: model must be a Sequential, or one in a MixedPrecision, got {model}")
     wanted = np.dtype(dtype or model.dtype or np.float32)
     shapes = model.shapes(x_shape)
     joined = model.joined(x_shape)
@@ -58,7 +58,7 @@ def summary(model: Layer, x_shape: Shape, dtype: Any = None) -> str:
         kept = [] if i in training else layer.saved_spec(shapes[i], wanted).values()
         rows.append(
             [
-                f"{i} {layer!r}", _times(shapes[i + 1]), f"{_learned(layer):,}", f"{layer.forward_flops(shapes[i]) / 1e6:,.1f}",
+                f"{i} {layer}", _times(shapes[i + 1]), f"{_learned(layer):,}", f"{layer.forward_flops(shapes[i]) / 1e6:,.1f}",
                 _kilobytes(kept), _kilobytes(runs.scratch_spec(taken, wanted).values()), _thousands(layer.packed_nbytes),
                 training.get(i, ""), inference.get(i, ""),
             ]

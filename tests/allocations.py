@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -27,6 +27,17 @@ def no_array_data() -> Iterator[None]:
     filters = [tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)]
     assert [str(t) for t in snapshot.filter_traces(filters).traces] == []
     assert peak < TRANSIENT
+
+
+def runtime_allocations(run: Callable[[], object]) -> int:
+    """How often Numba's runtime allocates in a call: once for every array that it is passed, and for what is made inside."""
+    _nrt_python.memsys_enable_stats()
+    try:
+        before = rtsys.get_allocation_stats().alloc
+        run()
+        return rtsys.get_allocation_stats().alloc - before
+    finally:
+        _nrt_python.memsys_disable_stats()
 
 
 @contextmanager

@@ -321,3 +321,23 @@ def test_arrays_of_different_times_share_memory():
     chain = [Lifetime(64, i, i + 1) for i in range(10)]
     assert assign_offsets(chain)[1] == 128
     assert assign_offsets([Lifetime(64, 0, 9), *chain])[1] == 192
+
+
+def test_a_strict_reserve_that_is_exceeded_is_told_with_layer_and_shape():
+    layer, model = nn.Linear(2, 3), nn.Sequential(nn.Linear(2, 3), nn.Softmax(1), nn.Linear(3, 2))
+    for one, name in ((layer, r"Linear\(.*\)"), (model, "Sequential of 3 layers")):
+        one.reserve((4, 2), strict=True)
+        with pytest.raises(nn.ReserveError, match=rf"^{name}: x of shape \(500, 2\) needs more than was reserved; reserve"):
+            one(np.ones((500, 2), np.float32))
+        one.eval().reserve((500, 2), training=False, strict=True).train()
+        if one is model:  # which keeps outputs for a backward
+            with pytest.raises(nn.ReserveError, match=rf"^{name}: x of shape \(500, 2\) needs more than was reserved"):
+                one(np.ones((500, 2), np.float32))
+
+
+@pytest.mark.parametrize("device", ["cpu", nn.Linear(1, 1).device])
+def test_a_loss_is_reserved_on_a_device_by_name(device):
+    loss = nn.MSELoss().reserve((2, 3), device=device)
+    assert loss(np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32)) == 1
+    with pytest.raises(nn.ArgumentError, match="device must be 'cpu' or 'cuda', got 'gpu'"):
+        loss.reserve((2, 3), device="gpu")

@@ -252,6 +252,16 @@ class TestBatches:
         assert not np.array_equal(order(7, 4), expected)
         assert not np.array_equal(order(3, 7), expected)
 
+    def test_each_pass_is_the_epoch_after_the_newest(self):
+        passed, named = (Batches(np.arange(10), batch_size=3, seed=4) for _ in range(2))
+
+        def order(batches):
+            return [x.tolist() for (x,) in batches]
+
+        assert [order(passed) for _ in range(3)] == [order(named.epoch(e)) for e in range(3)]
+        assert order(passed.epoch(7)) == order(named.epoch(7))
+        assert order(passed) == order(named.epoch(8))
+
     def test_in_order_without_shuffle(self):
         batches = Batches(np.arange(7), batch_size=3, shuffle=False)
         for e in (0, 5):

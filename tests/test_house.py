@@ -148,6 +148,14 @@ def test_files_and_functions_are_short(file: str) -> None:
     assert [f"{f.name}: {body_lines(f)} lines" for f in functions(parse(file)) if body_lines(f) > 40] == []
 
 
+def test_the_map_names_every_module_that_has_no_family() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("Imports run one way")[0]
+    bases = {"elementwise.py", "from_output.py", "image.py", "cuda_rows.py"}
+    files = [Path(f) for f in python_files(*(f"numba_nn/{part}" for part in ("core", "losses", "optim", "train")))]
+    assert [str(f) for f in files if f.name != "__init__.py" and not re.search(rf"\b{f.name}\b", text)] == []
+    assert [name for name in bases if name not in text or not (ROOT / "numba_nn" / "layers" / name).exists()] == []
+
+
 def test_nothing_is_called_utils() -> None:
     assert [file for file in ALL_FILES if re.search(r"\butils?\b", file)] == []
 

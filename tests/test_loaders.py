@@ -236,6 +236,16 @@ class TestStream:
         assert orders(1)[0] != first
         assert all(y < position + size for position, y in enumerate(first))  # no sample comes before it was read
 
+    def test_each_pass_is_the_epoch_after_the_newest(self):
+        stream = Stream(counted(), batch_size=4, shuffle_buffer=10)
+
+        def passed():
+            return [y.tolist() for _, y in stream]
+
+        first, second = passed(), passed()
+        assert [first, second] == [seen(stream, 0), seen(stream, 1)]
+        assert passed() == seen(stream, 2)
+
     def test_a_source_may_fill_one_array_again_and_again(self):
         def samples():
             array = np.zeros(1)

@@ -207,8 +207,59 @@ def test_a_loaded_state_is_a_copy_in_the_optimisers_own_dtypes():
     state["velocity.0"] = state["velocity.0"].astype(np.float64)
     optimizer.load_state_dict(state)
     train(optimizer, range(2))
-    assert not any(array.any() for array in state.values())
+    assert not any(array.any() for name, array in state.items() if not name.startswith("group"))
     assert optimizer.state_dict()["velocity.0"].dtype == np.float32
+
+
+GROUPED = {"lr": 0.5, "momentum": 0.25, "dampening": 0.0, "nesterov": True}
+
+
+def test_settings_of_groups_are_part_of_the_state():
+    saved = nn.optim.SGD([{"params": parameters()[:1], **GROUPED}, {"params": parameters()[1:]}], **SETTINGS)
+    saved.param_groups[1]["lr"] = 0.125  # as a schedule does
+    state = saved.state_dict()
+    other = nn.optim.SGD([{"params": parameters()[:1]}, {"params": parameters()[1:]}], lr=7)
+    other.load_state_dict(state)
+    assert repr(other) == repr(saved)
+    assert other.param_groups[0]["nesterov"] is True
+    adam = nn.optim.Adam(parameters(), lr=0.1, betas=(0.5, 0.75), amsgrad=True)
+    fresh = nn.optim.Adam(parameters(), amsgrad=True)
+    fresh.load_state_dict(adam.state_dict())
+    assert repr(fresh) == repr(adam)
+    assert fresh.param_groups[0]["betas"] == (0.5, 0.75)
+
+
+def test_a_state_without_settings_leaves_them():
+    optimizer = nn.optim.SGD(parameters(), **SETTINGS)
+    state = {name: array for name, array in optimizer.state_dict().items() if not name.startswith("group")}
+    before = repr(optimizer)
+    optimizer.load_state_dict(state)
+    assert repr(optimizer) == before
+
+
+def test_a_setting_out_of_range_changes_nothing():
+    optimizer = nn.optim.SGD(parameters(), **SETTINGS)
+    train(optimizer, range(2))
+    state, before = optimizer.state_dict(), repr(optimizer)
+    changed = {name: array + 1 for name, array in state.items()} | {"group.0.lr": np.array(-1.0)}
+    changed["group.0.nesterov"] = np.array(0.0)
+    with pytest.raises(
+        nn.StateDictError, match=r"^SGD: lr must be a number of at least 0, got -1\.0, in group 0 of a state dict$"
+    ):
+        optimizer.load_state_dict(changed)
+    with pytest.raises(nn.StateDictError, match=r"group\.0\.lr: expected float64 \(\), got float64 \(1,\)"):
+        optimizer.load_state_dict({**state, "group.0.lr": np.ones(1)})
+    assert_same(optimizer.state_dict(), state)
+    assert repr(optimizer) == before
+
+
+def test_the_repr_shows_the_settings():
+    assert repr(nn.optim.SGD(parameters(), lr=0.1, momentum=0.9)) == (
+        "SGD(lr=0.1, momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False)"
+    )
+    several = nn.optim.AdamW([{"params": [p], "lr": lr} for p, lr in zip(parameters(), (1, 2, 3), strict=True)])
+    rest = "betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False, maximize=False"
+    assert repr(several).splitlines() == ["AdamW(", *(f"  ({g}): lr={g + 1}, {rest}" for g in range(3)), ")"]
 
 
 # Kernels

@@ -171,3 +171,13 @@ S = nn.schedules
 def test_wrong_arguments_are_refused(make, words):
     with pytest.raises(nn.ArgumentError, match=words):
         make(optimizer())
+
+
+def test_the_repr_shows_the_settings():
+    optimizer = nn.optim.SGD(nn.Linear(2, 2).parameters())
+    warm_up, step = nn.schedules.LinearLR(optimizer, 0.5), nn.schedules.StepLR(optimizer, 3)
+    assert repr(warm_up) == "LinearLR(start_factor=0.5, end_factor=1.0, total_iters=5, last_epoch=0)"
+    both = nn.schedules.SequentialLR(optimizer, [warm_up, step], [5])
+    both.step()
+    assert repr(both) == f"SequentialLR(schedulers=[{warm_up!r}, {step!r}], milestones=[5], last_epoch=1)"
+    assert repr(nn.schedules.ReduceLROnPlateau(optimizer, factor=0.5)).startswith("ReduceLROnPlateau(mode='min', factor=0.5, ")

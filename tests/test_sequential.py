@@ -116,6 +116,36 @@ def test_errors_name_the_layer_that_refuses():
     assert (out == 7).all()
 
 
+def test_a_shape_error_tells_the_position():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Sequential(nn.Flatten(), nn.Linear(36, 2)))
+    for run in (model, model.output_shape, model.shapes, model.reserve):
+        given = numbers(2, 3, 10, 8) if run is model else (2, 3, 10, 8)
+        with pytest.raises(nn.ShapeError, match=r"^layer 3\.1: Linear\(.*\): x must have shape \(\.\.\., 36\), got \(2, 48\)$"):
+            run(given)
+    with pytest.raises(nn.ShapeError, match=r"^layer 2: MaxPool2d"):  # the ReLU before it runs behind it
+        model(numbers(2, 3, 3, 3))
+    with pytest.raises(nn.ShapeError, match=r"^Linear"):
+        model[3][1](numbers(2, 3))
+
+
+def test_names_in_messages_are_short_and_the_repr_has_a_line_for_each_layer():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.ReLU(), nn.Sigmoid()), nn.Flatten())
+    assert str(model) == "Sequential of 3 layers"
+    assert str(model[1][:1]) == "Sequential of 1 layer"
+    assert repr(model).splitlines() == [
+        "Sequential(", f"  (0): {model[0]!r}", "  (1): Sequential(", "    (0): ReLU()", "    (1): Sigmoid()", "  )",
+        f"  (2): {model[2]!r}", ")",
+    ]  # fmt: skip
+    calls = (
+        lambda: model(np.ones((2, 2))), lambda: model.backward(numbers(2, 3)), lambda: model.reserve((2, 2), (2, 2)),
+        lambda: model.load_state_dict({}), lambda: model.reserve((2, 2), dtype=np.float64),
+    )  # fmt: skip
+    for call in calls:
+        with pytest.raises(nn.NumbaNNError, match=r"^Sequential of 3 layers: ") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
 # Buffers
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numba_nn.core.call import NO_CALL, Arrays, Call, Slot
 from numba_nn.core.checks import as_shape, check_count, check_dtype
 from numba_nn.core.device import CPU, Device
-from numba_nn.core.errors import ArgumentError, DTypeError
+from numba_nn.core.errors import ArgumentError, DTypeError, ReserveError, undefined
 from numba_nn.core.module import Module
 from numba_nn.core.narrow import wide
 from numba_nn.core.workspace import Shape, Spec, Workspace
@@ -57,7 +57,7 @@ class Buffers(Module):
 
     def _y_shape(self, x_shape: Any) -> Shape:
         """Output shape for a call's ``x_shape``, which holds several where there are several inputs."""
-        raise NotImplementedError
+        raise undefined(self, "_y_shape(x_shape)")
 
     def saved_spec(self, x_shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
         """Shape and dtype of every array that forward keeps for backward."""
@@ -89,10 +89,23 @@ class Buffers(Module):
         if call is None:
             call = self._new_call(x_shape, dtype)
         if call.generation != self._workspace.generation:
-            self._allocate(call)
+            try:
+                self._allocate(call)
+            except ReserveError:
+                raise self._too_large(x_shape) from None
             call.generation = self._workspace.generation
             self._calls[x_shape, dtype] = call
         return call
+
+    def _saved(self, slot: Slot, call: Call) -> Arrays:
+        """Room in a slot for what a forward keeps."""
+        try:
+            return slot.saved(call, self)
+        except ReserveError:
+            raise self._too_large(call.x_shape) from None
+
+    def _too_large(self, x_shape: Any) -> ReserveError:
+        return ReserveError(f"{self}: x of shape {x_shape} needs more than was reserved; reserve the larger shape first")
 
     def _new_call(self, x_shape: Any, dtype: np.dtype[Any]) -> Call:
         call = Call(x_shape, self._y_shape(x_shape), dtype)
@@ -102,10 +115,14 @@ class Buffers(Module):
         call.tables = self._made[x_shape[1:], dtype]
         return call
 
+    @property
+    def _scratch_name(self) -> str:
+        return "scratch"
+
     def _allocate(self, call: Call) -> None:
         """Give a call its views of the scratch, which the layers of a model share."""
         scratch = self.scratch_spec(call.x_shape, call.dtype)
-        both = self._workspace.carve("scratch", {**scratch, **self.inference_spec(call.x_shape, call.dtype)})
+        both = self._workspace.carve(self._scratch_name, {**scratch, **self.inference_spec(call.x_shape, call.dtype)})
         call.scratch = {name: both[name] for name in scratch}
         call.inference = {name: array for name, array in both.items() if name not in scratch}
 
@@ -177,13 +194,13 @@ class Buffers(Module):
     def _reserved_shape(self, input_shapes: tuple[Any, ...]) -> Any:
         """A call's ``x_shape`` from what was given to `reserve`."""
         if len(input_shapes) != 1:
-            raise ArgumentError(f"{self!r}: reserve takes one input shape, got {len(input_shapes)}")
+            raise ArgumentError(f"{self}: reserve takes one input shape, got {len(input_shapes)}")
         return as_shape(self, input_shapes[0])
 
     def _dtype_of_input(self, dtype: Any) -> np.dtype[Any]:
         wanted = check_dtype(self, dtype or self.dtype or np.float32, self.device)
         if self.dtype is not None and wanted != self.dtype:
-            raise DTypeError(f"{self!r}: reserve: dtype must be the layer's, {self.dtype}, got {wanted}")
+            raise DTypeError(f"{self}: reserve: dtype must be the layer's, {self.dtype}, got {wanted}")
         return wanted
 
     def _reserve_more(self, call: Call, training: bool, calls: int) -> None:

@@ -162,6 +162,18 @@ def check_count(where: object, name: str, value: Any) -> int:
     return int(value)
 
 
+def check_flag(where: object, name: str, value: Any) -> None:
+    """Raise `ArgumentError` unless a value is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentError(f"{where}: {name} must be True or False, got {value!r}")
+
+
+def check_keeps_gradients(where: object, set_to_none: Any) -> None:
+    """Raise `ArgumentError` if gradients are to be taken away."""
+    if set_to_none:
+        raise ArgumentError(f"{where}: set_to_none must be False, as gradients keep their arrays; got {set_to_none!r}")
+
+
 def check_number(where: object, name: str, value: Any, low: float, high: float = math.inf) -> float:
     """A number from ``low`` to ``high``, both included; raises `ArgumentError` for anything else, NaN too."""
     if not isinstance(value, (int, float, np.integer, np.floating)) or not low <= value <= high:

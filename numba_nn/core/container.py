@@ -6,6 +6,7 @@ inside still keeps the forward that belongs to it.
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from typing import Any, Self
 
@@ -18,7 +19,22 @@ from numba_nn.core.workspace import Workspace
 
 
 class Container(Layer):
-    """Base of the layers that run other layers: it runs them by `_run`, and calls ``_adopt(self._workspace, 0)`` once made."""
+    """Base of the layers that run other layers.
+
+    A subclass writes what every `Layer` does. In addition it
+
+    * has the layers inside as attributes, or names them in ``children``, and calls ``_adopt(self._workspace, 0)`` once it has
+      them all: they then share one scratch;
+    * runs them in ``_forward`` by ``_run(call, layer, x, out)``, and in ``_backward``, in the reverse order, by
+      ``layer._propagate(dy, dx, dx is not None)``;
+    * reserves them in ``_reserve_more(call, training, calls)``, after ``super()``'s, with the shapes of their inputs: otherwise
+      they allocate in the first step.
+
+    What it declares in ``scratch_spec`` and ``saved_spec`` lies apart from the buffers of the layers inside, and its input is
+    kept for the backward. ``examples/residual.py`` is an example.
+    """
+
+    keeps_input = True  # a layer inside may have borrowed it, whose backward comes when this container's does
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +56,7 @@ class Container(Layer):
             index = taken[layer] = taken.get(layer, 0) + 1
             if index > len(layer._kept) or layer._kept[-index].number != number:
                 raise BackwardError(
-                    f"{layer!r} has run outside of this forward since; call backward in the reverse order of the forwards "
+                    f"{layer} has run outside of this forward since; call backward in the reverse order of the forwards "
                     f"(it keeps the last {len(layer._free) + len(layer._kept)}; reserve(..., calls=n) on it keeps more)"
                 )
             layer._check_parts(layer._kept[-index], taken)
@@ -49,6 +65,11 @@ class Container(Layer):
         for layer, _ in reversed(self._kept[-1].parts):
             layer._forget()
         super()._forget()
+
+    @property
+    def _scratch_name(self) -> str:
+        """A buffer apart from those of the layers inside, which run while it is in use."""
+        return f"scratch{self._level}"
 
     def _keep(self, calls: int) -> None:
         for layer, uses in self._places().items():
@@ -97,6 +118,15 @@ class Container(Layer):
         finally:
             self._adopt(self._workspace, 0)  # each layer has come with a workspace of its own, also if it had to go back
         return self
+
+    def __str__(self) -> str:
+        """A name for messages and tables, where the repr would be long."""
+        count = len(self.children())
+        return f"{type(self).__name__} of {count} layer{'' if count == 1 else 's'}"
+
+    def _arguments(self) -> str:
+        lines = "\n".join(f"({name}): {child!r}" for name, child in self.children().items())
+        return f"\n{textwrap.indent(lines, '  ')}\n"
 
     def _inner(self) -> list[Layer]:
         """The layers directly inside, once for each place."""

@@ -8,7 +8,19 @@ class NumbaNNError(Exception):
 
 
 class ShapeError(NumbaNNError, ValueError):
-    """An array has the wrong rank or shape."""
+    """An array has the wrong rank or shape.
+
+    Attributes
+    ----------
+    path : tuple of int
+        Position of the layer that cannot take it in a `Sequential`, and in those inside; empty for a layer by itself.
+    """
+
+    path: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        place = ".".join(map(str, self.path))
+        return f"layer {place}: {super().__str__()}" if place else super().__str__()
 
 
 class DTypeError(NumbaNNError, TypeError):
@@ -95,3 +107,8 @@ class MissingTwinError(NumbaNNError, NotImplementedError):
 
 class TwinMismatchError(NumbaNNError, TypeError):
     """A CUDA twin's arguments differ from its CPU kernel's."""
+
+
+def undefined(owner: object, method: str) -> NotImplementedError:
+    """What to raise in place of a method that is a subclass's to define."""
+    return NotImplementedError(f"{type(owner).__name__} must define {method}")

@@ -9,7 +9,36 @@ What a subclass writes:
 * ``_forward(call, y, x, saved)``: write ``y``;
 * ``_backward(call, dx, dy, x, saved)``: add to the parameters' gradients, and write ``dx`` unless it is None;
 * ``saved_spec`` and ``scratch_spec``, where it needs arrays from forward to backward, or within a call;
-* ``keeps_input = True``, where ``_backward`` reads ``x``; ``takes_indices = True``, where x holds whole numbers.
+* ``keeps_input = True``, where ``_backward`` reads ``x``; ``takes_indices = True``, where x holds whole numbers;
+* in its constructor, after ``super().__init__()``, parameters as attributes, ``self.weight = Parameter(array, "weight")``, and
+  ``self.dtype``, the `numpy.dtype` of parameters and arrays; a layer without parameters leaves it None and follows its input.
+
+All of it in one, a factor for each feature::
+
+    class Scale(nn.Layer):
+        keeps_input = True
+
+        def __init__(self, features, dtype=np.float32):
+            super().__init__()
+            self.dtype = np.dtype(dtype)
+            self.weight = nn.Parameter(np.ones(features, dtype), "weight")
+
+        def output_shape(self, x_shape):
+            if len(x_shape) != 2 or x_shape[1] != self.weight.value.size:
+                raise nn.ShapeError(f"{self}: x must have shape (N, {self.weight.value.size}), got {x_shape}")
+            return x_shape
+
+        def scratch_spec(self, x_shape, dtype):
+            return {"product": (x_shape, dtype)}
+
+        def _forward(self, call, y, x, saved):
+            np.multiply(x, self.weight.value, out=y)
+
+        def _backward(self, call, dx, dy, x, saved):
+            if self.weight.requires_grad:
+                self.weight.grad[...] += np.multiply(dy, x, out=call.scratch["product"]).sum(0)
+            if dx is not None:
+                np.multiply(dy, self.weight.value, out=dx)
 
 What depends on the mode reads ``self.training`` in ``_forward``. Whether a forward is kept is another matter: a container that
 is trained keeps those of layers in eval mode too.
@@ -31,7 +60,7 @@ from numba_nn.core.call import Array, Arrays, Call, Slot
 from numba_nn.core.checks import check_array, check_destination, check_fits, check_indices, is_destination
 from numba_nn.core.device import CPU, device_of
 from numba_nn.core.epilogue import NOTHING, Epilogue
-from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError
+from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError, undefined
 from numba_nn.core.workspace import Shape
 
 
@@ -67,7 +96,7 @@ class Layer(Buffers):
         ShapeError
             If the layer cannot take this shape.
         """
-        raise NotImplementedError
+        raise undefined(self, "output_shape(x_shape)")
 
     def behind(self, before: Layer) -> Layer | None:
         """One layer in place of the one before and this one, if there is such; its ``pays`` says for which shapes."""
@@ -82,10 +111,10 @@ class Layer(Buffers):
         return 0
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        raise NotImplementedError
+        raise undefined(self, "_forward(call, y, x, saved)")
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        raise NotImplementedError
+        raise undefined(self, "_backward(call, dx, dy, x, saved)")
 
     def _y_shape(self, x_shape: Any) -> Shape:
         """Output shape for a call's ``x_shape``, which holds several where there are several inputs."""
@@ -141,7 +170,7 @@ class Layer(Buffers):
         device = device_of(x)
         if device is not self.device:
             if self.dtype is not None:
-                raise DeviceError(f"{self!r}: x lives on '{device}', the layer on '{self.device}'; see layer.to('{device}')")
+                raise DeviceError(f"{self}: x lives on '{device}', the layer on '{self.device}'; see layer.to('{device}')")
             self.to(device)
         return device.accept(x)
 
@@ -179,7 +208,7 @@ class Layer(Buffers):
             self._forward(call, y, self._workspace.contiguous("x", x), call.inference)
             return
         slot = self._next_slot()
-        saved = slot.saved(call, self)
+        saved = self._saved(slot, call)
         x = (slot.workspace if self.keeps_input else self._workspace).contiguous("x", x)
         self._keep_in(slot, call, x if self.keeps_input else None, saved)
         try:
@@ -239,7 +268,7 @@ class Layer(Buffers):
                 dx = self._destination(out, "out", call.x_shape, call.dtype, *inputs)
             elif out is not None:
                 reason = "x holds indices" if self.takes_indices else "input_gradient=False"
-                raise ArgumentError(f"{self!r}: backward has no input gradient to write to out: {reason}")
+                raise ArgumentError(f"{self}: backward has no input gradient to write to out: {reason}")
             self._finish(slot, dx, dy)
         finally:
             lock.release()
@@ -249,7 +278,7 @@ class Layer(Buffers):
         """The forward that the next backward belongs to."""
         if not self._kept:
             raise BackwardError(
-                f"{self!r}: no forward is left for this backward: each allows one, and only in training mode (train()); "
+                f"{self}: no forward is left for this backward: each allows one, and only in training mode (train()); "
                 f"the last {len(self._free)} forwards are kept (reserve(..., calls=n) keeps more)"
             )
         slot = self._kept[-1]

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Self
 from numpy.typing import NDArray
 
 from numba_nn.core.carry import CarriedStream, arrived, departing
+from numba_nn.core.checks import check_keeps_gradients
 from numba_nn.core.device import CPU, Device, as_device, as_stream, device_of
-from numba_nn.core.errors import StateDictError
+from numba_nn.core.errors import ArgumentError, StateDictError
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.state import load_arrays
 from numba_nn.core.weights import load_weights, save_weights
@@ -41,6 +42,16 @@ class Module:
 
     def __init__(self) -> None:
         self.training = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a parameter is replaced by a `Parameter` or None only, and has to come after `__init__`."""
+        own = vars(self)
+        if isinstance(own.get(name), Parameter) and value is not None and not isinstance(value, Parameter):
+            how = f"layer.{name}.value[...] = a writes an array into it"
+            raise ArgumentError(f"{self}: {name} must stay a Parameter, or None, got {type(value).__name__}; {how}")
+        if isinstance(value, (Parameter, Module)) and "training" not in own:
+            raise ArgumentError(f"{type(self).__name__}: call super().__init__() before {name} is set")
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**departing(vars(self), self.stream), "stream": CarriedStream(self.stream)}
@@ -90,8 +101,20 @@ class Module:
         """Every parameter once."""
         return list({id(p): p for _, p in self.named_parameters()}.values())
 
-    def zero_grad(self) -> None:
-        """Clear the gradients of all parameters."""
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Clear the gradients of all parameters.
+
+        Parameters
+        ----------
+        set_to_none : bool, optional
+            False, as gradients keep their arrays.
+
+        Raises
+        ------
+        ArgumentError
+            For True; nothing was cleared.
+        """
+        check_keeps_gradients(self, set_to_none)
         for parameter in self.parameters():
             parameter.zero_grad()
 
@@ -228,7 +251,7 @@ class Module:
             parameter.unlock()
         try:
             with self.device.on(self.stream):
-                load_arrays(repr(self), dict(self.named_arrays()), arrays, strict)
+                load_arrays(self, dict(self.named_arrays()), arrays, strict)
         finally:
             self._lock(locked)
         return self

@@ -42,6 +42,9 @@ class Batches:
     The order of epoch ``e`` is the shuffle by ``numpy.random.Generator(Philox(key=[seed, e]))`` of ``0 .. N-1`` and depends on
     nothing else, so that a run resumed at epoch ``e`` sees the batches that an unbroken run would have seen.
 
+    Each pass over the object, ``for x, target in batches``, is the next epoch: 0, 1, 2, ...; a call of `epoch` sets where
+    passes go on. To resume at epoch ``e``, go through ``batches.epoch(e)`` first: passes after it are e + 1, e + 2, ...
+
     All memory for batches and for the order is taken by the constructor. A batch lies in a buffer that the next batch
     overwrites: copy what must outlive the loop's turn.
 
@@ -51,6 +54,8 @@ class Batches:
     >>> batches = Batches(np.arange(5), np.arange(5) * 10, batch_size=2, shuffle=False)
     >>> [(x.tolist(), y.tolist()) for x, y in batches.epoch(0)]
     [([0, 1], [0, 10]), ([2, 3], [20, 30]), ([4], [40])]
+    >>> [len(x) for x, y in batches]
+    [2, 2, 1]
     """
 
     def __init__(
@@ -71,6 +76,11 @@ class Batches:
         self._in_order = np.arange(count)
         self._order = np.arange(count)
         self._newest = 0  # serial number of the newest iterator, the only one that may go on
+        self._next_epoch = 0
+
+    def __iter__(self) -> Iterator[tuple[NDArray[Any], ...]]:
+        """Iterate over the batches of the next epoch: the one after that of the newest pass or call of `epoch`, at first 0."""
+        return self.epoch(self._next_epoch)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -83,7 +93,8 @@ class Batches:
         Parameters
         ----------
         e : int
-            Number of the epoch, 0 <= e < 2**64. Epochs may come in any order, and again.
+            Number of the epoch, 0 <= e < 2**64. Epochs may come in any order, and again. The next pass over the object itself
+            goes through epoch e + 1.
 
         Returns
         -------
@@ -99,6 +110,7 @@ class Batches:
             From the iterator, when a later call of `epoch` has taken over its buffers.
         """
         require_whole_number("Batches", "epoch", e, 0, KEY_LIMIT)
+        self._next_epoch = int(e) + 1
         np.copyto(self._order, self._in_order)
         if self.shuffle:
             key = np.array([self.seed, e], np.uint64)

@@ -38,7 +38,7 @@ class Stream:
     Notes
     -----
     The first sample determines shapes and dtypes: Python's floats make float64. A batch lies in a buffer that the next batch
-    overwrites.
+    overwrites. Each pass over the object is the next epoch, as of `Batches`.
 
     Examples
     --------
@@ -73,6 +73,11 @@ class Stream:
         self.drop_last = drop_last
         self._buffers: Sample | None = None
         self._newest = 0  # serial number of the newest iterator, the only one that may go on
+        self._next_epoch = 0
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Iterate over the batches of the next epoch: the one after that of the newest pass or call of `epoch`, at first 0."""
+        return self.epoch(self._next_epoch)
 
     def epoch(self, e: int) -> Iterator[Sample]:
         """Iterate over the batches of one epoch.
@@ -80,7 +85,7 @@ class Stream:
         Parameters
         ----------
         e : int
-            Number of the epoch, 0 <= e < 2**64.
+            Number of the epoch, 0 <= e < 2**64. The next pass over the object itself goes through epoch e + 1.
 
         Returns
         -------
@@ -96,6 +101,7 @@ class Stream:
             later call of `epoch` has taken over the buffers.
         """
         require_whole_number("Stream", "epoch", e, 0, KEY_LIMIT)
+        self._next_epoch = int(e) + 1
         self._newest += 1
         if self.batch_size is None:
             return self._checked()

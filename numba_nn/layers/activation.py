@@ -17,7 +17,6 @@ units", 2017.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from numba import prange
@@ -27,11 +26,10 @@ from numba_nn.core.checks import check_number
 from numba_nn.core.each import each
 from numba_nn.core.epilogue import LEAKY_RELU, RELU, RELU6, SIGMOID, TANH, leaky_relu, relu, relu6
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.kernel import In, Kernel, Out, Saved, inlined, portable
-from numba_nn.core.layer import Layer
+from numba_nn.core.kernel import In, Out, Saved, inlined, portable
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.vmath import erf, exp_below, multiply_add, number, sigmoid, tanh
-from numba_nn.core.workspace import Shape
+from numba_nn.layers.elementwise import Elementwise, FromInput
 from numba_nn.layers.from_output import FromOutput, keep
 
 # ---- one element ---------------------------------------------------------------------------------------------------------
@@ -227,38 +225,7 @@ def gelu_tanh_backward(dx: Out, x: In, dy: In):
 # ---- layers --------------------------------------------------------------------------------------------------------------
 
 
-class _Elementwise(Layer):
-    """A layer whose output has its input's shape; it names its kernels, and the scalars that they take."""
-
-    _run_forward: Kernel
-    _run_backward: Kernel
-    slope = 0.0
-    _scalars: tuple[float, ...] = ()
-
-    def output_shape(self, x_shape: Shape) -> Shape:
-        """Shape of the output: the input's, whatever it is."""
-        return x_shape
-
-    def _geometry(self, x_shape: Shape, dtype: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """The kernels, for this much work."""
-        work = math.prod(x_shape)
-        return self._run_forward.for_work(work, self.device), self._run_backward.for_work(work, self.device)
-
-
-class _FromInput(_Elementwise):
-    """Backward needs the input; after an epilogue the output in its place, which has its sign or is its limit."""
-
-    keeps_input = True
-
-    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        call.geometry[0](y.ravel(), x.ravel(), *self._scalars)
-
-    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        if dx is not None:
-            call.geometry[1](dx.ravel(), x.ravel(), dy.ravel(), *self._scalars)
-
-
-class _FromOutput(FromOutput, _Elementwise):
+class _FromOutput(FromOutput, Elementwise):
     """Backward needs the output."""
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
@@ -269,36 +236,48 @@ class _FromOutput(FromOutput, _Elementwise):
             call.geometry[1](dx.ravel(), saved["y"].ravel(), dy.ravel())
 
 
-class ReLU(_FromInput):
+class ReLU(FromInput):
     """Rectified linear unit: y = max(x, 0), for arrays of any shape.
 
     The gradient at 0 is 0. NaN passes through, forward and backward.
+
+    Parameters
+    ----------
+    inplace : bool, optional
+        No effect: it is PyTorch's way to save memory, here a model plans its buffers.
+
+    Raises
+    ------
+    ArgumentError
+        If ``inplace`` is no bool.
     """
 
     _run_forward, _run_backward = relu_forward, relu_backward
     epilogue_role, epilogue_code = "activation", RELU
 
 
-class LeakyReLU(_FromInput):
+class LeakyReLU(FromInput):
     """Rectified linear unit with a slope below 0: y = x where x > 0, else slope x, for arrays of any shape.
 
     Parameters
     ----------
     negative_slope : float, optional
         The slope.
+    inplace : bool, optional
+        No effect, as of `ReLU`.
 
     Raises
     ------
     ArgumentError
-        If it is no finite number.
+        If the slope is no finite number, or ``inplace`` no bool.
     """
 
     _run_forward, _run_backward = leaky_relu_forward, leaky_relu_backward
     epilogue_role: str | None = "activation"
     epilogue_code = LEAKY_RELU
 
-    def __init__(self, negative_slope: float = 0.01) -> None:
-        super().__init__()
+    def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
+        super().__init__(inplace)
         self.negative_slope = check_number("LeakyReLU", "negative_slope", negative_slope, -math.inf)
         if negative_slope <= 0:
             self.epilogue_role = None  # the output does not tell the input's sign
@@ -316,8 +295,19 @@ class LeakyReLU(_FromInput):
         return f"negative_slope={self.negative_slope}"
 
 
-class ReLU6(_FromInput):
-    """Rectified linear unit up to 6: y = min(max(x, 0), 6), for arrays of any shape. The gradient at 0 and at 6 is 0."""
+class ReLU6(FromInput):
+    """Rectified linear unit up to 6: y = min(max(x, 0), 6), for arrays of any shape. The gradient at 0 and at 6 is 0.
+
+    Parameters
+    ----------
+    inplace : bool, optional
+        No effect, as of `ReLU`.
+
+    Raises
+    ------
+    ArgumentError
+        If ``inplace`` is no bool.
+    """
 
     _run_forward, _run_backward = relu6_forward, relu6_backward
     epilogue_role, epilogue_code = "activation", RELU6
@@ -337,13 +327,24 @@ class Tanh(_FromOutput):
     epilogue_role, epilogue_code = "activation", TANH
 
 
-class SiLU(_FromInput):
-    """Sigmoid linear unit, or swish: y = x sigmoid(x), for arrays of any shape."""
+class SiLU(FromInput):
+    """Sigmoid linear unit, or swish: y = x sigmoid(x), for arrays of any shape.
+
+    Parameters
+    ----------
+    inplace : bool, optional
+        No effect, as of `ReLU`.
+
+    Raises
+    ------
+    ArgumentError
+        If ``inplace`` is no bool.
+    """
 
     _run_forward, _run_backward = silu_forward, silu_backward
 
 
-class GELU(_FromInput):
+class GELU(FromInput):
     """Gaussian error linear unit: y = x times the share of the standard normal distribution below x, for arrays of any shape.
 
     Parameters

@@ -20,7 +20,7 @@ import numpy as np
 from numba import prange, uint32
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.checks import check_number, check_rank
+from numba_nn.core.checks import check_flag, check_number, check_rank
 from numba_nn.core.cuda_reduce import block_per_row
 from numba_nn.core.kernel import In, Out, Saved, kernel
 from numba_nn.core.layer import Layer
@@ -109,15 +109,18 @@ class Dropout(Layer):
     ----------
     p : float, optional
         Probability that an element is dropped.
+    inplace : bool, optional
+        No effect: it is PyTorch's way to save memory, here a model plans its buffers.
 
     Raises
     ------
     ArgumentError
-        If ``p`` is not a number from 0 to 1.
+        If ``p`` is not a number from 0 to 1, or ``inplace`` no bool.
     """
 
-    def __init__(self, p: float = 0.5) -> None:
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
+        check_flag(type(self).__name__, "inplace", inplace)
         self.p = check_number(type(self).__name__, "p", p, 0, 1)
         self._derive()
 
@@ -182,11 +185,13 @@ class Dropout1d(_ChannelDropout):
     ----------
     p : float, optional
         Probability that a channel of a sample is dropped.
+    inplace : bool, optional
+        No effect: it is PyTorch's way to save memory, here a model plans its buffers.
 
     Raises
     ------
     ArgumentError
-        If ``p`` is not a number from 0 to 1.
+        If ``p`` is not a number from 0 to 1, or ``inplace`` no bool.
     """
 
     letters = "N, C, L"
@@ -199,11 +204,13 @@ class Dropout2d(_ChannelDropout):
     ----------
     p : float, optional
         Probability that a channel of a sample is dropped.
+    inplace : bool, optional
+        No effect: it is PyTorch's way to save memory, here a model plans its buffers.
 
     Raises
     ------
     ArgumentError
-        If ``p`` is not a number from 0 to 1.
+        If ``p`` is not a number from 0 to 1, or ``inplace`` no bool.
     """
 
     letters = "N, C, H, W"

@@ -158,7 +158,7 @@ class Embedding(Layer):
     takes_indices = True
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, dtype: Any = np.float32
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *, dtype: Any = np.float32
     ) -> None:
         super().__init__()
         self.num_embeddings = check_count("Embedding", "num_embeddings", num_embeddings)

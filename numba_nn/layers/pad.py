@@ -273,6 +273,9 @@ class ConstantPad1d(ConstantPadding):
 
     letters = "N, C, L"
 
+    def __init__(self, padding: Any, value: float) -> None:
+        super().__init__(padding, value)
+
 
 class ConstantPad2d(ConstantPadding):
     """Surround images with a number, (N, C, H, W) to (N, C, H', W').
@@ -291,6 +294,9 @@ class ConstantPad2d(ConstantPadding):
     """
 
     letters = "N, C, H, W"
+
+    def __init__(self, padding: Any, value: float) -> None:
+        super().__init__(padding, value)
 
 
 class ZeroPad1d(ConstantPad1d):
@@ -345,6 +351,9 @@ class ReflectionPad1d(ReflectionPadding):
 
     letters = "N, C, L"
 
+    def __init__(self, padding: Any) -> None:
+        super().__init__(padding)
+
 
 class ReflectionPad2d(ReflectionPadding):
     """Surround images with their mirror images, (N, C, H, W) to (N, C, H', W'); the outermost pixels are not repeated.
@@ -361,3 +370,6 @@ class ReflectionPad2d(ReflectionPadding):
     """
 
     letters = "N, C, H, W"
+
+    def __init__(self, padding: Any) -> None:
+        super().__init__(padding)

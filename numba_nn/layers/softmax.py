@@ -352,6 +352,9 @@ class Softmax(_OverRows):
     forward_kernel = softmax_forward
     backward_kernel = softmax_backward
 
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+
 
 class LogSoftmax(_OverRows):
     """Logarithms of probabilities, y_k = x_k - log(sum_l exp(x_l)) along one dimension, for arrays of any shape.
@@ -370,3 +373,6 @@ class LogSoftmax(_OverRows):
     forward_kernel = log_softmax_forward
     backward_kernel = log_softmax_backward
     backward_work = EXP_WORK
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)

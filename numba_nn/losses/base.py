@@ -21,7 +21,7 @@ import numpy as np
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import as_shape, check_array, check_destination, check_dtype
 from numba_nn.core.device import CPU, Device, as_device, as_stream, device_of
-from numba_nn.core.errors import ArgumentError, BackwardError
+from numba_nn.core.errors import ArgumentError, BackwardError, undefined
 from numba_nn.core.workspace import Shape, Spec, Workspace
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -80,7 +80,7 @@ class Loss:
         ShapeError
             If the loss cannot take this shape.
         """
-        raise NotImplementedError
+        raise undefined(self, "loss_shape(shape)")
 
     def saved_spec(self, shape: Shape, dtype: np.dtype[Any]) -> dict[str, Spec]:
         """Shape and dtype of every array that forward keeps for backward."""
@@ -94,16 +94,16 @@ class Loss:
         """Write what depends on the shape alone into new arrays."""
 
     def _check(self, prediction: Array, target: Any) -> None:
-        raise NotImplementedError
+        raise undefined(self, "_check(prediction, target)")
 
     def _check_values(self, prediction: Array, target: Array) -> None:
         pass
 
     def _forward(self, loss: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
-        raise NotImplementedError
+        raise undefined(self, "_forward(loss, prediction, target, arrays)")
 
     def _backward(self, dx: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
-        raise NotImplementedError
+        raise undefined(self, "_backward(dx, prediction, target, arrays)")
 
     def _arguments(self) -> str:
         """Constructor arguments, for the repr."""
@@ -241,7 +241,7 @@ class Loss:
 
     # ---- buffers -----------------------------------------------------------------------------------------------------
 
-    def reserve(self, shape: Shape, dtype: Any = np.float32, device: Device = CPU) -> Self:
+    def reserve(self, shape: Shape, dtype: Any = np.float32, device: str | Device = CPU) -> Self:
         """Allocate everything that later calls need, for predictions of up to this shape; a forward before is forgotten.
 
         Parameters
@@ -250,7 +250,7 @@ class Loss:
             Shape of the largest prediction.
         dtype : dtype, optional
             Of the prediction, float32 or float64.
-        device : Device, optional
+        device : {"cpu", "cuda"}, optional
             Where predictions will live.
 
         Returns
@@ -262,11 +262,14 @@ class Loss:
         ------
         ShapeError, DTypeError
             If the loss cannot take such predictions; nothing changed.
+        DeviceError, ArgumentError
+            If this machine lacks the device, or for another name; nothing changed.
         """
         dtype, shape = check_dtype(self, dtype), as_shape(self, shape)
         self.loss_shape(shape)  # refuses what does not fit, before anything changes
-        if device is not self.device:
-            self._move(device)
+        target = as_device(self, device)
+        if target is not self.device:
+            self._move(target)
         with self._workspace.in_use(self):
             self._kept = None  # the arrays may be those it was kept in
             self._arrays_of(shape, dtype)

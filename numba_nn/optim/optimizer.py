@@ -13,10 +13,11 @@ import numpy as np
 
 from numba_nn.core.call import Array
 from numba_nn.core.carry import arrived, departing
-from numba_nn.core.errors import ArgumentError
+from numba_nn.core.checks import check_keeps_gradients
+from numba_nn.core.errors import ArgumentError, StateDictError, undefined
 from numba_nn.core.feed import Mirror
 from numba_nn.core.kernel import Kernel
-from numba_nn.core.state import load_arrays
+from numba_nn.core.state import check_arrays, load_arrays
 from numba_nn.optim.table import ParameterTable, as_parameters, check_once
 
 
@@ -62,6 +63,7 @@ class Optimizer:
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         self.param_groups = parameter_groups(type(self).__name__, params, defaults)
+        self._setting_names = tuple(defaults)
         self._names = self._state_names()
         rates = np.array([self._rates_of(group) for group in self.param_groups], np.float64)
         owners = [(p, g) for g, group in enumerate(self.param_groups) for p in group["params"]]
@@ -86,14 +88,31 @@ class Optimizer:
 
     def _state_names(self) -> tuple[str, ...]:
         """Names of the arrays kept beside each parameter."""
-        raise NotImplementedError
+        raise undefined(self, "_state_names()")
 
     def _rates_of(self, group: dict[str, Any]) -> tuple[float, ...]:
         """A group's settings as the kernel takes them; raises `ArgumentError` where one is out of range."""
-        raise NotImplementedError
+        raise undefined(self, "_rates_of(group)")
 
-    def zero_grad(self) -> None:
-        """Clear the gradients of all parameters."""
+    def __repr__(self) -> str:
+        groups = [", ".join(f"{name}={group[name]!r}" for name in self._setting_names) for group in self.param_groups]
+        several = "".join(f"\n  ({g}): {settings}" for g, settings in enumerate(groups)) + "\n"
+        return f"{type(self).__name__}({groups[0] if len(groups) == 1 else several})"
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Clear the gradients of all parameters.
+
+        Parameters
+        ----------
+        set_to_none : bool, optional
+            False, as gradients keep their arrays.
+
+        Raises
+        ------
+        ArgumentError
+            For True; nothing was cleared.
+        """
+        check_keeps_gradients(type(self).__name__, set_to_none)
         self._table.clear_gradients()
 
     def refresh(self) -> None:
@@ -137,33 +156,68 @@ class Optimizer:
             self._update.for_work(tasks.elements, device)(coefficients, rows, tasks.chunks)
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of what a resumed run needs beside parameters and settings, as NumPy arrays.
+        """Copies of what a resumed run needs beside parameters, as NumPy arrays.
 
         Returns
         -------
         dict of str to ndarray
-            ``steps``, how many each parameter's state has taken, and every array of state, numbered as the parameters are.
+            ``steps``, how many each parameter's state has taken; every array of state, numbered as the parameters are; and the
+            settings of every group, ``group.0.lr`` and so on, as float64.
         """
         with self._table.turn():
             self._follow()
-            return {name: self._device.to_host(array) for name, array in self._arrays().items()}
+            return {name: self._device.to_host(array) for name, array in self._arrays().items()} | self._settings()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state of another optimiser over parameters of the same shapes; all or nothing.
 
+        The settings of its groups, learning rates too, take the place of the constructor's. To go on with others, change
+        ``param_groups`` afterwards.
+
         Parameters
         ----------
         state : mapping of str to ndarray
-            As `state_dict` gives it.
+            As `state_dict` gives it; that of a version before 0.3, which held no settings, leaves them as they are.
 
         Raises
         ------
         StateDictError
-            Listing every name that is missing, unexpected, or of another shape or kind of number; nothing was loaded.
+            Listing every name that is missing, unexpected, or of another shape or kind of number, or naming a setting that is
+            out of range; nothing was loaded.
         """
         with self._table.turn():
             self._follow()
-            load_arrays(type(self).__name__, self._arrays(), state)
+            arrays, settings = self._arrays(), self._settings()
+            if isinstance(state, Mapping) and settings.keys().isdisjoint(state):
+                state = {**state, **settings}
+            check_arrays(type(self).__name__, {**arrays, **settings}, state)
+            groups = [self._group_from(state, g) for g in range(len(self.param_groups))]
+            load_arrays(type(self).__name__, arrays, {name: state[name] for name in arrays})
+            for group, loaded in zip(self.param_groups, groups, strict=True):
+                group.update(loaded)
+
+    def _settings(self) -> dict[str, Array]:
+        names = self._setting_names
+        return {
+            f"group.{g}.{name}": np.array(group[name], np.float64)
+            for g, group in enumerate(self.param_groups)
+            for name in names
+        }
+
+    def _group_from(self, state: Mapping[str, Any], g: int) -> dict[str, Any]:
+        """A group's settings as a state dict has them, checked; flags stay bools, pairs tuples."""
+        present = self.param_groups[g]
+        loaded = {name: np.asarray(state[f"group.{g}.{name}"], np.float64).tolist() for name in self._setting_names}
+        for name, value in loaded.items():
+            if isinstance(present[name], bool):
+                loaded[name] = bool(value)
+            elif isinstance(value, list):
+                loaded[name] = tuple(value)
+        try:
+            self._rates_of(loaded)
+        except ArgumentError as error:
+            raise StateDictError(f"{error}, in group {g} of a state dict") from None
+        return loaded
 
     def _arrays(self) -> dict[str, Array]:
         state = {

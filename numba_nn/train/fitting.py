@@ -144,7 +144,7 @@ def _check_schedule(schedule: Any, optimizer: Any) -> None:
     if not callable(getattr(schedule, "step", None)) or isinstance(schedule, type):
         raise ArgumentError(f"fit: schedule must be an object of nn.schedules, made for this optimizer, got {schedule!r}")
     if getattr(schedule, "optimizer", optimizer) is not optimizer:
-        raise ArgumentError(f"fit: schedule must be made for this optimizer, {optimizer!r}, not for {schedule.optimizer!r}")
+        raise ArgumentError(f"fit: schedule must be made for this optimizer, got {schedule!r} of another one")
     if isinstance(schedule, ReduceLROnPlateau) and schedule.mode != "min":
         raise ArgumentError(
             "fit: a ReduceLROnPlateau schedule gets a loss, so its mode must be 'min', got 'max'; "

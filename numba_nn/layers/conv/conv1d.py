@@ -1,5 +1,9 @@
 """The `Conv1d` layer."""
 
+from typing import Any
+
+import numpy as np
+
 from numba_nn.layers.conv.convolution import Convolution
 
 
@@ -26,6 +30,8 @@ class Conv1d(Convolution):
         Split channels into so many independent convolutions; ``groups=in_channels`` is depthwise.
     bias : bool, optional
         Whether to add a bias to every output channel.
+    padding_mode : {"zeros"}, optional
+        What lies outside of the signal.
     dtype : dtype, optional
         float32 or float64.
     algorithm : {"auto", "direct"}, optional
@@ -45,3 +51,11 @@ class Conv1d(Convolution):
     """
 
     letters = "N, C, L"
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+        groups: int = 1, bias: bool = True, padding_mode: str = "zeros", *, dtype: Any = np.float32, algorithm: str = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype, algorithm
+        )

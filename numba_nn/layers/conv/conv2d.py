@@ -1,5 +1,9 @@
 """The `Conv2d` layer."""
 
+from typing import Any
+
+import numpy as np
+
 from numba_nn.core.layer import Layer
 from numba_nn.layers.conv.convolution import Convolution
 from numba_nn.layers.conv.upsampled import UpsampledConvolution
@@ -29,6 +33,8 @@ class Conv2d(Convolution):
         Split channels into so many independent convolutions; ``groups=in_channels`` is depthwise.
     bias : bool, optional
         Whether to add a bias to every output channel.
+    padding_mode : {"zeros"}, optional
+        What lies outside of the image.
     dtype : dtype, optional
         float32 or float64.
     algorithm : {"auto", "direct", "winograd"}, optional
@@ -54,6 +60,14 @@ class Conv2d(Convolution):
     """
 
     letters = "N, C, H, W"
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+        groups: int = 1, bias: bool = True, padding_mode: str = "zeros", *, dtype: Any = np.float32, algorithm: str = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype, algorithm
+        )
 
     def behind(self, before: Layer) -> UpsampledConvolution | None:
         """One layer for an `Upsample` and this one; a subclass of either stays by itself.

@@ -81,8 +81,8 @@ class Convolution(ByAlgorithms):
     letters: ClassVar[str]  # the dimensions of an input
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-        groups: int = 1, bias: bool = True, dtype: Any = np.float32, *, algorithm: str = "auto",
+        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, groups: int,
+        bias: bool, padding_mode: str, dtype: Any, algorithm: str,
     ) -> None:  # fmt: skip
         super().__init__()
         name, axes = type(self).__name__, self.letters.count(",") - 1
@@ -93,6 +93,8 @@ class Convolution(ByAlgorithms):
         self.dilation = per_axis(name, "dilation", dilation, 1, axes)
         self.groups = check_count(name, "groups", groups)
         self.padding = padding if isinstance(padding, str) else per_axis(name, "padding", padding, 0, axes)
+        if padding_mode != "zeros":
+            raise ArgumentError(f"{name}: padding_mode must be 'zeros' (see ReflectionPad), got {padding_mode!r}")
         self._borders = self._border_widths()
         if in_channels % groups or out_channels % groups:
             raise ArgumentError(

@@ -76,9 +76,8 @@ class _BatchNorm(Layer):
     letters: ClassVar[tuple[str, ...]]
 
     def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-        track_running_stats: bool = True, dtype: Any = np.float32,
-    ) -> None:  # fmt: skip
+        self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool, dtype: Any
+    ) -> None:
         super().__init__()
         name = type(self).__name__
         self.num_features = check_count(name, "num_features", num_features)
@@ -239,6 +238,12 @@ class BatchNorm1d(_BatchNorm):
 
     letters = ("N, C", "N, C, L")
 
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+        track_running_stats: bool = True, *, dtype: Any = np.float32,
+    ) -> None:  # fmt: skip
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+
 
 class BatchNorm2d(_BatchNorm):
     """Normalise every channel of (N, C, H, W) to mean 0 and variance 1 over the batch, then scale and shift it.
@@ -263,3 +268,9 @@ class BatchNorm2d(_BatchNorm):
     """
 
     letters = ("N, C, H, W",)
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+        track_running_stats: bool = True, *, dtype: Any = np.float32,
+    ) -> None:  # fmt: skip
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)

@@ -362,6 +362,9 @@ class AdaptiveAvgPool1d(_AdaptiveAverage):
 
     letters = "N, C, L"
 
+    def __init__(self, output_size: Any) -> None:
+        super().__init__(output_size)
+
 
 class AdaptiveAvgPool2d(_AdaptiveAverage):
     """Mean of each of so many windows that cover an image (N, C, H, W).
@@ -376,6 +379,9 @@ class AdaptiveAvgPool2d(_AdaptiveAverage):
     ArgumentError
         If ``output_size`` is out of range.
     """
+
+    def __init__(self, output_size: Any) -> None:
+        super().__init__(output_size)
 
 
 class GlobalAvgPool1d(Global, AdaptiveAvgPool1d):

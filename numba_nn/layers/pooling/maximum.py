@@ -242,9 +242,8 @@ class _SlidingMax(_Max, Sliding):
     """What MaxPool1d and MaxPool2d share."""
 
     def __init__(
-        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-        return_indices: bool = False, ceil_mode: bool = False,
-    ) -> None:  # fmt: skip
+        self, kernel_size: Any, stride: Any, padding: Any, dilation: Any, return_indices: bool, ceil_mode: bool
+    ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
         self.return_indices = return_indices
         if max(self.dilation) > 1:  # a window may miss the image: then an activation must not run behind it
@@ -260,7 +259,7 @@ class _SlidingMax(_Max, Sliding):
 class _AdaptiveMax(_Max, Adaptive):
     """What the adaptive max poolings share."""
 
-    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
+    def __init__(self, output_size: Any, return_indices: bool) -> None:
         super().__init__(output_size)
         self.return_indices = return_indices
 
@@ -301,6 +300,12 @@ class MaxPool1d(_SlidingMax):
 
     letters = "N, C, L"
 
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+        return_indices: bool = False, ceil_mode: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+
 
 class MaxPool2d(_SlidingMax):
     """Largest value of every window of an image (N, C, H, W).
@@ -327,6 +332,12 @@ class MaxPool2d(_SlidingMax):
         If an argument is out of range.
     """
 
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+        return_indices: bool = False, ceil_mode: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+
 
 class AdaptiveMaxPool1d(_AdaptiveMax):
     """Largest value of each of so many windows that cover a signal (N, C, L).
@@ -347,6 +358,9 @@ class AdaptiveMaxPool1d(_AdaptiveMax):
 
     letters = "N, C, L"
 
+    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
+        super().__init__(output_size, return_indices)
+
 
 class AdaptiveMaxPool2d(_AdaptiveMax):
     """Largest value of each of so many windows that cover an image (N, C, H, W).
@@ -364,6 +378,9 @@ class AdaptiveMaxPool2d(_AdaptiveMax):
     ArgumentError
         If ``output_size`` is out of range.
     """
+
+    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
+        super().__init__(output_size, return_indices)
 
 
 class GlobalMaxPool1d(Global, AdaptiveMaxPool1d):

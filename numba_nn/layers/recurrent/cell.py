@@ -39,7 +39,7 @@ class LSTMCell(Recurrent):
 
     final_state = "out"
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, dtype: Any = np.float32) -> None:
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: Any = np.float32) -> None:
         super().__init__(input_size, hidden_size, bias, dtype)
         self._stack.append([self._direction("", input_size)])
 

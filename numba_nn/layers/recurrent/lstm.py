@@ -55,6 +55,7 @@ class LSTM(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        *,
         dtype: Any = np.float32,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, dtype)
