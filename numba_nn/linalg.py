@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination, is_destination
-from numba_nn.core.device import CPU, Device, device_of
+from numba_nn.core.device import CPU, CUDA, Device, device_of
 from numba_nn.core.errors import DestinationError, ShapeError
 from numba_nn.core.gemm import gemm, packed_sizes, product_work
 from numba_nn.core.kernel import In, Out, Scratch, kernel
@@ -51,8 +51,8 @@ def matmul(
         If arrays live on different devices.
     """
     plan = _of_thread.newest
-    plain = plan.serves(a, b, transpose_a, transpose_b)
-    if not plain:
+    plain = plan is not None and plan.serves(a, b, transpose_a, transpose_b)
+    if plan is None or not plain:
         a, b, plan = _planned(a, b, transpose_a, transpose_b)
     c: Any = out
     if out is None:
@@ -104,11 +104,12 @@ def _planned(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> tuple[Arra
     check_array("matmul", "b", b, a.dtype, device)
     if device is CPU:
         (a, transpose_a), (b, transpose_b) = _as_stored(a, transpose_a), _as_stored(b, transpose_b)
-    key, plans = (a.shape, b.shape, bool(transpose_a), bool(transpose_b), a.dtype, device), _of_thread.plans
+    kind, plans = (a.shape, b.shape, bool(transpose_a), bool(transpose_b), a.dtype, device), _of_thread.plans
+    key = kind if device is CPU else (*kind, int(CUDA.stream))
     if key not in plans:
         if len(plans) == PLANS:
             plans.clear()
-        plans[key] = _Plan(*key)
+        plans[key] = _Plan(*kind)
     if device is CPU:
         _of_thread.newest = plans[key]
     return a, b, plans[key]
@@ -145,7 +146,8 @@ class _Plan:
         self.turned = int(turned_a), int(turned_b)  # a call takes 30 ns more for a bool
         self.is_empty = 0 in (*self.shape, k)
         self.are_matrices = len(self.shape) == len(self.a_shape) == len(self.b_shape) == 2
-        self.of = device.from_host(_which(one, batch)), device.from_host(_which(other, batch))
+        which = _which(one, batch), _which(other, batch)
+        self.of = which if device is CPU else tuple(map(device.from_host, which))
         self.work = product_work(m, n, k) * math.prod(batch)
         sizes = packed_sizes(m, n, k, dtype) if device is CPU else (0, 0)  # a GPU packs nothing
         counts = zip(("left", "right"), (math.prod(one), math.prod(other)), sizes, strict=True)
@@ -197,7 +199,12 @@ def _as_rows(shape: Shape, transposed: bool, vector_turned: bool) -> tuple[Shape
 
 
 def _which(own: Shape, batch: Shape) -> Array:
-    """Which of an operand's matrices each product takes."""
+    """Which of an operand's matrices each product takes; where each has its own, plans share their numbers."""
+    if own == batch:
+        count = math.prod(own)
+        if count > _of_thread.numbers.size:
+            _of_thread.numbers = np.arange(2 * count)
+        return _of_thread.numbers[:count]
     return np.broadcast_to(np.arange(math.prod(own)).reshape(own), batch).ravel().astype(np.int64)
 
 
@@ -205,11 +212,12 @@ PLANS = 256  # that a thread keeps
 
 
 class _OfThread(threading.local):
-    """The plans of a thread, and the newest of those for the CPU."""
+    """The plans of a thread, and the newest of those for the CPU; 0, 1, 2, ... for plans to share."""
 
     def __init__(self) -> None:
         self.plans: dict[Any, _Plan] = {}
-        self.newest = _Plan((0, 0), (0, 0), False, False, np.dtype(np.float32), CPU)
+        self.numbers = np.arange(16)
+        self.newest: _Plan | None = None
 
 
 _of_thread = _OfThread()

@@ -103,7 +103,7 @@ def test_a_number_that_is_not_finite_stays_where_it_is():
 
 def test_only_amsgrad_keeps_a_third_array():
     params = parameters(np.float32)
-    assert {name.split(".")[0] for name in nn.optim.Adam(params).state_dict()} == {"steps", "exp_avg", "exp_avg_sq"}
+    assert {name.split(".")[0] for name in nn.optim.Adam(params).state_dict()} == {"steps", "exp_avg", "exp_avg_sq", "group"}
     assert "max_exp_avg_sq.0" in nn.optim.Adam(params, amsgrad=True).state_dict()
     optimizer, before = nn.optim.Adam(params), [p.value.copy() for p in params]
     optimizer.param_groups[0]["amsgrad"] = True

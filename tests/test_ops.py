@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -116,6 +118,32 @@ def test_what_does_not_fit_is_refused(call, error, words):
     with pytest.raises(error, match=words):
         call(x)
     np.testing.assert_array_equal(x, before)
+
+
+def test_subclasses_of_arrays():
+    x = np.ones((3, 4), np.float32)
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = np.matrix(2 * x)
+    np.testing.assert_array_equal(ops.add(matrix, x[:1]), 3 * x)
+    np.testing.assert_array_equal(ops.subtract(matrix, x, out=matrix), x)
+    np.testing.assert_array_equal(matrix, x)
+    np.testing.assert_array_equal(ops.sum(matrix, 0), [3, 3, 3, 3])
+    np.testing.assert_array_equal(nn.matmul(matrix, x.T), x @ x.T)
+    np.testing.assert_array_equal(nn.ReLU()(matrix), x)
+    for call in (ops.exp, ops.sum, nn.ReLU(), lambda a: nn.matmul(a, x.T), lambda a: ops.add(x, a)):
+        with pytest.raises(nn.DTypeError, match="must be a NumPy array, got MaskedArray"):
+            call(np.ma.masked_less(x, 0.5))
+
+
+@pytest.mark.parametrize("number", [1j, np.complex64(1j)])
+def test_numbers_that_are_no_floats_are_refused(number):
+    with pytest.raises(nn.DTypeError, match="multiply: b must be a NumPy array"):
+        ops.multiply(numbers((2, 3)), number)
+
+
+def test_functions_are_copied_and_pickled_by_reference():
+    for function in (ops.add, ops.exp, ops.sum, ops.argmax, ops.norm):
+        assert pickle.loads(pickle.dumps(function)) is copy.deepcopy(function) is function
 
 
 # Reductions

@@ -62,12 +62,12 @@ class Device:
         """Wait for the work of the current stream."""
 
     def owns(self, array: Any) -> bool:
-        """Whether an array lives here."""
-        return isinstance(array, ndarray)
+        """Whether an array lives here; masked ones do not, as kernels know no masks."""
+        return type(array) is ndarray or (isinstance(array, ndarray) and not isinstance(array, np.ma.MaskedArray))
 
     def accept(self, array: Any) -> Any:
-        """An array of another library's as one of the device's own, without a copy; anything else as it is."""
-        return array
+        """An array of another library's, or a subclass, as one of the device's own, without a copy; anything else as it is."""
+        return array.view(ndarray) if type(array) is not ndarray and self.owns(array) else array
 
     def is_plain(self, array: Any) -> bool:
         """Whether an array is C-contiguous and aligned."""

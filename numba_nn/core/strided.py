@@ -22,7 +22,7 @@ from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.portable import fetch, put
 from numba_nn.core.ptx import WINDOW, cuda, flat_part
 from numba_nn.core.simd import transpose_lanes, vector_lanes
-from numba_nn.core.twin import MAX_BLOCKS, THREADS, cuda_helper
+from numba_nn.core.twin import MAX_BLOCKS, MOST_ELEMENTS, THREADS, cuda_helper
 
 WORD = 8  # bytes: the largest whole number that copies move
 TILE = 64  # rows and columns of a matrix that a task transposes: 2 x 16 KB of float32 fit into a 48 KB L1
@@ -239,9 +239,14 @@ def copy_strided(to: Any, source: Any) -> None:
         return
     first, itemsize = CUDA.address(source), to.dtype.itemsize
     word = math.gcd(WORD, itemsize, CUDA.address(to), first, *source.strides)
+    start, stop = CUDA.extent(source)
+    if stop - start > MOST_ELEMENTS * word:
+        raise ShapeError(
+            f"a strided device array may reach over {MOST_ELEMENTS * word:,} bytes to be copied, got {stop - start:,}"
+        )
     steps = [0 if n == 1 else step // word for n, step in zip(source.shape, source.strides, strict=True)]
     steps = [0] * (len(to.shape) - len(steps)) + steps
-    start = (first - CUDA.extent(source)[0]) // word
-    run, *arguments = in_order([*zip(to.shape, steps, strict=True), (itemsize // word, 1)], start)
+    loops = [*zip(to.shape, steps, strict=True), (itemsize // word, 1)]
+    run, *arguments = in_order(loops, (first - start) // word)
     y, x = (cuda.as_cuda_array(Words(array, word)) for array in (to, source))
     run.cuda(y, x, *arguments)

@@ -226,9 +226,10 @@ _of_thread = threading.local()
 
 
 def thread_workspace(device: Device = CPU) -> Workspace:
-    """Memory for functions that belong to no model: one workspace for every Python thread and device."""
-    workspace: Workspace | None = getattr(_of_thread, device.name, None)
+    """Memory for functions that belong to no model: one workspace for every Python thread, device and stream."""
+    name = "cpu" if device is CPU else f"cuda {int(CUDA.stream)}"  # the work of one stream waits for that of no other
+    workspace: Workspace | None = getattr(_of_thread, name, None)
     if workspace is None:
         workspace = Workspace(device)
-        setattr(_of_thread, device.name, workspace)
+        setattr(_of_thread, name, workspace)
     return workspace

@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays
+from numba_nn.core.carry import CarriedStream, arrived
 from numba_nn.core.checks import as_shape, check_array, check_destination, check_dtype
 from numba_nn.core.device import CPU, Device, as_device, as_stream, device_of
 from numba_nn.core.errors import ArgumentError, BackwardError, undefined
@@ -65,7 +66,10 @@ class Loss:
         self._kept: tuple[Array, Array, Arrays] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_arrays": (None, {}), "_kept": None, "stream": None, "_workspace": Workspace(self.device)}
+        return {**vars(self), "_arrays": (None, {}), "_kept": None, "stream": CarriedStream(self.stream)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(arrived(state))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._arguments()})"

