@@ -86,79 +86,79 @@ def minimum_forward(y: Out, a: In, b: In):
 
 
 @kernel
-def add_rows(y: Out, a: In, b: In, dims: In):
+def add_repeated(y: Out, a: In, b: In, dims: In):
     """y = a + b."""
     for t in prange(row_tasks(y)):
         combine_rows(total, t, y, a, b, dims)
 
 
-@add_rows.on_cuda
-def add_rows(y: Out, a: In, b: In, dims: In):
+@add_repeated.on_cuda
+def add_repeated(y: Out, a: In, b: In, dims: In):
     """A thread has an element, or several."""
     combine_elements(total, y, a, b, dims)
 
 
 @kernel
-def subtract_rows(y: Out, a: In, b: In, dims: In):
+def subtract_repeated(y: Out, a: In, b: In, dims: In):
     """y = a - b."""
     for t in prange(row_tasks(y)):
         combine_rows(difference, t, y, a, b, dims)
 
 
-@subtract_rows.on_cuda
-def subtract_rows(y: Out, a: In, b: In, dims: In):
+@subtract_repeated.on_cuda
+def subtract_repeated(y: Out, a: In, b: In, dims: In):
     """A thread has an element, or several."""
     combine_elements(difference, y, a, b, dims)
 
 
 @kernel
-def multiply_rows(y: Out, a: In, b: In, dims: In):
+def multiply_repeated(y: Out, a: In, b: In, dims: In):
     """y = a b."""
     for t in prange(row_tasks(y)):
         combine_rows(product, t, y, a, b, dims)
 
 
-@multiply_rows.on_cuda
-def multiply_rows(y: Out, a: In, b: In, dims: In):
+@multiply_repeated.on_cuda
+def multiply_repeated(y: Out, a: In, b: In, dims: In):
     """A thread has an element, or several."""
     combine_elements(product, y, a, b, dims)
 
 
 @kernel
-def divide_rows(y: Out, a: In, b: In, dims: In):
+def divide_repeated(y: Out, a: In, b: In, dims: In):
     """y = a / b."""
     for t in prange(row_tasks(y)):
         combine_rows(quotient, t, y, a, b, dims)
 
 
-@divide_rows.on_cuda
-def divide_rows(y: Out, a: In, b: In, dims: In):
+@divide_repeated.on_cuda
+def divide_repeated(y: Out, a: In, b: In, dims: In):
     """A thread has an element, or several."""
     combine_elements(quotient, y, a, b, dims)
 
 
 @kernel
-def maximum_rows(y: Out, a: In, b: In, dims: In):
+def maximum_repeated(y: Out, a: In, b: In, dims: In):
     """y = the larger of a and b; NaN if either is."""
     for t in prange(row_tasks(y)):
         combine_rows(larger, t, y, a, b, dims)
 
 
-@maximum_rows.on_cuda
-def maximum_rows(y: Out, a: In, b: In, dims: In):
+@maximum_repeated.on_cuda
+def maximum_repeated(y: Out, a: In, b: In, dims: In):
     """A thread has an element, or several."""
     combine_elements(larger, y, a, b, dims)
 
 
 @kernel
-def minimum_rows(y: Out, a: In, b: In, dims: In):
+def minimum_repeated(y: Out, a: In, b: In, dims: In):
     """y = the smaller of a and b; NaN if either is."""
     for t in prange(row_tasks(y)):
         combine_rows(smaller, t, y, a, b, dims)
 
 
-@minimum_rows.on_cuda
-def minimum_rows(y: Out, a: In, b: In, dims: In):
+@minimum_repeated.on_cuda
+def minimum_repeated(y: Out, a: In, b: In, dims: In):
     """A thread has an element, or several."""
     combine_elements(smaller, y, a, b, dims)
 
@@ -182,15 +182,15 @@ class BinaryFunction(Function):
         Its name in `numba_nn.ops`.
     run : Kernel
         (y, a, b), flat arrays.
-    run_rows : Kernel
+    run_repeated : Kernel
         (y, a, b, dims), where shapes differ: see `numba_nn.ops.broadcast`.
     formula : str
         What it computes.
     """
 
-    def __init__(self, name: str, run: Kernel, run_rows: Kernel, formula: str) -> None:
+    def __init__(self, name: str, run: Kernel, run_repeated: Kernel, formula: str) -> None:
         super().__init__(name, formula)
-        self._run, self._run_rows = run, run_rows
+        self._run, self._run_repeated = run, run_repeated
 
     def __call__(self, a: Array | float, b: Array | float, *, out: Array | None = None) -> Array:
         """Compute every element.
@@ -238,7 +238,7 @@ class BinaryFunction(Function):
                 self._run.for_work(y.size, device)(y.ravel(), one.ravel(), other.ravel())
             else:
                 rows = y.reshape(y.size // length, length)
-                self._run_rows.for_work(y.size, device)(rows, one.ravel(), other.ravel(), dims)
+                self._run_repeated.for_work(y.size, device)(rows, one.ravel(), other.ravel(), dims)
         return y if out is None else out
 
     def _accept(self, a: Any, b: Any) -> tuple[Array, Array, Device]:
@@ -266,9 +266,9 @@ def number(value: float, dtype: Any, device: Device) -> Array:
     return room.reshape(())
 
 
-add = BinaryFunction("add", add_forward, add_rows, "a + b")
-subtract = BinaryFunction("subtract", subtract_forward, subtract_rows, "a - b")
-multiply = BinaryFunction("multiply", multiply_forward, multiply_rows, "a b")
-divide = BinaryFunction("divide", divide_forward, divide_rows, "a / b")
-maximum = BinaryFunction("maximum", maximum_forward, maximum_rows, "the larger of a and b; NaN if either is")
-minimum = BinaryFunction("minimum", minimum_forward, minimum_rows, "the smaller of a and b; NaN if either is")
+add = BinaryFunction("add", add_forward, add_repeated, "a + b")
+subtract = BinaryFunction("subtract", subtract_forward, subtract_repeated, "a - b")
+multiply = BinaryFunction("multiply", multiply_forward, multiply_repeated, "a b")
+divide = BinaryFunction("divide", divide_forward, divide_repeated, "a / b")
+maximum = BinaryFunction("maximum", maximum_forward, maximum_repeated, "the larger of a and b; NaN if either is")
+minimum = BinaryFunction("minimum", minimum_forward, minimum_repeated, "the smaller of a and b; NaN if either is")

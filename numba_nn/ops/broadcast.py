@@ -17,7 +17,7 @@ from numba_nn.core.cuda_planes import split
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.each import each
 from numba_nn.core.kernel import inlined, inner
-from numba_nn.core.ptx import cuda, device_function
+from numba_nn.core.ptx import cuda, device_function, flat_part
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.workspace import Shape
 
@@ -63,7 +63,7 @@ def combine_rows(function, task, y, a, b, dims):
 @device_function
 def combine_elements(function, y, a, b, dims):
     """`combine_rows` on a GPU, element by element."""
-    i, flat = np.uint32(cuda.grid(1)), y.reshape(y.size)
+    i, flat = np.uint32(cuda.grid(1)), flat_part(y, 0, y.size)
     while i < np.uint32(y.size):
         rest, a_at, b_at = i, np.uint32(0), np.uint32(0)
         for n in range(np.uint32(dims.shape[0])):
