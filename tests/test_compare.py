@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from asv_benchmarks.compare import children
 from asv_benchmarks.compare.__main__ import NAME, write
-from asv_benchmarks.compare.clock import Pace, time_work
+from asv_benchmarks.compare.clock import Pace, time_work, wait_until_idle
 from asv_benchmarks.compare.record import Failure, Limits, Record, Row, load, save
 from asv_benchmarks.compare.report import render, summary, time_text
 from asv_benchmarks.compare.work import MismatchError, Side, Work, check
@@ -179,3 +180,19 @@ def test_a_process_for_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [settings[:2] for settings in started] == [(1, "installed"), (1, "kept"), (2, "installed"), (2, "kept")]
     assert len(one.rows) == len(one.failures) == len(one.limits) == 4
     assert one.rows[3] == row(threads=2, allocator="kept")
+
+
+def test_waiting_until_no_thread_computes():
+    stop = threading.Event()
+
+    def spin():
+        while not stop.is_set():
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    threading.Timer(0.1, stop.set).start()
+    start = time.perf_counter()
+    wait_until_idle()
+    assert stop.is_set() and time.perf_counter() - start < 5
+    thread.join()

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from .work import Side, Work
 
+LOOK = 12e-3  # seconds between two looks at the time that this process has computed, which Linux counts in ticks of 4 ms
+
 
 class Timing(NamedTuple):
     """Nanoseconds of a call: the median over rounds, the quartiles, and the fastest round."""
@@ -46,15 +48,30 @@ def time_work(work: Work, pace: Pace) -> list[Timing]:
             break
         for side, count, times in zip(sides, calls, samples, strict=True):
             time.sleep(work.pause)
-            times.append(_burst(side, count, warm=count > 1))
-            time.sleep(side.spinning if pace.threads else 0.0)
+            times.append(_burst(side, count, warm=count > 1 or (pace.threads and not work.pause)))
+            if pace.threads:
+                wait_until_idle()
     return [_timing(times) for times in samples]
+
+
+def wait_until_idle(most: float = 0.5) -> None:
+    """Wait until no thread of this process computes, ``most`` seconds at the most.
+
+    Idle threads of a library spin before they sleep, for a number of turns: OpenMP's 5 ms on Zen 4, several times that on CPUs of
+    Intel, whose turns are longer.
+    """
+    end = time.perf_counter() + most
+    while time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(LOOK)
+        if time.process_time() - before < LOOK / 4:
+            return
 
 
 def _calls_of(side: Side, burst: float) -> int:
     """How many calls take about ``burst`` seconds."""
-    count = 1
-    while (ns := _burst(side, count, warm=False)) * count < burst * 5e8:
+    count = 1  # after a call that wakes the threads, which may take milliseconds
+    while (ns := _burst(side, count, warm=count == 1)) * count < burst * 5e8:
         count = max(2 * count, min(int(burst * 1e9 / max(ns, 1.0)), 16 * count))
     return max(1, min(count, round(burst * 1e9 / ns)))
 

@@ -16,7 +16,6 @@ from numba_nn.report.measuring.cases import Shape
 from .work import Side
 
 OPSET, IR_VERSION = 17, 8
-ONNXRUNTIME_SPINNING = 0.035  # 29 ms on Zen 4
 
 
 def onnxruntime_side(model: Any, x: np.ndarray, y_shape: Shape) -> Side:
@@ -29,9 +28,7 @@ def onnxruntime_side(model: Any, x: np.ndarray, y_shape: Shape) -> Side:
     source, target = (onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in (x, np.empty(y_shape, np.float32)))
     binding.bind_ortvalue_input("x", source)
     binding.bind_ortvalue_output("y", target)
-    return Side(
-        "onnxruntime", lambda: session.run_with_iobinding(binding), lambda _: [target.numpy()], spinning=ONNXRUNTIME_SPINNING
-    )
+    return Side("onnxruntime", lambda: session.run_with_iobinding(binding), lambda _: [target.numpy()])
 
 
 def as_onnx(model: Any, x_shape: Shape, y_shape: Shape) -> Any:

@@ -12,9 +12,6 @@ import numpy as np
 TOLERANCE = 1e-4
 """Largest difference between two sides, relative to the largest value of the peer's array."""
 
-OPENMP_SPINNING = 0.006
-"""Of GNU OpenMP, which PyTorch and Numba use: 4.7 ms on Zen 4."""
-
 Results = Iterable[Any]
 """Arrays, of NumPy or PyTorch, in the same order on every side."""
 
@@ -27,14 +24,13 @@ class Side(NamedTuple):
     """One library's way to do the work.
 
     ``call`` is what is timed. ``read`` takes what the first call returned and gives all that it computed. ``around`` makes a
-    context in which calls run. ``spinning`` is how long the library's idle threads go on spinning after a call, in seconds.
+    context in which calls run.
     """
 
     name: str
     call: Callable[[], Any]
     read: Callable[[Any], Results]
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
-    spinning: float = OPENMP_SPINNING
 
 
 class Work(NamedTuple):
