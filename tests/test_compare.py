@@ -192,7 +192,6 @@ def test_waiting_until_no_thread_computes():
     thread = threading.Thread(target=spin)
     thread.start()
     threading.Timer(0.1, stop.set).start()
-    start = time.perf_counter()
-    wait_until_idle()
-    assert stop.is_set() and time.perf_counter() - start < 5
+    wait_until_idle(60)
+    assert stop.is_set()
     thread.join()
