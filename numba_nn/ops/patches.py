@@ -91,12 +91,22 @@ def col2im_forward(y: Out, x: In, stride: tuple[int, int], padding: tuple[int, i
     places, at, g = u32(u32(y.shape[1]) * u32(y.shape[2])), place_of_window(), first_plane()
     together, totals = planes_together(places), cuda.local.array(WINDOW, y.dtype)
     while at < together * places and g * together < u32(y.shape[0]):
-        for lane in range(WINDOW):
-            p, h, w = plane_row_column(at + u32(lane), y)
-            p, h, w = u32(p + g * together), u32(h + u32(padding[0])), u32(w + u32(padding[1]))
-            totals[lane] = sum_over_taps(x, p, h, w, stride, dilation)
+        first = u32(
+            g * together
+        )  # one by one: LLVM does not unroll a loop of so much in float64, and the window would go to memory
+        totals[0] = sum_at(y, x, first, at, stride, padding, dilation)
+        totals[1] = sum_at(y, x, first, u32(at + u32(1)), stride, padding, dilation)
+        totals[2] = sum_at(y, x, first, u32(at + u32(2)), stride, padding, dilation)
+        totals[3] = sum_at(y, x, first, u32(at + u32(3)), stride, padding, dilation)
         put(flat_part(y, 0, y.size), g * together * places + at, totals, y.size)
         g = next_plane(g)
+
+
+@cuda_helper
+def sum_at(y, x, first, place, stride, padding, dilation):
+    """What patches have of the element at a place of plane ``first`` of y, or of those that follow."""
+    p, h, w = plane_row_column(place, y)
+    return sum_over_taps(x, u32(first + p), u32(h + u32(padding[0])), u32(w + u32(padding[1])), stride, dilation)
 
 
 @cuda_helper

@@ -16,9 +16,8 @@ from simulated_cuda import simulated
 from simulator import TWINS, launch
 
 import numba_nn as nn
-from numba_nn.core import ptx
+from numba_nn.core import cuda_rows, ptx
 from numba_nn.core.device import CPU, CUDA
-from numba_nn.layers import cuda_rows
 
 LAYERS = [nn.Softmax, nn.LogSoftmax]
 SHORT = [(5, 1), (3, 2), (9, 3), (6, 4), (7, 5), (2, 8), (150, 10), (40, 16), (3, 17), (2, 100), (3, 254)]

@@ -50,11 +50,11 @@ def elementwise_kernels() -> list[Kernel]:
 
 
 def is_elementwise(twin: Any) -> bool:
-    """Whether a grid of any size does, and arrays are flat and of one dtype: not for optimisers and losses of classes."""
+    """Whether a grid of any size does, and arrays are flat and of one dtype and size."""
     return (
         isinstance(twin, CudaKernel)
         and twin.grid in (covering, covering_windows)
-        and not {"table", "ignore_index"} & twin.roles.keys()
+        and not {"table", "ignore_index", "dims"} & twin.roles.keys()
     )
 
 
