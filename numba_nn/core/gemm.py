@@ -19,7 +19,7 @@ from numba import prange
 from numba_nn.core.cuda_gemm import multiply_matrices
 from numba_nn.core.cuda_product import ADD, OVERWRITE
 from numba_nn.core.dot import dot_products
-from numba_nn.core.fma_tile import ROW_PANELS, fma_tile
+from numba_nn.core.fma_tile import FETCH_DEPTHS, ROW_PANELS, fma_tile
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import pack_matrices, panel_sizes
 from numba_nn.core.simd import (
@@ -31,99 +31,100 @@ from numba_nn.core.simd import (
     transpose_lanes,
     vector_lanes,
 )
-from numba_nn.core.vector import UNCACHED, elements, prefetch_later
 
 DEPTH = 256  # B panel: 256 x 128 B = 32 KB with AVX-512, two thirds of a 48 KB L1
+DEPTH_SPARE = 4  # a slice of the depth may be longer by one in so many
 BLOCK_ROWS = 240  # A block: 240 x 256 x 4 B = 246 KB, half of the L2 of Zen 3; 480 rows lose 2 % at 2048^3 on an Intel Xeon
 BLOCK_COLUMNS = 1024 if register_file()[0] == 64 else 512  # CPUs with AVX-512 have an L2 of 1 MB or more
 DOT_ROWS, DOT_DEPTH = 64, 4  # dot products pay up to so many rows, if the depth is so many times greater
 BAND_TILES, BAND_BYTES, PAGE = 4, 2**18, 4096  # see `band_of`
 IN_PLACE_PANELS = 4  # see `columns_in_place`
-LEFT_COLUMNS, LEFT_ELEMENTS = 128, 2**18  # see `left_is_packed`
+LEFT_COLUMNS, MANY_COLUMNS, LEFT_ELEMENTS = 128, 512, 2**18  # see `left_is_packed`
 ALIASING = 1024  # rows a multiple of so many elements apart all fall into the same set of the L1 cache
 TURN_ROWS, TURN_BLOCK = 128, 48  # see `turning_pays`; rows of C^T that are turned while they are in the L1 cache
 ROW_COLUMNS, ROW_DEPTH = 512, 8  # of one row times a matrix: columns of a task, at least, and rows of B that it adds at once
 THIN = 16  # products of no more depth are cut into rows of tiles: they write C in order, which is most of their work
-SMALL = 2**21  # multiply-adds of a product that is not cut into more blocks than caches like: each costs 0.15 us (Zen 3)
 TASKS = 16  # blocks that a product is cut into at least, where its size allows: a multiple of most core counts
+TASK = 2**21  # multiply-adds of a block, at least: 24 x 512 x 784 takes 134 us in one block and 146 in 16 (Intel Xeon)
 
 
 @inner
-def multiply_panels(c, at, stride, rows, columns, keep, a, a_at, a_step, b, b_at, b_step, depth):
-    """C[rows, columns] = A B (+ C if ``keep``) over neighbouring panels, which lie a_step and b_step elements apart."""
-    height, width = tile_rows(c), tile_columns(c)
-    multiply(c, at, stride, rows, columns, keep, a, a_at, (a_step, 1, height), b, b_at, (b_step, width), depth)
-
-
-@inner
-def multiply(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at, b_steps, depth):
-    """C[rows, columns] = A B (+ C if ``keep``), band by band.
+def multiply_block(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at, b_steps, depth):
+    """C[rows, columns] = A B (+ C if ``keep``), in slices of the depth.
 
     a_steps: from one tile's rows of A to the next one's, from row to row in a tile, and from depth to depth; b_steps: from one
     tile's columns of B to the next one's, and from depth to depth. Both thus may be panels, or matrices as they are.
     """
-    height, band = tile_rows(c), band_of(c, stride, rows)
-    for i in range(0, rows, band):
-        multiply_band(
-            c, at + i * stride, stride, min(band, rows - i), columns, keep, a, a_at + i // height * a_steps[0], a_steps,
-            b, b_at, b_steps, depth, i == 0,
+    slices, panels = depth_slices(depth), -(-columns // tile_columns(c))
+    for s in range(slices):
+        k, end = s * depth // slices, (s + 1) * depth // slices
+        after = b_at + (end * b_steps[1] if s + 1 < slices else panels * b_steps[0])
+        multiply_slice(
+            c, at, stride, rows, columns, band_of(c, stride, rows, s), keep or s > 0,
+            a, a_at + k * a_steps[2], a_steps, b, b_at + k * b_steps[1], b_steps, end - k, after,
         )  # fmt: skip
 
 
 @inner
-def band_of(c, stride, rows):
-    """Rows of C that go over its columns together: all, or few where they lie on more pages of 4 KB than the CPU has at hand.
-
-    On an Intel Xeon, MKL's time over ours goes from 0.65 to 0.8 for 2000 x 2000 with a depth of 32 so, 0.86 to 0.95 with 256.
-    """
-    return max(1, rows) if rows * min(stride * c.itemsize, PAGE) <= BAND_BYTES else BAND_TILES * tile_rows(c)
+def depth_slices(depth):
+    """Slices of about DEPTH, at least one: the last is no short one, which would read and write C for few products."""
+    return max(1, (depth + DEPTH - 1 - DEPTH // DEPTH_SPARE) // DEPTH)
 
 
 @inner
-def multiply_band(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at, b_steps, depth, first):
-    """`multiply` of one band; the ``first`` one of a block also fetches panels of B for those that follow."""
+def band_of(c, stride, rows, s):
+    """Rows of C that go over its columns together: all, or few where they lie on more pages of 4 KB than the CPU has at hand.
+
+    On an Intel Xeon, MKL's time over ours goes from 0.65 to 0.8 for 2000 x 2000 with a depth of 32 so, 0.8 to 1.0 with 256.
+    After the first slice C is in the L2 cache; bands would leave 2048^3 at 0.88 of the peak in place of 0.92.
+    """
+    return max(1, rows) if s > 0 or rows * min(stride * c.itemsize, PAGE) <= BAND_BYTES else BAND_TILES * tile_rows(c)
+
+
+@inner
+def multiply_slice(c, at, stride, rows, columns, band, keep, a, a_at, a_steps, b, b_at, b_steps, depth, after):
+    """`multiply_block` of one slice, band by band."""
+    for i in range(0, rows, band):
+        multiply_band(
+            c, at + i * stride, stride, min(band, rows - i), columns, keep, a, a_at + i // tile_rows(c) * a_steps[0], a_steps,
+            b, b_at, b_steps, depth, after,
+        )  # fmt: skip
+
+
+@inner
+def multiply_band(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at, b_steps, depth, after):
+    """`multiply_slice` of one band. Tiles fetch the next panel of B, the last ones what follows ``after`` it."""
     height, width = tile_rows(c), tile_columns(c) * (ROW_PANELS if rows == 1 else 1)
-    # With every tile goes its share of the next panel, into L2: 2048^3 from 0.80 to 0.88 of MKL's speed (Intel Xeon).
-    fetches = first and rows >= height and b.size >= UNCACHED and b_steps[1] == tile_columns(c)
     for j in range(0, columns, width):
-        i, ahead = 0, b_at + (j // tile_columns(c) + 1) * b_steps[0]
-        share = -(-depth * height // rows) * width if fetches and j + width < columns else 0
+        i, panel = 0, b_at + j // tile_columns(c) * b_steps[0]
+        ahead = panel + b_steps[0] if j + width < columns else after
         while i < rows:
             left, part = rows - i, partial_rows(c)
             taken = height if left >= height else min(left, part)
             if height < left <= 2 * part and a_steps[0] == height * a_steps[1]:  # rows of A that lie evenly
                 taken = part  # 8 rows as 4 + 4 rather than 6 + 2, which costs as much as 6 + 4
-            prefetch_later(elements(b), ahead, ahead + share)
-            ahead += share
             fma_tile(
                 c, at + i * stride + j, stride, taken, min(width, columns - j), keep,
                 a, a_at + i // height * a_steps[0] + i % height * a_steps[1], a_steps[1], a_steps[2],
-                b, b_at + j // tile_columns(c) * b_steps[0], b_steps[0], b_steps[1], depth,
+                b, panel, b_steps[0], b_steps[1], depth, ahead,
             )  # fmt: skip
-            i += taken
+            i, ahead = i + taken, ahead + depth // FETCH_DEPTHS * b_steps[1]
 
 
 @inner
-def multiply_block(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at, b_steps, depth):
-    """`multiply` over the whole depth, in slices of DEPTH."""
-    for k in range(0, depth, DEPTH):
-        multiply(
-            c, at, stride, rows, columns, keep or k > 0,
-            a, a_at + k * a_steps[2], a_steps, b, b_at + k * b_steps[1], b_steps, min(DEPTH, depth - k),
-        )  # fmt: skip
+def block_counts(row_panels, column_panels, height, width, products, work):
+    """Blocks along M and along N: no larger than the caches like, and TASKS in all if there are panels and work enough.
 
-
-@inner
-def block_counts(row_panels, column_panels, height, width, others):
-    """Blocks along M and along N: no larger than the caches like, and TASKS in all if there are panels enough.
-
-    ``others`` is the number of independent products. The answer depends on the shape alone, as results must.
+    ``work``: the multiply-adds of each of the ``products``. The answer depends on the shape alone.
     """
+    tasks = TASKS
+    while tasks > 1 and tasks * TASK > products * work:
+        tasks //= 2
     row_blocks = -(-row_panels * height // BLOCK_ROWS)
     column_blocks = -(-column_panels * width // BLOCK_COLUMNS)
-    wanted = -(-TASKS // max(1, others * row_blocks))
+    wanted = -(-tasks // max(1, products * row_blocks))
     column_blocks = max(column_blocks, min(column_panels, wanted))
-    wanted = -(-TASKS // max(1, others * column_blocks))
+    wanted = -(-tasks // max(1, products * column_blocks))
     return max(row_blocks, min(row_panels, wanted)), column_blocks
 
 
@@ -139,13 +140,6 @@ def fill(array, start, stop, value):
     """array[start:stop] = value."""
     for i in range(start, stop):
         array[np.uintp(i)] = value  # unsigned: no test for negative indices, so the loop vectorises
-
-
-@inner
-def fill_block(c, at, stride, rows, columns, value):
-    """C = value in a block."""
-    for i in range(rows):
-        fill(c, at + i * stride, at + i * stride + columns, value)
 
 
 @kernel
@@ -247,15 +241,15 @@ def multiply_turned(
     packed: rows of A, as panels of columns; turned: (S, N, columns of these panels).
     """
     m, n, depth = shape
-    height, width = tile_rows(c), tile_columns(c)
+    height, width, lanes = tile_rows(c), tile_columns(c), vector_lanes(c)
     columns, blocks = -(-m // width) * width, -(-n // TURN_BLOCK)
     pack_matrices(packed, a, (m, depth), a_strides, width, 0)
     for t in prange(c.shape[0] * blocks):
         s, first = t // blocks, t % blocks * TURN_BLOCK
         rows, at = min(TURN_BLOCK, n - first), (s * n + first) * columns
         multiply_block(
-            turned, at, columns, rows, columns, False, b[b_of[s]], first * b_stride, (height * b_stride, b_stride, 1),
-            packed[:], a_of[s] * columns * depth, (width * depth, width), depth,
+            turned, at, columns, rows, -(-m // lanes) * lanes, False, b[b_of[s]], first * b_stride,
+            (height * b_stride, b_stride, 1), packed[:], a_of[s] * columns * depth, (width * depth, width), depth,
         )  # fmt: skip
         turn(c[s], first, n, turned, at, rows, columns, m, keep)
 
@@ -278,13 +272,13 @@ def turn(c, first, stride, turned, at, rows, columns, m, keep):
 
 @inner
 def left_is_packed(m, n, depth, strides):
-    """Whether A is packed: if it is large, or its rows alias, and it is read often.
+    """Whether A is packed: if it is read very often; or often, and is large, or its rows alias.
 
     On Zen 4, share of the peak as it is and packed: 94 and 89 for 256^3, 80 and 91 for 1024^3. With its depths apart, on an
     Intel Xeon: 68 and 70 for 256^3, 63 and 74 for 512^3.
     """
     most = LEFT_ELEMENTS if strides[1] == 1 else LEFT_ELEMENTS // 8
-    return n >= LEFT_COLUMNS and (m * depth > most or strides[0] % ALIASING == 0)
+    return n >= LEFT_COLUMNS and (n >= MANY_COLUMNS or m * depth > most or strides[0] % ALIASING == 0)
 
 
 @inner
@@ -306,7 +300,8 @@ def multiply_stack(
     """`gemm` by way of `fma_tile`: an operand is packed if it is read often enough, or cannot be read where it is."""
     m, n, depth = shape
     in_place = columns_in_place(n, tile_columns(c), m) if b_strides[1] == 1 else 0
-    pack_matrices(packed_b, b, (n, depth), (b_strides[1], b_strides[0]), tile_columns(c), in_place)
+    if in_place < n:  # or threads would meet for nothing
+        pack_matrices(packed_b, b, (n, depth), (b_strides[1], b_strides[0]), tile_columns(c), in_place)
     multiply_packed(c, packed_a, a, b, packed_b, a_of, b_of, shape, a_strides, b_strides[0], in_place, keep)
 
 
@@ -324,16 +319,13 @@ def multiply_packed(
         pack_matrices(packed_a, a, (m, depth), a_strides, height, 0)
         left, left_size, left_steps = packed_a, row_panels * height * depth, (height * depth, 1, height)
     rest = (column_panels * width - in_place) * depth
-    others = c.shape[0] if m * n * depth > SMALL else TASKS
-    row_blocks, column_blocks = block_counts(row_panels, column_panels, height, width, others)
+    row_blocks, column_blocks = block_counts(row_panels, column_panels, height, width, c.shape[0], m * n * depth)
     if depth <= THIN:
         row_blocks, column_blocks = row_panels, -(-min(column_panels, TASKS) // row_panels)
     for t in prange(c.shape[0] * row_blocks * column_blocks):
         s, i, j = t // (row_blocks * column_blocks), t // column_blocks % row_blocks, t % column_blocks
         i0, rows = block_span(i, row_blocks, row_panels, height, m)
         j0, columns = block_span(j, column_blocks, column_panels, width, n)
-        if depth == 0 and keep == 0:
-            fill_block(c[s], i0 * n + j0, n, rows, columns, c.dtype.type(0))
         a_at = a_of[s] * left_size + i0 // height * left_steps[0]
         multiply_columns(
             c[s], i0 * n, n, rows, j0, columns, keep != 0, left, a_at, left_steps,

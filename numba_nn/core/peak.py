@@ -27,7 +27,8 @@ def fma_repeat(c: Out, a: In, b: In, repeats: int):
     for worker in prange(c.shape[0]):
         for _ in range(repeats):
             fma_tile(
-                c[worker], 0, width, height, width, True, a[worker], 0, 1, height, b[worker], 0, 0, width, a.shape[1] // height
+                c[worker], 0, width, height, width, True, a[worker], 0, 1, height, b[worker], 0, 0, width,
+                a.shape[1] // height, 0,
             )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from numba.core.errors import TypingError
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+LINE = 64  # bytes of a cache line
 VECTORS = 2  # vectors of columns in a tile
 INTP = ir.IntType(64)
 INT32 = ir.IntType(32)
@@ -206,6 +207,14 @@ class Emitter:
 def data_pointer(context: Any, builder: Any, array_type: Any, value: Any, offset: Any) -> Any:
     """Pointer to element `offset` of an array's memory."""
     return builder.gep(context.make_array(array_type)(context, builder, value).data, [offset])
+
+
+def prefetch(builder: Any, pointer: Any, writes: int, level: int) -> None:
+    """Fetch the cache line for reading or writing, into the L1 cache (level 3) or the L2 cache (2): a hint, never a fault."""
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [builder.bitcast(pointer, byte), INT32(writes), INT32(level), INT32(1)])
 
 
 @intrinsic

@@ -14,9 +14,9 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic, register_model
 
 from numba_nn.core.kernel import inlined
-from numba_nn.core.simd import INT32, Emitter, float_vector
+from numba_nn.core.simd import INT32, LINE, Emitter, float_vector
+from numba_nn.core.simd import prefetch as emit_prefetch
 
-LINE = 64  # bytes of a cache line
 UNCACHED = 2**19  # elements from which an array is fetched ahead: 2 MB of float32
 AHEAD = 1536  # elements to fetch ahead: 3 x 3 max pooling of 64 MB takes 2.5 ms so, 5.3 without (Zen 5, one thread)
 
@@ -136,13 +136,9 @@ def _prefetch(writes: int, level: int, text: str) -> Any:
     def prefetch(typingctx, source, start, stop):
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             pointer, first, end = arguments
-            byte = ir.IntType(8).as_pointer()
-            kind = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
-            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
             step = ir.Constant(first.type, 8 * LINE // source.dtype.bitwidth)
             with cgutils.for_range_slice(builder, first, end, step, first.type) as (at, _):
-                place = builder.bitcast(builder.gep(pointer, [at]), byte)
-                builder.call(function, [place, INT32(writes), INT32(level), INT32(1)])
+                emit_prefetch(builder, builder.gep(pointer, [at]), writes, level)
             return context.get_dummy_value()
 
         return types.void(source, types.intp, types.intp), codegen

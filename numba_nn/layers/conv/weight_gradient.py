@@ -18,7 +18,7 @@ import math
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.gemm import fill_block, multiply
+from numba_nn.core.gemm import fill, multiply_block
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import pack_panels
 from numba_nn.core.reduce import block_bounds, block_count
@@ -90,10 +90,17 @@ def gradient_block(
             if depth > IN_PLACE_PANELS * width:
                 pack_panels(packed_dy, 0, flat, source, pixels, 1, row_end - row, height, length, 0, length)
                 left, at_left, left_steps = packed_dy, 0, (height * length, 1, height)
-            multiply(
+            multiply_block(
                 dweight, at, columns, row_end - row, depth, keep or image > n or first > 0,
                 left, at_left, left_steps, panels, 0, (width * length, width), length,
             )  # fmt: skip
+
+
+@inner
+def fill_block(c, at, stride, rows, columns, value):
+    """C = value in a block."""
+    for i in range(rows):
+        fill(c, at + i * stride, at + i * stride + columns, value)
 
 
 @inner

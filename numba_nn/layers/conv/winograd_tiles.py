@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.gemm import DEPTH, fill, multiply_panels
+from numba_nn.core.gemm import fill, multiply_block
 from numba_nn.core.kernel import inner
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
 from numba_nn.core.tiles import copy_exactly, gather_transform
@@ -105,11 +105,10 @@ def multiply_tiles(products, inputs, transformed, depth, outputs, panel, panel_e
     flat, weights, tiles = products.reshape(products.size), transformed.reshape(transformed.size), inputs.reshape(inputs.size)
     a_step, b_step = transformed.shape[2], inputs.shape[1]
     for k in range(NUMBERS):
-        for c in range(0, depth, DEPTH):
-            multiply_panels(
-                flat, k * step, width, rows, columns, c > 0, weights, (panel * NUMBERS + k) * a_step + c * height,
-                NUMBERS * a_step, tiles, k * b_step + c * width, 0, min(DEPTH, depth - c),
-            )  # fmt: skip
+        multiply_block(
+            flat, k * step, width, rows, columns, False, weights, (panel * NUMBERS + k) * a_step, (NUMBERS * a_step, 1, height),
+            tiles, k * b_step, (b_step, width), depth,
+        )  # fmt: skip
 
 
 @inner
