@@ -19,7 +19,7 @@ import numpy as np
 from numba import jit
 
 import numba_nn as nn
-from numba_nn.core.gemm import DEPTH, multiply, multiply_panels
+from numba_nn.core.block import DEPTH, multiply_block, multiply_slice
 from numba_nn.core.kernel import FLAGS
 from numba_nn.core.packing import pack_panels
 from numba_nn.core.peak import measure_peak
@@ -77,20 +77,21 @@ def register_tile(c, a, b):
     """
     m, n, depth = c.shape[0], c.shape[1], a.shape[1]
     flat_a, flat_b, height, width = a.reshape(a.size), b.reshape(b.size), tile_rows(c), tile_columns(c)
-    multiply(c.reshape(c.size), 0, n, m, n, False, flat_a, 0, (height * depth, depth, 1), flat_b, 0, (width, n), depth)
+    multiply_slice(
+        c.reshape(c.size), 0, n, m, n, m, False, flat_a, 0, (height * depth, depth, 1), flat_b, 0, (width, n), depth, 0
+    )  # fmt: skip
 
 
 @ladder
 def packed(c, a, b, panels_a, panels_b):
-    """Operands are copied to where the tile reads them, in its order; DEPTH of them at a time stay in the caches."""
+    """Operands are copied to where the tile reads them, in its order; a slice of their depth at a time stays in the caches."""
     m, n, depth, height, width = c.shape[0], c.shape[1], a.shape[1], tile_rows(c), tile_columns(c)
     pack_panels(panels_a, 0, a.reshape(a.size), 0, depth, 1, m, height, depth, 0, depth)
     pack_panels(panels_b, 0, b.reshape(b.size), 0, 1, n, n, width, depth, 0, depth)
-    for k in range(0, depth, DEPTH):
-        multiply_panels(
-            c.reshape(c.size), 0, n, m, n, k > 0, panels_a, k * height, height * depth, panels_b, k * width, width * depth,
-            min(DEPTH, depth - k),
-        )  # fmt: skip
+    multiply_block(
+        c.reshape(c.size), 0, n, m, n, False,
+        panels_a, 0, (height * depth, 1, height), panels_b, 0, (width * depth, width), depth,
+    )  # fmt: skip
 
 
 # ---- convolution: y[n, o, h, w] = sum_{c, i, j} weight[o, c, i, j] x[n, c, h + i, w + j]; x has its border of zeros ------

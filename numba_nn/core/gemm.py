@@ -3,9 +3,6 @@
 C (M x N) is cut into blocks, and each block into tiles that fit the vector registers (`numba_nn.core.simd`). Operands are read
 where they lie, or packed into *panels* first if that pays (`numba_nn.core.packing`).
 
-The order of loads follows the caches (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS
-2008): DEPTH elements of a B panel stay in the L1 cache while the A panels of a block stream from L2.
-
 Letters: M rows, N columns, K depth of a product; matrices are flat arrays with an offset and strides in elements.
 """
 
@@ -16,14 +13,13 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from numba_nn.core.block import multiply_block
 from numba_nn.core.cuda_gemm import multiply_matrices
 from numba_nn.core.cuda_product import ADD, OVERWRITE
 from numba_nn.core.dot import dot_products
-from numba_nn.core.fma_tile import FETCH_DEPTHS, ROW_PANELS, fma_tile
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import pack_matrices, panel_sizes
 from numba_nn.core.simd import (
-    partial_rows,
     register_file,
     tile_columns,
     tile_rows,
@@ -31,95 +27,37 @@ from numba_nn.core.simd import (
     transpose_lanes,
     vector_lanes,
 )
+from numba_nn.core.threads import team_size
 
-DEPTH = 256  # B panel: 256 x 128 B = 32 KB with AVX-512, two thirds of a 48 KB L1
-DEPTH_SPARE = 4  # a slice of the depth may be longer by one in so many
 BLOCK_ROWS = 240  # A block: 240 x 256 x 4 B = 246 KB, half of the L2 of Zen 3; 480 rows lose 2 % at 2048^3 on an Intel Xeon
 BLOCK_COLUMNS = 1024 if register_file()[0] == 64 else 512  # CPUs with AVX-512 have an L2 of 1 MB or more
 DOT_ROWS, DOT_DEPTH = 64, 4  # dot products pay up to so many rows, if the depth is so many times greater
-BAND_TILES, BAND_BYTES, PAGE = 4, 2**18, 4096  # see `band_of`
 IN_PLACE_PANELS = 4  # see `columns_in_place`
-LEFT_COLUMNS, MANY_COLUMNS, LEFT_ELEMENTS = 128, 512, 2**18  # see `left_is_packed`
+PLACE_ELEMENTS = 2**14  # of C in a block where B is read in place, at least, or ROW_COLUMNS of each row
+LEFT_ROWS, LEFT_COLUMNS, MANY_COLUMNS, LEFT_ELEMENTS = 12, 128, 512, 2**18  # see `left_is_packed`
 ALIASING = 1024  # rows a multiple of so many elements apart all fall into the same set of the L1 cache
 TURN_ROWS, TURN_BLOCK = 128, 48  # see `turning_pays`; rows of C^T that are turned while they are in the L1 cache
 ROW_COLUMNS, ROW_DEPTH = 512, 8  # of one row times a matrix: columns of a task, at least, and rows of B that it adds at once
 THIN = 16  # products of no more depth are cut into rows of tiles: they write C in order, which is most of their work
 TASKS = 16  # blocks that a product is cut into at least, where its size allows: a multiple of most core counts
-TASK = 2**21  # multiply-adds of a block, at least: 24 x 512 x 784 takes 134 us in one block and 146 in 16 (Intel Xeon)
+BLOCKS_EACH, TASK = 4, 2**21  # blocks of a thread, and multiply-adds of one: 24 x 512 x 784 takes 134 us in one, 146 in 16
 
 
 @inner
-def multiply_block(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at, b_steps, depth):
-    """C[rows, columns] = A B (+ C if ``keep``), in slices of the depth.
-
-    a_steps: from one tile's rows of A to the next one's, from row to row in a tile, and from depth to depth; b_steps: from one
-    tile's columns of B to the next one's, and from depth to depth. Both thus may be panels, or matrices as they are.
-    """
-    slices, panels = depth_slices(depth), -(-columns // tile_columns(c))
-    for s in range(slices):
-        k, end = s * depth // slices, (s + 1) * depth // slices
-        after = b_at + (end * b_steps[1] if s + 1 < slices else panels * b_steps[0])
-        multiply_slice(
-            c, at, stride, rows, columns, band_of(c, stride, rows, s), keep or s > 0,
-            a, a_at + k * a_steps[2], a_steps, b, b_at + k * b_steps[1], b_steps, end - k, after,
-        )  # fmt: skip
-
-
-@inner
-def depth_slices(depth):
-    """Slices of about DEPTH, at least one: the last is no short one, which would read and write C for few products."""
-    return max(1, (depth + DEPTH - 1 - DEPTH // DEPTH_SPARE) // DEPTH)
-
-
-@inner
-def band_of(c, stride, rows, s):
-    """Rows of C that go over its columns together: all, or few where they lie on more pages of 4 KB than the CPU has at hand.
-
-    On an Intel Xeon, MKL's time over ours goes from 0.65 to 0.8 for 2000 x 2000 with a depth of 32 so, 0.8 to 1.0 with 256.
-    After the first slice C is in the L2 cache; bands would leave 2048^3 at 0.88 of the peak in place of 0.92.
-    """
-    return max(1, rows) if s > 0 or rows * min(stride * c.itemsize, PAGE) <= BAND_BYTES else BAND_TILES * tile_rows(c)
-
-
-@inner
-def multiply_slice(c, at, stride, rows, columns, band, keep, a, a_at, a_steps, b, b_at, b_steps, depth, after):
-    """`multiply_block` of one slice, band by band."""
-    for i in range(0, rows, band):
-        multiply_band(
-            c, at + i * stride, stride, min(band, rows - i), columns, keep, a, a_at + i // tile_rows(c) * a_steps[0], a_steps,
-            b, b_at, b_steps, depth, after,
-        )  # fmt: skip
-
-
-@inner
-def multiply_band(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at, b_steps, depth, after):
-    """`multiply_slice` of one band. Tiles fetch the next panel of B, the last ones what follows ``after`` it."""
-    height, width = tile_rows(c), tile_columns(c) * (ROW_PANELS if rows == 1 else 1)
-    for j in range(0, columns, width):
-        i, panel = 0, b_at + j // tile_columns(c) * b_steps[0]
-        ahead = panel + b_steps[0] if j + width < columns else after
-        while i < rows:
-            left, part = rows - i, partial_rows(c)
-            taken = height if left >= height else min(left, part)
-            if height < left <= 2 * part and a_steps[0] == height * a_steps[1]:  # rows of A that lie evenly
-                taken = part  # 8 rows as 4 + 4 rather than 6 + 2, which costs as much as 6 + 4
-            fma_tile(
-                c, at + i * stride + j, stride, taken, min(width, columns - j), keep,
-                a, a_at + i // height * a_steps[0] + i % height * a_steps[1], a_steps[1], a_steps[2],
-                b, panel, b_steps[0], b_steps[1], depth, ahead,
-            )  # fmt: skip
-            i, ahead = i + taken, ahead + depth // FETCH_DEPTHS * b_steps[1]
+def blocks_wanted(work):
+    """Blocks that so many multiply-adds are cut into, if sizes allow: one for one thread, for more some for each."""
+    team = team_size()
+    tasks = min(BLOCKS_EACH * team if team > 1 else 1, work // TASK)
+    return max(1, tasks if tasks < team else tasks // team * team)
 
 
 @inner
 def block_counts(row_panels, column_panels, height, width, products, work):
-    """Blocks along M and along N: no larger than the caches like, and TASKS in all if there are panels and work enough.
+    """Blocks along M and along N: no larger than the caches like, and `blocks_wanted` in all if there are panels enough.
 
-    ``work``: the multiply-adds of each of the ``products``. The answer depends on the shape alone.
+    ``work``: the multiply-adds of each of the ``products``. Blocks change the order in which C is computed, not its sums.
     """
-    tasks = TASKS
-    while tasks > 1 and tasks * TASK > products * work:
-        tasks //= 2
+    tasks = blocks_wanted(products * work)
     row_blocks = -(-row_panels * height // BLOCK_ROWS)
     column_blocks = -(-column_panels * width // BLOCK_COLUMNS)
     wanted = -(-tasks // max(1, products * row_blocks))
@@ -133,13 +71,6 @@ def block_span(block, blocks, panels, length, size):
     """First row (or column) of a block and how many it has; ``panels`` of ``length`` hold ``size`` in all."""
     start, stop = block * panels // blocks * length, (block + 1) * panels // blocks * length
     return start, min(size, stop) - start
-
-
-@inner
-def fill(array, start, stop, value):
-    """array[start:stop] = value."""
-    for i in range(start, stop):
-        array[np.uintp(i)] = value  # unsigned: no test for negative indices, so the loop vectorises
 
 
 @kernel
@@ -272,24 +203,23 @@ def turn(c, first, stride, turned, at, rows, columns, m, keep):
 
 @inner
 def left_is_packed(m, n, depth, strides):
-    """Whether A is packed: if it is read very often; or often, and is large, or its rows alias.
+    """Whether A is packed: if it fills whole tiles that are read very often; or often, and it is large, or its rows alias.
 
     On Zen 4, share of the peak as it is and packed: 94 and 89 for 256^3, 80 and 91 for 1024^3. With its depths apart, on an
-    Intel Xeon: 68 and 70 for 256^3, 63 and 74 for 512^3.
+    Intel Xeon: 68 and 70 for 256^3, 63 and 74 for 512^3. For 96 x 512 x 784 there: 60 as it is, 69 packed.
     """
     most = LEFT_ELEMENTS if strides[1] == 1 else LEFT_ELEMENTS // 8
-    return n >= LEFT_COLUMNS and (n >= MANY_COLUMNS or m * depth > most or strides[0] % ALIASING == 0)
+    often = n >= MANY_COLUMNS and m >= LEFT_ROWS
+    return n >= LEFT_COLUMNS and (often or m * depth > most or strides[0] % ALIASING == 0)
 
 
 @inner
 def columns_in_place(n, width, rows):
     """How many of n columns, which lie side by side, are read where they are, for so many rows of A: whole panels, or none.
 
-    Packing pays for more rows. It loses 5 % of the peak for 96 rows and gains 3 % for 256 on Zen 4, with panels of 32 columns;
-    it gains 13 % for 64 rows, and 30 % for 32 if rows of B alias, on Zen 3, with panels of 16.
+    Packing pays for more rows. It loses 5 % of the peak for 96 rows and gains 3 % for 256 on Zen 4, with panels of 32 columns.
     """
-    most = width if n % ALIASING == 0 else IN_PLACE_PANELS * width - 1
-    return n // width * width if rows <= most else 0
+    return n // width * width if rows < IN_PLACE_PANELS * width else 0
 
 
 @kernel
@@ -320,6 +250,10 @@ def multiply_packed(
         left, left_size, left_steps = packed_a, row_panels * height * depth, (height * depth, 1, height)
     rest = (column_panels * width - in_place) * depth
     row_blocks, column_blocks = block_counts(row_panels, column_panels, height, width, c.shape[0], m * n * depth)
+    if in_place:  # fewer, that are wider: B is fetched along its rows
+        least = -(-m * n // (BLOCK_ROWS * BLOCK_COLUMNS))
+        most = max(team_size(), n // min(ROW_COLUMNS, PLACE_ELEMENTS // max(1, m)))
+        row_blocks, column_blocks = 1, max(least, min(column_blocks, most))
     if depth <= THIN:
         row_blocks, column_blocks = row_panels, -(-min(column_panels, TASKS) // row_panels)
     for t in prange(c.shape[0] * row_blocks * column_blocks):

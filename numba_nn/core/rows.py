@@ -6,6 +6,8 @@ along i. For a GPU see `numba_nn.core.cuda_rows`.
 
 from __future__ import annotations
 
+import numpy as np
+
 from numba_nn.core.kernel import inner
 
 LANES = 256  # neighbouring rows of a task: 1 KB of float32
@@ -23,3 +25,10 @@ def task_bounds(task, x):
     blocks = -(-x.shape[2] // LANES)
     start = task % blocks * LANES
     return task // blocks, start, min(x.shape[2], start + LANES)
+
+
+@inner
+def fill(array, start, stop, value):
+    """array[start:stop] = value."""
+    for i in range(start, stop):
+        array[np.uintp(i)] = value  # unsigned: no test for negative indices, so the loop vectorises

@@ -9,12 +9,17 @@ Numba runs parallel regions on one of three layers: OpenMP, TBB, or its own "wor
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding
 import numba
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 from numba.np.ufunc.parallel import _launch_threads
 
 from numba_nn.core.checks import is_whole
@@ -28,6 +33,10 @@ _applied = threading.local()
 _takes_turns: bool | None = None  # None until the layer has started
 _turn = threading.Lock()
 _holder: int | None = None
+
+TEAM = "numba_nn_team"  # the name by which machine code finds _team, from the cache on disk, too
+_team = ctypes.c_int64(1)
+llvmlite.binding.add_symbol(TEAM, ctypes.addressof(_team))
 
 
 def _mark_forked() -> None:
@@ -79,10 +88,25 @@ def prepare() -> bool:
     if _takes_turns is None:
         _launch_threads()
         _takes_turns = numba.threading_layer() == "workqueue"
+        _team.value = numba.get_num_threads()
     if _wanted is not None and getattr(_applied, "count", None) != _wanted:
         numba.set_num_threads(_wanted)
-        _applied.count = _wanted
+        _applied.count = _team.value = _wanted
     return _takes_turns
+
+
+@intrinsic
+def team_size(typingctx: Any) -> Any:
+    """``team_size()`` inside a kernel: how many threads there are, or were a while ago: for the cutting of work only.
+
+    No result may depend on it. One thread has its work in one piece, which is faster, and many are not left idle.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        module = builder.module
+        return builder.load(module.globals.get(TEAM) or ir.GlobalVariable(module, ir.IntType(64), TEAM))
+
+    return types.intp(), codegen
 
 
 def take_turns(run: Callable[..., Any], *arguments: Any) -> Any:

@@ -25,7 +25,7 @@ from numba_nn.core.cuda_slices import partial_size
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import Terms, bias_terms, finish_features, neutral_terms
 from numba_nn.core.errors import ShapeError
-from numba_nn.core.gemm import SINGLE, fill, gemm, multiply_packed, packed_sizes, packing_pays, product_work
+from numba_nn.core.gemm import SINGLE, gemm, multiply_packed, packed_sizes, packing_pays, product_work
 from numba_nn.core.kernel import In, Out, Scratch, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.narrow import wide
@@ -33,6 +33,7 @@ from numba_nn.core.packing import pack_columns, panel_sizes
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.ptx import cuda
 from numba_nn.core.random import uniform
+from numba_nn.core.rows import fill
 from numba_nn.core.twin import covering, cuda_kernel
 from numba_nn.core.workspace import Shape, Spec
 

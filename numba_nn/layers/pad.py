@@ -31,11 +31,11 @@ from numba_nn.core.cuda_planes import (
     planes_together,
 )
 from numba_nn.core.errors import ArgumentError, ShapeError
-from numba_nn.core.gemm import fill
 from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.portable import put
 from numba_nn.core.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.rows import fill
 from numba_nn.core.strided import copy_part
 from numba_nn.core.twin import cuda_helper
 from numba_nn.core.workspace import Shape

@@ -14,8 +14,8 @@ first tap is its corner, and how other output pixels lie in it (`numba_nn.layers
 
 from __future__ import annotations
 
-from numba_nn.core.gemm import fill
 from numba_nn.core.kernel import inner
+from numba_nn.core.rows import fill
 from numba_nn.core.simd import copy_run, vector_lanes
 
 

@@ -22,10 +22,10 @@ from numba import prange
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import finish_all
-from numba_nn.core.gemm import fill
 from numba_nn.core.kernel import In, Out, kernel
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.precision import PRECISIONS
+from numba_nn.core.rows import fill
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Pair, Problem
 from numba_nn.layers.conv.choice import Passes, best

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.gemm import fill, multiply_block
+from numba_nn.core.block import multiply_block
 from numba_nn.core.kernel import inner
+from numba_nn.core.rows import fill
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
 from numba_nn.core.tiles import copy_exactly, gather_transform
 from numba_nn.core.workspace import Shape, Spec
