@@ -23,10 +23,10 @@ def multiply_block(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at
     a_steps: from one tile's rows of A to the next one's, from row to row in a tile, and from depth to depth; b_steps: from one
     tile's columns of B to the next one's, and from depth to depth. Both thus may be panels, or matrices as they are.
     """
-    length, panels = slice_of(depth, b_steps[1] * c.itemsize, tile_columns(c) * c.itemsize), -(-columns // tile_columns(c))
+    length = slice_of(depth, b_steps[1] * c.itemsize, tile_columns(c) * c.itemsize)
     for k in range(0, max(1, depth), length):
         end = min(depth, k + length)
-        after = b_at + (end * b_steps[1] if end < depth else panels * b_steps[0])
+        after = b_at + (end if end < depth else k) * b_steps[1]
         multiply_slice(
             c, at, stride, rows, columns, band_of(c, stride, rows, k), keep or k > 0,
             a, a_at + k * a_steps[2], a_steps, b, b_at + k * b_steps[1], b_steps, end - k, after,
@@ -68,10 +68,14 @@ def multiply_slice(c, at, stride, rows, columns, band, keep, a, a_at, a_steps, b
 
 @inner
 def multiply_band(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at, b_steps, depth, after):
-    """`multiply_slice` of one band. Tiles fetch the next panel of B, the last ones what follows ``after`` it."""
+    """`multiply_slice` of one band. Tiles fetch the next panel of B, each a share of its depths, and the last ones ``after``.
+
+    Nothing beyond B is fetched: looking for the page of an address that is none takes time, too.
+    """
     height, width = tile_rows(c), tile_columns(c) * (ROW_PANELS if rows == 1 else 1)
+    share = depth // FETCH_DEPTHS
     for j in range(0, columns, width):
-        i, panel = 0, b_at + j // tile_columns(c) * b_steps[0]
+        i, fetched, panel = 0, 0, b_at + j // tile_columns(c) * b_steps[0]
         ahead = panel + b_steps[0] if j + width < columns else after
         while i < rows:
             left, part = rows - i, partial_rows(c)
@@ -81,6 +85,6 @@ def multiply_band(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at,
             fma_tile(
                 c, at + i * stride + j, stride, taken, min(width, columns - j), keep,
                 a, a_at + i // height * a_steps[0] + i % height * a_steps[1], a_steps[1], a_steps[2],
-                b, panel, b_steps[0], b_steps[1], depth, ahead,
+                b, panel, b_steps[0], b_steps[1], depth, ahead + fetched * b_steps[1],
             )  # fmt: skip
-            i, ahead = i + taken, ahead + depth // FETCH_DEPTHS * b_steps[1]
+            i, fetched = i + taken, fetched + share if fetched + 2 * share <= depth else 0
