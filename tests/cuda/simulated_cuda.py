@@ -54,7 +54,7 @@ class DeviceArray:
         found = self._host[key]
         if not isinstance(found, np.ndarray):
             raise AssertionError("an element of a device array was read on the host")
-        return DeviceArray(found)
+        return type(self)(found)
 
     def is_c_contiguous(self) -> bool:
         """Whether the elements lie in order, without gaps."""
@@ -62,7 +62,7 @@ class DeviceArray:
 
     def _viewed(self, host: np.ndarray) -> DeviceArray:
         assert np.may_share_memory(host, self._host) or host.size == 0, "a device array cannot be reshaped without a copy"
-        return DeviceArray(host)
+        return type(self)(host)
 
     def reshape(self, *shape: Any) -> DeviceArray:
         """The elements in another shape."""
@@ -164,7 +164,7 @@ class SimulatedCuda(types.ModuleType):
     event = staticmethod(lambda timing=True: Event())
     event_elapsed_time = staticmethod(lambda start, stop: 1.0)
     get_current_device = staticmethod(
-        lambda: types.SimpleNamespace(name="simulated", compute_capability=(0, 0), MULTIPROCESSOR_COUNT=1)
+        lambda: types.SimpleNamespace(name="simulated", id=0, compute_capability=(0, 0), MULTIPROCESSOR_COUNT=1)
     )
 
     @staticmethod
