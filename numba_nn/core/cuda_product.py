@@ -183,8 +183,9 @@ def tiled_product(
         shape: tuple[int, ...], a_view: tuple[int, ...], b_view: tuple[int, ...], c_view: tuple[int, ...], slope: float,
     ):  # fmt: skip
         down, across, depth, _, slices, span = shape
-        line, j = split(cuda.blockIdx.x, (u32(across) + u32(columns - 1)) // u32(columns))
-        z, i = split(line, (u32(down) + u32(rows - 1)) // u32(rows))
+        wide, high = u32((u32(across) + u32(columns - 1)) // u32(columns)), u32((u32(down) + u32(rows - 1)) // u32(rows))
+        z, rest = split(cuda.blockIdx.x, u32(wide * high))
+        i, j = split(rest, wide)
         t, top, left = u32(cuda.threadIdx.x), i * u32(rows), j * u32(columns)  # as u32, 24 bytes of a convolution's sums spill
         which, part = z // u32(slices), z % u32(slices)
         k, end = u32(part * u32(span)), min(u32(depth), u32((part + u32(1)) * u32(span)))
