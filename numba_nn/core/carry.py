@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from numpy.typing import NDArray
 
@@ -35,6 +36,10 @@ class CarriedArray:
             return _from_host, (CUDA, CUDA.to_host(self.thing))
 
 
+_carried: WeakValueDictionary[tuple[int, int], CarriedArray] = WeakValueDictionary()
+"""Of an array and a stream, by their ids: what pickle meets twice, in two handles on a model, is one object to it."""
+
+
 def _from_host(device: Device, host: NDArray[Any]) -> CarriedArray:
     return CarriedArray(device.from_host(host))
 
@@ -56,7 +61,7 @@ def packed(value: Any, stream: Any) -> Any:
     """A device array, or each in a tuple, to be copied or pickled; anything else as it is."""
     if type(value) is tuple:
         return tuple([packed(one, stream) for one in value])
-    return CarriedArray(value, stream) if CUDA.owns(value) else value
+    return _carried.setdefault((id(value), id(stream)), CarriedArray(value, stream)) if CUDA.owns(value) else value
 
 
 def unpacked(value: Any) -> Any:

@@ -11,6 +11,7 @@ import functools
 from typing import Any, NamedTuple
 
 from numba_nn.core.cuda_loaders import LoaderOf, TileLoader
+from numba_nn.core.cuda_planes import split
 from numba_nn.core.cuda_tiles import TILE_THREADS, Kind, as_it_is, u32
 from numba_nn.core.epilogue import IDENTITY, LEAKY_RELU, RELU, RELU6, SIGMOID, TANH, leaky_relu, relu, relu6
 from numba_nn.core.parts import Helper
@@ -181,9 +182,11 @@ def tiled_product(
         c: Out, a: In, b: In, a_of: In, b_of: In, scale: In, shift: In,
         shape: tuple[int, ...], a_view: tuple[int, ...], b_view: tuple[int, ...], c_view: tuple[int, ...], slope: float,
     ):  # fmt: skip
-        _, _, depth, _, slices, span = shape
-        t, z = u32(cuda.threadIdx.x), u32(cuda.blockIdx.z)
-        top, left = u32(cuda.blockIdx.y) * u32(rows), u32(cuda.blockIdx.x) * u32(columns)
+        down, across, depth, _, slices, span = shape
+        wide, high = u32((u32(across) + u32(columns - 1)) // u32(columns)), u32((u32(down) + u32(rows - 1)) // u32(rows))
+        z, rest = split(cuda.blockIdx.x, u32(wide * high))
+        i, j = split(rest, wide)
+        t, top, left = u32(cuda.threadIdx.x), i * u32(rows), j * u32(columns)  # as u32, 24 bytes of a convolution's sums spill
         which, part = z // u32(slices), z % u32(slices)
         k, end = u32(part * u32(span)), min(u32(depth), u32((part + u32(1)) * u32(span)))
         sums = cuda.local.array(count, sum_dtype)
@@ -197,7 +200,7 @@ def tiled_product(
     return CudaKernel(product, functools.partial(grid_of, rows, columns), launch_bounds)
 
 
-def grid_of(rows: int, columns: int, *arguments: Any) -> tuple[tuple[int, int, int], int]:
-    """A block for each tile of C, and each slice of each product."""
+def grid_of(rows: int, columns: int, *arguments: Any) -> tuple[int, int]:
+    """A block for each tile of C, and each slice of each product, all in one dimension: others hold 65,535 at most."""
     shape = Shape(*arguments[7])
-    return (-(-shape.columns // columns), -(-shape.rows // rows), shape.products * shape.slices), TILE_THREADS
+    return -(-shape.columns // columns) * -(-shape.rows // rows) * shape.products * shape.slices, TILE_THREADS

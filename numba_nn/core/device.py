@@ -16,7 +16,7 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from numba_nn.core.dlpack import lender_of, lives_on_gpu
+from numba_nn.core.dlpack import lendable, lender_of, lives_on_gpu
 from numba_nn.core.errors import ArgumentError, DeviceError, OutOfMemoryError
 from numba_nn.core.ptx import cuda, is_refusal
 
@@ -241,7 +241,7 @@ class CudaDevice(Device, threading.local):
 
     def _allocate(self, shape: Shape, dtype: Any, stream: Any = 0) -> Any:
         try:
-            return cuda.device_array(shape, dtype, stream=stream)
+            return lendable(cuda.device_array(shape, dtype, stream=stream))
         except Exception as error:
             if not is_refusal(error) or int(getattr(error, "code", 0)) != OUT_OF_MEMORY:
                 raise

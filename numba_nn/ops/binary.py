@@ -15,9 +15,10 @@ from numba_nn.core.call import Array
 from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, exact, inlined, kernel, portable
+from numba_nn.core.portable import covering_windows
 from numba_nn.core.workspace import thread_workspace
 from numba_nn.layers.merge import add_forward, multiply_forward
-from numba_nn.ops.broadcast import combine_elements, combine_rows, dimensions, row_tasks
+from numba_nn.ops.broadcast import combine_rows, combine_windows, dimensions, row_tasks
 from numba_nn.ops.function import Function, is_free, is_plain
 
 
@@ -92,10 +93,10 @@ def add_repeated(y: Out, a: In, b: In, dims: In):
         combine_rows(total, t, y, a, b, dims)
 
 
-@add_repeated.on_cuda
+@add_repeated.on_cuda(grid=covering_windows)
 def add_repeated(y: Out, a: In, b: In, dims: In):
-    """A thread has an element, or several."""
-    combine_elements(total, y, a, b, dims)
+    """A thread has a window, or several."""
+    combine_windows(total, y, a, b, dims)
 
 
 @kernel
@@ -105,10 +106,10 @@ def subtract_repeated(y: Out, a: In, b: In, dims: In):
         combine_rows(difference, t, y, a, b, dims)
 
 
-@subtract_repeated.on_cuda
+@subtract_repeated.on_cuda(grid=covering_windows)
 def subtract_repeated(y: Out, a: In, b: In, dims: In):
-    """A thread has an element, or several."""
-    combine_elements(difference, y, a, b, dims)
+    """A thread has a window, or several."""
+    combine_windows(difference, y, a, b, dims)
 
 
 @kernel
@@ -118,10 +119,10 @@ def multiply_repeated(y: Out, a: In, b: In, dims: In):
         combine_rows(product, t, y, a, b, dims)
 
 
-@multiply_repeated.on_cuda
+@multiply_repeated.on_cuda(grid=covering_windows)
 def multiply_repeated(y: Out, a: In, b: In, dims: In):
-    """A thread has an element, or several."""
-    combine_elements(product, y, a, b, dims)
+    """A thread has a window, or several."""
+    combine_windows(product, y, a, b, dims)
 
 
 @kernel
@@ -131,10 +132,10 @@ def divide_repeated(y: Out, a: In, b: In, dims: In):
         combine_rows(quotient, t, y, a, b, dims)
 
 
-@divide_repeated.on_cuda
+@divide_repeated.on_cuda(grid=covering_windows)
 def divide_repeated(y: Out, a: In, b: In, dims: In):
-    """A thread has an element, or several."""
-    combine_elements(quotient, y, a, b, dims)
+    """A thread has a window, or several."""
+    combine_windows(quotient, y, a, b, dims)
 
 
 @kernel
@@ -144,10 +145,10 @@ def maximum_repeated(y: Out, a: In, b: In, dims: In):
         combine_rows(larger, t, y, a, b, dims)
 
 
-@maximum_repeated.on_cuda
+@maximum_repeated.on_cuda(grid=covering_windows)
 def maximum_repeated(y: Out, a: In, b: In, dims: In):
-    """A thread has an element, or several."""
-    combine_elements(larger, y, a, b, dims)
+    """A thread has a window, or several."""
+    combine_windows(larger, y, a, b, dims)
 
 
 @kernel
@@ -157,10 +158,10 @@ def minimum_repeated(y: Out, a: In, b: In, dims: In):
         combine_rows(smaller, t, y, a, b, dims)
 
 
-@minimum_repeated.on_cuda
+@minimum_repeated.on_cuda(grid=covering_windows)
 def minimum_repeated(y: Out, a: In, b: In, dims: In):
-    """A thread has an element, or several."""
-    combine_elements(smaller, y, a, b, dims)
+    """A thread has a window, or several."""
+    combine_windows(smaller, y, a, b, dims)
 
 
 @portable

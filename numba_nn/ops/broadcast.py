@@ -13,13 +13,17 @@ import functools
 import numpy as np
 
 from numba_nn.core.call import Array
-from numba_nn.core.cuda_planes import split
+from numba_nn.core.cuda_planes import fetch_row, split
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.each import each
 from numba_nn.core.kernel import inlined, inner
-from numba_nn.core.ptx import cuda, device_function, flat_part
+from numba_nn.core.portable import put
+from numba_nn.core.ptx import WINDOW, cuda, device_function, flat_part
 from numba_nn.core.reduce import BLOCK
+from numba_nn.core.twin import cuda_helper
 from numba_nn.core.workspace import Shape
+
+u32 = np.uint32
 
 
 @inner
@@ -60,19 +64,62 @@ def combine_rows(function, task, y, a, b, dims):
             each(function, y[r, start:stop], (a[a_at + start : a_at + stop], b[b_at + start : b_at + stop]))
 
 
+@cuda_helper
+def operands_at(i, dims):
+    """Where the operands have element i of the result, and how many elements its row has from there on."""
+    last = u32(dims.shape[0] - 1)
+    rest, place = split(i, dims[last, 0]) if last > 0 else (u32(0), i)
+    a_at, b_at = u32(place * u32(dims[last, 1])), u32(place * u32(dims[last, 2]))
+    for n in range(last):
+        d = u32(last - u32(1) - u32(n))
+        rest, index = split(rest, dims[d, 0]) if d > 0 else (rest, rest)
+        a_at = u32(a_at + u32(index * u32(dims[d, 1])))
+        b_at = u32(b_at + u32(index * u32(dims[d, 2])))
+    return a_at, b_at, u32(u32(dims[last, 0]) - place)
+
+
 @device_function
-def combine_elements(function, y, a, b, dims):
-    """`combine_rows` on a GPU, element by element."""
-    i, flat = np.uint32(cuda.grid(1)), flat_part(y, 0, y.size)
-    while i < np.uint32(y.size):
-        rest, a_at, b_at = i, np.uint32(0), np.uint32(0)
-        for n in range(np.uint32(dims.shape[0])):
-            d = np.uint32(dims.shape[0] - 1 - n)
-            rest, index = split(rest, dims[d, 0])
-            a_at = np.uint32(a_at + index * np.uint32(dims[d, 1]))
-            b_at = np.uint32(b_at + index * np.uint32(dims[d, 2]))
-        flat[i] = function(a[a_at], b[b_at])
-        i = np.uint32(i + np.uint32(cuda.gridsize(1)))
+def fetch_operand(window, x, at, step):
+    """Fill a window from a flat array's element ``at`` on: with neighbours for a step of 1, with that element for 0."""
+    if step == 0:
+        repeated = x[at]
+        for lane in range(WINDOW):
+            window[lane] = repeated
+    else:
+        fetch_row(window, x, at, u32(WINDOW), u32(0))
+
+
+@device_function
+def combine_window(function, y, at, a, a_at, b, b_at, steps):
+    """y = function(a, b) for four neighbours in a row of the result; all flat."""
+    a_window, b_window = cuda.local.array(WINDOW, a.dtype), cuda.local.array(WINDOW, b.dtype)
+    y_window = cuda.local.array(WINDOW, y.dtype)
+    fetch_operand(a_window, a, a_at, steps[0])
+    fetch_operand(b_window, b, b_at, steps[1])
+    for lane in range(WINDOW):
+        y_window[lane] = function(a_window[lane], b_window[lane])
+    put(y, at, y_window, y.size)
+
+
+@device_function
+def combine_windows(function, y, a, b, dims):
+    """`combine_rows` on a GPU: a thread has four neighbours of y at a time, and looks for the operands once in every row."""
+    flat, row = flat_part(y, 0, y.size), u32(dims.shape[0] - 1)
+    steps, at = (u32(dims[row, 1]), u32(dims[row, 2])), u32(u32(cuda.grid(1)) * u32(WINDOW))
+    while at < u32(y.size):
+        i, stop = at, min(u32(at + u32(WINDOW)), u32(y.size))
+        while i < stop:
+            a_at, b_at, left = operands_at(i, dims)
+            count = min(left, u32(stop - i))
+            if count == WINDOW:
+                combine_window(function, flat, i, a, a_at, b, b_at, steps)
+            else:
+                for n in range(count):
+                    flat[u32(i + u32(n))] = function(
+                        a[u32(a_at + u32(u32(n) * steps[0]))], b[u32(b_at + u32(u32(n) * steps[1]))]
+                    )
+            i = u32(i + count)
+        at = u32(at + u32(u32(cuda.gridsize(1)) * u32(WINDOW)))
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,6 +9,8 @@ building: list[GraphBuilder] = []
 """The builder that records, if any."""
 queued: list[Any] = []
 """The stream of all that was done on the device, or recorded, one by one; a test clears it."""
+awaited: list[tuple[int, int]] = []
+"""Handles of the streams that wait for another one, and of these, one by one; a test clears it."""
 
 
 class Stream:
@@ -40,6 +42,11 @@ class Event:
         """Note where the stream is."""
         refuse_in_capture("an event")
         queued.append(stream)
+        self.stream = stream
+
+    def wait(self, stream: Any = 0) -> None:
+        """Have a stream wait."""
+        awaited.append((int(stream), int(self.stream)))
 
     def synchronize(self) -> None:
         """Wait."""

@@ -5,6 +5,7 @@ With it in place of the module, `to("cuda")`, layers, losses and optimisers run 
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 from unittest import mock
 
 import numpy as np
+from fake_cuda import Dim3
 from graphs import DEFAULT, Event, GraphBuilder, Stream, on_device, queued, refuse_in_capture
 from simulator import launch
 
@@ -54,7 +56,7 @@ class DeviceArray:
         found = self._host[key]
         if not isinstance(found, np.ndarray):
             raise AssertionError("an element of a device array was read on the host")
-        return DeviceArray(found)
+        return type(self)(found)
 
     def is_c_contiguous(self) -> bool:
         """Whether the elements lie in order, without gaps."""
@@ -62,7 +64,7 @@ class DeviceArray:
 
     def _viewed(self, host: np.ndarray) -> DeviceArray:
         assert np.may_share_memory(host, self._host) or host.size == 0, "a device array cannot be reshaped without a copy"
-        return DeviceArray(host)
+        return type(self)(host)
 
     def reshape(self, *shape: Any) -> DeviceArray:
         """The elements in another shape."""
@@ -93,6 +95,17 @@ class DeviceArray:
         on_device(stream, lambda: self._host.__setitem__(..., source))
 
 
+MOST_BLOCKS, MOST_THREADS, MOST_IN_A_BLOCK = (2**31 - 1, 65535, 65535), (1024, 1024, 64), 1024
+
+
+def refuse_too_large(grid: Any, block: Any) -> None:
+    """Raise where a grid, or a block, is larger than the driver takes (CUDA C++ Programming Guide, compute capabilities)."""
+    blocks, threads = Dim3.of(grid), Dim3.of(block)
+    fits = all(n <= most for n, most in zip((*blocks, *threads), (*MOST_BLOCKS, *MOST_THREADS), strict=True))
+    if not fits or math.prod(threads) > MOST_IN_A_BLOCK:
+        raise CUDAError(f"CUDA_ERROR_INVALID_VALUE: a grid of {tuple(blocks)}, blocks of {tuple(threads)}")
+
+
 class Dispatcher:
     """A kernel; ``dispatcher[blocks, threads](...)`` runs it in the simulator."""
 
@@ -101,6 +114,7 @@ class Dispatcher:
 
     def __getitem__(self, configuration: tuple[Any, ...]) -> Callable[..., None]:
         def run(*arguments: Any) -> None:
+            refuse_too_large(*configuration[:2])
             hosts = [a._host if isinstance(a, DeviceArray) else a for a in arguments]
             on_device(configuration[2], lambda: cuda.launch(self, *configuration[:2], hosts))
 
@@ -164,7 +178,7 @@ class SimulatedCuda(types.ModuleType):
     event = staticmethod(lambda timing=True: Event())
     event_elapsed_time = staticmethod(lambda start, stop: 1.0)
     get_current_device = staticmethod(
-        lambda: types.SimpleNamespace(name="simulated", compute_capability=(0, 0), MULTIPROCESSOR_COUNT=1)
+        lambda: types.SimpleNamespace(name="simulated", id=0, compute_capability=(0, 0), MULTIPROCESSOR_COUNT=1)
     )
 
     @staticmethod

@@ -13,6 +13,7 @@ from simulated_cuda import simulated
 from trials import PRODUCT_EXTRAS, TRIALS
 
 import numba_nn as nn
+from numba_nn.core import carry
 from numba_nn.core.device import CUDA
 from numba_nn.core.ptx import cuda
 
@@ -190,6 +191,19 @@ def test_handles_share_numbers_and_no_buffers(name):
     np.testing.assert_allclose(CUDA.to_host(y), CUDA.to_host(other)[::-1], rtol=1e-5, atol=1e-5)
     optimizer.step()
     np.testing.assert_array_equal(CUDA.to_host(model.eval()(x)), CUDA.to_host(handle.eval()(x)))
+
+
+@every_copy
+@every_model
+def test_handles_that_are_copied_together_share_numbers(name, copied):
+    model, _ = on_gpu(name)
+    one, other = copied((model, model.share()))
+    assert [id(p) for p in one.parameters()] == [id(p) for p in other.parameters()]
+    assert all(a is b for (_, a), (_, b) in zip(one.named_arrays(), other.named_arrays(), strict=True))
+    assert not any(CUDA.overlap(a, b) for a in arrays(model) for b in arrays(one))
+    one(CUDA.from_host(X))
+    assert_equal_states(one, other)
+    assert not carry._carried
 
 
 def test_warming_up_leaves_a_model_as_it_is():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 
+import ml_dtypes
 import numpy as np
 import pytest
-from foreign import ByDLPack, ByInterface, ByOldDLPack, OnHost
+from foreign import ByDLPack, ByInterface, ByOldDLPack, OnHost, Tensor, pointer_of
+from graphs import awaited
 from simulated_cuda import simulated
 
 import numba_nn as nn
 from numba_nn.core.device import CUDA
+from numba_nn.core.dlpack import Lent
 from numba_nn.core.ptx import cuda
 
 RNG = np.random.default_rng(0)
@@ -118,3 +122,85 @@ def test_what_was_lent_is_given_back():
     del taken
     gc.collect()
     assert lent() is None
+
+
+# Arrays of the library's own, lent to others
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int64, np.int32])
+@pytest.mark.parametrize("shape", [(12, 6), (5,), (), (0, 3)])
+def test_an_output_is_lent_where_it_lies(dtype, shape):
+    y = CUDA.empty(shape, dtype)
+    found, expected = (array.__cuda_array_interface__ for array in (Lent(y, 0), y))
+    assert (found["data"], found["shape"], found["typestr"]) == (expected["data"], shape, np.dtype(dtype))
+
+
+def test_views_of_an_output_are_lent_too():
+    y = nn.ReLU()(CUDA.from_host(X))
+    for view in (y[2:, ::2], y.reshape(6, 12), y.ravel()):
+        taken = CUDA.accept(Lent(view, 0))
+        assert CUDA.address(taken) == CUDA.address(view)
+        np.testing.assert_array_equal(CUDA.to_host(taken), CUDA.to_host(view))
+
+
+def test_a_capsule_says_where_its_array_lies_and_keeps_it():
+    y = CUDA.empty((3, 4), np.float32)
+    address, host = CUDA.address(y), weakref.ref(y._host)
+    assert y.__dlpack_device__() == (2, 0)
+    capsule = y.__dlpack__(stream=-1)
+    tensor = Tensor.from_address(pointer_of(capsule, b"dltensor"))
+    assert (tensor.data, tensor.device_type, tensor.device_id, tensor.ndim) == (address, 2, 0, 2)
+    assert (tensor.code, tensor.bits, tensor.lanes, tensor.byte_offset) == (2, 32, 1, 0)
+    del y
+    gc.collect()
+    assert host() is not None
+    del capsule  # which nobody took
+    gc.collect()
+    assert host() is None
+
+
+def test_what_the_consumer_took_is_alive_until_it_is_done():
+    y = CUDA.empty((3, 4), np.float32)
+    host, lent = weakref.ref(y._host), Lent(y, 0)
+    capsule = lent._view
+    del y
+    gc.collect()
+    assert host() is not None
+    del lent, capsule
+    gc.collect()
+    assert host() is None
+
+
+@pytest.mark.parametrize(("asked", "waits"), [(None, []), (1, []), (2, [(2, 0)]), (77, [(77, 0)]), (-1, [])])
+def test_the_consumer_waits_for_the_default_stream(asked, waits):
+    y = CUDA.empty((3,), np.float32)
+    awaited.clear()
+    y.__dlpack__(stream=asked)
+    assert awaited == waits
+
+
+def test_the_consumer_waits_for_the_stream_of_the_output():
+    stream = cuda.stream()
+    with CUDA.on(stream):
+        y = nn.ReLU()(CUDA.from_host(X))
+    awaited.clear()
+    for asked in (None, 1, 2, 77, int(stream), -1):
+        y.__dlpack__(stream=asked)
+    assert awaited == [(consumer, int(stream)) for consumer in (1, 1, 2, 77)]
+
+
+@pytest.mark.parametrize("wish", [{"copy": True}, {"dl_device": (1, 0)}, {"dl_device": (2, 1)}, {"stream": 0}])
+def test_a_wish_that_cannot_be_met_is_refused(wish):
+    with pytest.raises(BufferError, match="a device array is lent as it lies on device"):
+        CUDA.empty((3,), np.float32).__dlpack__(**wish)
+
+
+def test_wishes_that_are_met():
+    y = CUDA.empty((3,), np.float32)
+    assert y.__dlpack__(copy=False, dl_device=(2, 0), max_version=(1, 1), stream=1)
+
+
+def test_parameters_are_lent():
+    layer = copy.deepcopy(nn.Linear(3, 2).to("cuda"))
+    for p in layer.parameters():
+        assert Lent(p.value, 0).__cuda_array_interface__["data"] == p.value.__cuda_array_interface__["data"]

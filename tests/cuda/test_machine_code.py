@@ -40,6 +40,7 @@ REQUIRED = "NUMBA_NN_CUDA_TOOLS" in os.environ  # `make cuda-check` sets it: the
 pytestmark = pytest.mark.skipif(bool(offline.missing()) and not REQUIRED, reason=offline.missing())
 
 REGISTERS = 255  # what a thread can have; 256 threads of 255 registers still make one resident block
+REPEATED = {f"{name}_repeated" for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum")}
 # Loops that take 16 bytes at a time, beside those that `portable` makes: what they load, and what they store.
 LOAD_WINDOWS = {
     "adam_update", "sgd_update", "gradient_scale", "drop_elements", "plane_moments", "plane_gradient_sums", "plane_normalize",
@@ -51,7 +52,7 @@ LOAD_WINDOWS = {
     "copy_rows", "transpose_matrices", "put_columns", "take_columns", "take_rows", "add_rows", "drop_rows", "plane_maxima",
     "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases", "gradient_power_sums",
     "take_states", "begin_step", "lstm_step", "lstm_step_backward",
-    "sums_of_parts", "extremes_of_parts", "positions_of_extremes", "im2col_forward",
+    "sums_of_parts", "extremes_of_parts", "positions_of_extremes", "im2col_forward", *REPEATED,
 }  # fmt: skip
 LOAD_NOTHING = {"fill_forward"}
 STORE_WINDOWS = {
@@ -62,7 +63,7 @@ STORE_WINDOWS = {
     "upsample_nearest2d_forward", "copy_rows", "transpose_matrices", "put_columns", "take_columns", "take_rows", "add_rows",
     "drop_rows", "row_moments", "row_normalize", "row_gradient_sums", "row_backward_input", "gates_add_biases",
     "take_states", "begin_step", "lstm_step", "lstm_step_backward",
-    "plane_mean_backward", "nll_backward", "im2col_forward", "col2im_forward",
+    "plane_mean_backward", "nll_backward", "im2col_forward", "col2im_forward", *REPEATED,
 }  # fmt: skip
 LONG_ROWS = ("softmax", "cross_entropy", "of_parts", "of_extremes")
 OF_512_THREADS = 128  # registers of a thread in a block of so many, which long rows have (in float64, 256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from simulated_cuda import simulated
 
 import numba_nn as nn
 from numba_nn.core.device import CUDA
@@ -45,3 +46,11 @@ def test_destinations():
     square = CUDA.from_host(numbers(4, 4))
     with pytest.raises(nn.DestinationError):
         nn.matmul(square, square, square)
+
+
+@pytest.mark.parametrize(("a", "b"), [((70_000, 1, 1), (70_000, 1, 1)), ((2**23 + 128, 1), (1, 1)), ((1, 1), (1, 2**23 + 128))])
+def test_a_grid_takes_as_many_products_and_tiles_as_there_are(a, b):
+    launched = []
+    with simulated(lambda *launch: launched.append(launch)):
+        nn.matmul(CUDA.empty(a, np.float32), CUDA.empty(b, np.float32))
+    assert len(launched) == 1

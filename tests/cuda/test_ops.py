@@ -8,11 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from simulated_cuda import simulated
-from simulator import launch
+from simulator import TWINS, launch
 from test_layers import launch_few_threads
 
 import numba_nn as nn
 from numba_nn import ops
+from numba_nn.core import ptx
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.gpu_check.operations import OPERATIONS
 
@@ -59,6 +60,49 @@ def test_few_threads_do_the_work_of_many(case):
     with simulated(launch_few_threads):
         found = case.run(CUDA)
     np.testing.assert_allclose(found, case.run(CPU), rtol=1e-6, atol=1e-6)
+
+
+# Operands that are repeated
+
+
+@pytest.mark.parametrize("y_offset", [0, 1])
+@pytest.mark.parametrize("offset", [0, 1, 3])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((6, 8), (8,)), ((6, 8), (6, 1)), ((7, 5), (5,)), ((1, 9), (7, 1)), ((11,), ()), ((3, 2), (2,)),
+        ((2, 3, 7, 7), (3, 1, 1)), ((2, 1, 12), (4, 1)), ((2, 1, 3, 4), (5, 1, 1)), ((2, 1, 3, 1, 6), (5, 1, 2, 1)),
+    ],
+)  # fmt: skip
+def test_repeated_operands_from_anywhere_in_memory(shapes, offset, y_offset):
+    a, b = numbers(*shapes[0]), -2 * numbers(*shapes[1])
+    expected = a - b
+    given, y = [somewhere(x, offset) for x in (a, b)], somewhere(np.full_like(expected, np.nan), y_offset)
+    for operands, sign in ((given, 1), (given[::-1], -1)):
+        ops.subtract(*operands, out=y)
+        np.testing.assert_array_equal(CUDA.to_host(y), sign * expected)
+
+
+def somewhere(x, offset):
+    """An array that begins so many elements behind a multiple of 16 bytes."""
+    memory = CUDA.empty((x.size + offset,), x.dtype)
+    assert CUDA.address(memory) % 16 == 0
+    array = memory[offset:].reshape(x.shape)
+    CUDA.copy(array, CUDA.from_host(x))
+    return array
+
+
+@pytest.mark.parametrize(
+    ("shapes", "accesses"),  # three for each window that lies in one row, and one less where an operand is one element
+    [(((6, 8), (8,)), 36), (((6, 8), (6, 1)), 24), (((4, 49), (4, 1)), 92), (((6, 3), (3,)), 0)],
+)
+def test_windows_within_a_row_are_moved_at_once(shapes, accesses, monkeypatch):
+    moved = []
+    for access in (ptx.load_window, ptx.store_window):
+        run = TWINS[access]
+        monkeypatch.setitem(TWINS, access, lambda array, *given, run=run: (moved.append(array), run(array, *given))[1])
+    ops.add(*(CUDA.from_host(numbers(*shape)) for shape in shapes))
+    assert len(moved) == accesses
 
 
 # Reductions
