@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from numba import jit
 
-from numba_nn.core.each import INTERLEAVED, each
+import numba_nn as nn
+from numba_nn.core.each import FAR, INTERLEAVED, each, each_far, is_far
 from numba_nn.core.kernel import FLAGS, In, Out, inlined, kernel
+from numba_nn.core.reduce import BLOCK
 
 
 @inlined
@@ -42,3 +44,43 @@ def test_several_vectors_are_under_way(dtype, division):
     compiled(np.ones(8, dtype), np.ones(8, dtype), np.ones(8, dtype))
     (text,) = compiled.inspect_asm().values()
     assert text.count(division) >= INTERLEAVED
+
+
+@kernel
+def share_far(y: Out, a: In, b: In, far: int):
+    """`share_each`, past the caches if ``far``."""
+    each_far(share, y, (a, b, a.dtype.type(3)), far != 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shift", [0, 1, 5])
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 100, BLOCK])
+def test_what_goes_past_the_caches_arrives_and_nothing_else_does(size, shift, dtype):
+    a, b = np.arange(size).astype(dtype), np.arange(1, size + 1).astype(dtype)
+    y, through = np.full(size + 16, 7, dtype), np.empty(size, dtype)
+    share_far.serial(y[shift : shift + size], a, b, 1)
+    share_far.serial(through, a, b, 0)
+    np.testing.assert_array_equal(y, np.concatenate([np.full(shift, 7), through, np.full(16 - shift, 7)]))
+    share_far.serial(a, a, b, 1)
+    np.testing.assert_array_equal(a, through)
+
+
+def test_large_arrays_are_far():
+    assert [is_far.py_func(np.empty(size, np.float32)) for size in (FAR // 4 - 1, FAR // 4)] == [False, True]
+
+
+def test_a_large_result_is_that_of_its_parts():
+    x = np.linspace(-9, 9, FAR // 4 + 5, dtype=np.float32)[1:]  # not aligned
+    middle = x.size // 2 // BLOCK * BLOCK
+    halves = np.concatenate([nn.Sigmoid().forward(half) for half in (x[:middle], x[middle:])])
+    layer = nn.Sigmoid()
+    np.testing.assert_array_equal(layer.forward(x), halves)
+    np.testing.assert_allclose(layer.backward(x), x * halves * (1 - halves), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads the machine code of x86")
+def test_stores_go_past_the_caches():
+    compiled = jit(**FLAGS)(share_far.py_func)
+    compiled(np.ones(8), np.ones(8), np.ones(8), 1)
+    (text,) = compiled.inspect_asm().values()
+    assert "movntp" in text

@@ -23,74 +23,27 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_number
-from numba_nn.core.each import each
+from numba_nn.core.each import each, each_far, is_far, same
 from numba_nn.core.epilogue import LEAKY_RELU, RELU, RELU6, SIGMOID, TANH, leaky_relu, relu, relu6
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.kernel import In, Out, Saved, inlined, portable
+from numba_nn.core.kernel import In, Out, Saved, portable
 from numba_nn.core.reduce import block_bounds, block_count
-from numba_nn.core.vmath import erf, exp_below, multiply_add, number, sigmoid, tanh
+from numba_nn.core.vmath import sigmoid, tanh
+from numba_nn.layers.activation_functions import (
+    gelu,
+    gelu_gradient,
+    gelu_tanh,
+    gelu_tanh_gradient,
+    leaky_relu_gradient,
+    relu6_gradient,
+    relu_gradient,
+    sigmoid_gradient,
+    silu,
+    silu_gradient,
+    tanh_gradient,
+)
 from numba_nn.layers.elementwise import Elementwise, FromInput
-from numba_nn.layers.from_output import FromOutput, keep
-
-# ---- one element ---------------------------------------------------------------------------------------------------------
-
-
-@inlined
-def silu(x):
-    """x sigmoid(x)."""
-    return x * sigmoid(x)
-
-
-@inlined
-def silu_gradient(x, dy):
-    """dy times its derivative."""
-    one, s = number(x, 1, 1), sigmoid(x)
-    return dy * (s * (one + x * (one - s)))
-
-
-@inlined
-def normal_share(x):
-    """How much of the standard normal distribution lies below x."""
-    half = number(x, 0.5, 0.5)
-    return multiply_add(half, erf(x * number(x, math.sqrt(0.5), math.sqrt(0.5))), half)
-
-
-@inlined
-def gelu(x):
-    """x times `normal_share`."""
-    return x * normal_share(x)
-
-
-@inlined
-def gelu_gradient(x, dy):
-    """dy times its derivative: that share, and x times the density at x."""
-    density = number(x, 1 / math.sqrt(2 * math.pi), 1 / math.sqrt(2 * math.pi)) * exp_below(number(x, -0.5, -0.5) * x * x)
-    return dy * (normal_share(x) + x * density)
-
-
-CUBIC = 0.044715
-SCALE = math.sqrt(2 / math.pi)
-
-
-@inlined
-def gelu_inside(x):
-    """tanh(SCALE (x + CUBIC x^3))."""
-    return tanh(number(x, SCALE, SCALE) * (x + number(x, CUBIC, CUBIC) * x * x * x))
-
-
-@inlined
-def gelu_tanh(x):
-    """x (1 + `gelu_inside`) / 2."""
-    return number(x, 0.5, 0.5) * x * (number(x, 1, 1) + gelu_inside(x))
-
-
-@inlined
-def gelu_tanh_gradient(x, dy):
-    """dy times its derivative."""
-    half, one, t = number(x, 0.5, 0.5), number(x, 1, 1), gelu_inside(x)
-    inside = number(x, SCALE, SCALE) * (one + number(x, 3 * CUBIC, 3 * CUBIC) * x * x)
-    return dy * (half * (one + t) + half * x * (one - t * t) * inside)
-
+from numba_nn.layers.from_output import FromOutput
 
 # ---- kernels -------------------------------------------------------------------------------------------------------------
 
@@ -98,80 +51,93 @@ def gelu_tanh_gradient(x, dy):
 @portable
 def relu_forward(y: Out, x: In):
     """y = max(x, 0)."""
-    for i in prange(x.size):
-        y[i] = relu(x[i])
+    far = is_far(y)
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        each_far(relu, y[start:stop], (x[start:stop],), far)
 
 
 @portable
 def relu_backward(dx: Out, x: In, dy: In):
     """dx = dy where x > 0, else 0."""
-    zero = x.dtype.type(0)
-    for i in prange(x.size):
-        dx[i] = zero if x[i] <= zero else dy[i]
+    far = is_far(dx)
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        each_far(relu_gradient, dx[start:stop], (x[start:stop], dy[start:stop]), far)
 
 
 @portable
 def leaky_relu_forward(y: Out, x: In, slope: float):
     """y = x where x > 0, else slope x."""
-    for i in prange(x.size):
-        y[i] = leaky_relu(x[i], slope)
+    far = is_far(y)
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        each_far(leaky_relu, y[start:stop], (x[start:stop], slope), far)
 
 
 @portable
 def leaky_relu_backward(dx: Out, x: In, dy: In, slope: float):
     """dx = dy where x > 0, else slope dy."""
-    zero, below = x.dtype.type(0), x.dtype.type(slope)
-    for i in prange(x.size):
-        dx[i] = dy[i] if x[i] > zero else below * dy[i]
+    far = is_far(dx)
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        each_far(leaky_relu_gradient, dx[start:stop], (x[start:stop], dy[start:stop], slope), far)
 
 
 @portable
 def relu6_forward(y: Out, x: In):
     """y = min(max(x, 0), 6)."""
-    for i in prange(x.size):
-        y[i] = relu6(x[i])
+    far = is_far(y)
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        each_far(relu6, y[start:stop], (x[start:stop],), far)
 
 
 @portable
 def relu6_backward(dx: Out, x: In, dy: In):
     """dx = dy where 0 < x < 6, else 0."""
-    zero, six = x.dtype.type(0), x.dtype.type(6)
-    for i in prange(x.size):
-        dx[i] = dy[i] if (x[i] > zero) & (x[i] < six) else zero
+    far = is_far(dx)
+    for block in prange(block_count(x.size)):
+        start, stop = block_bounds(block, x.size)
+        each_far(relu6_gradient, dx[start:stop], (x[start:stop], dy[start:stop]), far)
 
 
 @portable
 def sigmoid_forward(y: Out, saved_y: Saved, x: In):
     """y = 1 / (1 + exp(-x)); saved_y: a second copy, or empty."""
+    far = is_far(saved_y)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
         each(sigmoid, y[start:stop], (x[start:stop],))
-        keep(saved_y[start:stop], y[start:stop])
+        each_far(same, saved_y[start:stop], (y[start:stop],), far)
 
 
 @portable
 def sigmoid_backward(dx: Out, saved_y: Saved, dy: In):
     """dx = dy y (1 - y)."""
-    one = dy.dtype.type(1)
-    for i in prange(dx.size):
-        dx[i] = dy[i] * saved_y[i] * (one - saved_y[i])
+    far = is_far(dx)
+    for block in prange(block_count(dx.size)):
+        start, stop = block_bounds(block, dx.size)
+        each_far(sigmoid_gradient, dx[start:stop], (saved_y[start:stop], dy[start:stop]), far)
 
 
 @portable
 def tanh_forward(y: Out, saved_y: Saved, x: In):
     """y = tanh(x); saved_y: a second copy, or empty."""
+    far = is_far(saved_y)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
         each(tanh, y[start:stop], (x[start:stop],))
-        keep(saved_y[start:stop], y[start:stop])
+        each_far(same, saved_y[start:stop], (y[start:stop],), far)
 
 
 @portable
 def tanh_backward(dx: Out, saved_y: Saved, dy: In):
     """dx = dy (1 - y^2)."""
-    one = dy.dtype.type(1)
-    for i in prange(dx.size):
-        dx[i] = dy[i] * (one - saved_y[i] * saved_y[i])
+    far = is_far(dx)
+    for block in prange(block_count(dx.size)):
+        start, stop = block_bounds(block, dx.size)
+        each_far(tanh_gradient, dx[start:stop], (saved_y[start:stop], dy[start:stop]), far)
 
 
 @portable

@@ -20,11 +20,13 @@ from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.cast import copy_forward
 from numba_nn.core.checks import as_shape, check_array, check_shape
 from numba_nn.core.cuda_planes import first_plane, next_plane, over_rows, place_of_window
+from numba_nn.core.each import each_far, is_far
 from numba_nn.core.errors import ArgumentError, ShapeError
-from numba_nn.core.kernel import In, Out, kernel, portable
+from numba_nn.core.kernel import In, Out, inlined, kernel, portable
 from numba_nn.core.layer import Layer
 from numba_nn.core.portable import fetch, put
 from numba_nn.core.ptx import WINDOW, cuda
+from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.shape import check_dim
 
@@ -67,18 +69,34 @@ def take_columns(y: Out, x: In, first: int):
         r = next_plane(r)
 
 
+@inlined
+def total(a, b):
+    """a + b."""
+    return a + b
+
+
+@inlined
+def product(a, b):
+    """a b."""
+    return a * b
+
+
 @portable
 def add_forward(y: Out, a: In, b: In):
     """y = a + b, element by element; y may be a."""
-    for i in prange(y.size):
-        y[i] = a[i] + b[i]
+    far = is_far(y)
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each_far(total, y[start:stop], (a[start:stop], b[start:stop]), far)
 
 
 @portable
 def multiply_forward(y: Out, a: In, b: In):
     """y = a b, element by element; y may be a."""
-    for i in prange(y.size):
-        y[i] = a[i] * b[i]
+    far = is_far(y)
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each_far(product, y[start:stop], (a[start:stop], b[start:stop]), far)
 
 
 class Merge(Layer):

@@ -13,31 +13,21 @@ from numpy import ndarray
 
 from numba_nn.core.call import Array
 from numba_nn.core.device import CPU, Device, device_of
+from numba_nn.core.each import each_far, is_far
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, exact, inlined, kernel, portable
 from numba_nn.core.portable import covering_windows
+from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.workspace import thread_workspace
-from numba_nn.layers.merge import add_forward, multiply_forward
+from numba_nn.layers.merge import add_forward, multiply_forward, product, total
 from numba_nn.ops.broadcast import combine_rows, combine_windows, dimensions, row_tasks
 from numba_nn.ops.function import Function, is_free, is_plain
-
-
-@inlined
-def total(a, b):
-    """a + b."""
-    return a + b
 
 
 @inlined
 def difference(a, b):
     """a - b."""
     return a - b
-
-
-@inlined
-def product(a, b):
-    """a b."""
-    return a * b
 
 
 @exact
@@ -61,29 +51,37 @@ def smaller(a, b):
 @portable
 def subtract_forward(y: Out, a: In, b: In):
     """y = a - b."""
-    for i in prange(y.size):
-        y[i] = a[i] - b[i]
+    far = is_far(y)
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each_far(difference, y[start:stop], (a[start:stop], b[start:stop]), far)
 
 
 @portable
 def divide_forward(y: Out, a: In, b: In):
     """y = a / b."""
-    for i in prange(y.size):
-        y[i] = a[i] / b[i]
+    far = is_far(y)
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each_far(quotient, y[start:stop], (a[start:stop], b[start:stop]), far)
 
 
 @portable
 def maximum_forward(y: Out, a: In, b: In):
     """y = the larger of a and b; NaN if either is."""
-    for i in prange(y.size):
-        y[i] = larger(a[i], b[i])
+    far = is_far(y)
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each_far(larger, y[start:stop], (a[start:stop], b[start:stop]), far)
 
 
 @portable
 def minimum_forward(y: Out, a: In, b: In):
     """y = the smaller of a and b; NaN if either is."""
-    for i in prange(y.size):
-        y[i] = smaller(a[i], b[i])
+    far = is_far(y)
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each_far(smaller, y[start:stop], (a[start:stop], b[start:stop]), far)
 
 
 @kernel

@@ -12,7 +12,7 @@ from fake_cuda import GuardedNarrow
 from scipy import special
 
 from numba_nn.core import address, narrow, vmath
-from numba_nn.core.each import each
+from numba_nn.core.each import each, each_far
 
 Number = np.floating[Any]
 
@@ -34,7 +34,7 @@ def part_at(address: int, start: int, stop: int, like: np.ndarray) -> np.ndarray
     return np.frombuffer(memory, like.dtype) if size else np.empty(0, like.dtype)
 
 
-def _each(function: Any, target: Any, sources: Any) -> None:
+def _each(function: Any, target: Any, sources: Any, far: bool = False) -> None:
     for i in range(target.size):
         target[i] = function(*(source[i] if isinstance(source, np.ndarray) else source for source in sources))
 
@@ -48,6 +48,7 @@ HOST_TWINS: dict[Any, Any] = {
     narrow.as_bfloat16: _reader(ml_dtypes.bfloat16),
     address.part_at: part_at,
     each: _each,
+    each_far: _each,
     vmath.number: lambda x, single, double: type(x)(single if isinstance(x, np.float32) else double),
     vmath.multiply_add: lambda a, b, c: type(a)(np.float64(a) * np.float64(b) + np.float64(c)),
     vmath.polynomial: lambda x, single, double: np.polynomial.polynomial.polyval(
