@@ -40,7 +40,7 @@ from numba.core.cpu import CPUContext
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from numba_nn.core.kernel import inlined
+from numba_nn.core.kernel import exact, inlined
 
 EXP_WORK = 4  # of an exponential, in simple element operations
 LN2 = math.log(2)
@@ -50,8 +50,7 @@ LN2_LOW = -2.12194440054690583e-4, 1.90821492927058770002e-10
 EXP_LEAST, EXP_MOST = (-104.0, -746.0), (89.0, 710.0)  # exp of what lies beyond is 0, or infinite
 # RAISED_SHIFTER: so much more, so that the exponent of e^x, x <= 0, is that of a normal number first
 RAISED, LOWERED = (2.0**64, 2.0**512), (2.0**-64, 2.0**-512)
-# Sigmoid is 1 from here on; where it is 0, so is e^x, by its exponent's bits: LLVM may turn x (e / d) into x e / d.
-SIGMOID_ONE, SIGMOID_ZERO = (40.0, 40.0), (-132.4, -1064.0)
+SIGMOID_ONE = 40.0, 40.0  # sigmoid is 1 from here on
 TANH_ONE = 10.0, 20.0  # tanh is 1 from here on
 ERF_ONE = 3.95, 5.95
 TINY = float(np.finfo(np.float32).tiny), float(np.finfo(np.float64).tiny)
@@ -206,6 +205,21 @@ def split_exponent(typingctx, x):
 
 
 @inlined
+def product(a, b):
+    """a b, but no part of a longer product: of (e 2^-64) x ``reassoc`` makes e (2^-64 x), which underflows for a small x.
+
+    Flags of the inner product alone do not forbid that: LLVM asks for those of the outer one.
+    """
+    return multiply_add(a, b, number(a, 0, 0))
+
+
+@exact
+def quotient(a, b):
+    """a / b, not a times 1 / b, and no part of a product: of x (e / d) ``reassoc`` makes (x e) / d, which may overflow."""
+    return a / b
+
+
+@inlined
 def two_to(n):
     """2^n for a whole n within the exponents of normal numbers."""
     return power_of_two(n + number(n, *SHIFTER))
@@ -237,7 +251,7 @@ def exp(x):
     """e^x."""
     p, h, rest = reduce_exp_anywhere(x)
     scale = two_to(h)
-    return multiply_add(scale, p, scale) * two_to(rest)
+    return product(multiply_add(scale, p, scale), two_to(rest))
 
 
 @inlined
@@ -246,7 +260,7 @@ def exp_below(x):
     low = number(x, *EXP_LEAST)
     p, shifted = reduce_exp(low if x < low else x, number(x, *RAISED_SHIFTER))
     scale = power_of_two(shifted)
-    return multiply_add(scale, p, scale) * number(x, *LOWERED)
+    return product(multiply_add(scale, p, scale), number(x, *LOWERED))
 
 
 @inlined
@@ -286,12 +300,12 @@ def log(x):
 @inlined
 def sigmoid(x):
     """e^x / (e^x + 1), exact in either tail, with 2^64 or 2^512 times as much above and below: see `exp_below`."""
-    low, high = number(x, *SIGMOID_ZERO), number(x, *SIGMOID_ONE)
+    low, high = number(x, *EXP_LEAST), number(x, *SIGMOID_ONE)
     x = low if x < low else x
     p, shifted = reduce_exp(high if x > high else x, number(x, *RAISED_SHIFTER))
     scale = power_of_two(shifted)
     e = multiply_add(scale, p, scale)
-    return e / (e + number(x, *RAISED))
+    return quotient(e, e + number(x, *RAISED))
 
 
 @inlined
@@ -300,7 +314,7 @@ def tanh(x):
     most, size = number(x, *TANH_ONE), abs(x)
     size = most if size > most else size
     e = expm1_within(size + size)
-    return math.copysign(e / (e + number(x, 2, 2)), x)
+    return math.copysign(quotient(e, e + number(x, 2, 2)), x)
 
 
 @inlined
