@@ -31,6 +31,7 @@ NaN stays NaN, infinities and overflow give the limits, underflow is gradual, an
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ from numba.core.cpu import CPUContext
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from numba_nn.core.kernel import exact, inlined
+from numba_nn.core.kernel import inlined
 
 EXP_WORK = 4  # of an exponential, in simple element operations
 LN2 = math.log(2)
@@ -172,6 +173,19 @@ def less(typingctx, a, b):
 
 
 @intrinsic
+def quotient(typingctx, a, b):
+    """``quotient(a, b)``: a / b, no part of a product: of x (e / d) ``reassoc`` makes (x e) / d, which may overflow."""
+    _check_float(a)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if isinstance(context, CPUContext):
+            return builder.fdiv(*arguments, flags=("arcp",))  # one that has flags is given no others
+        return context.get_function(operator.truediv, signature)(builder, arguments)  # NVVM's, which is faster
+
+    return a(a, a), codegen
+
+
+@intrinsic
 def power_of_two(typingctx, shifted):
     """``power_of_two(n + SHIFTER)``: 2^n for a whole n within the exponents: the sum's low bits, moved to the exponent."""
     _check_float(shifted)
@@ -211,12 +225,6 @@ def product(a, b):
     Flags of the inner product alone do not forbid that: LLVM asks for those of the outer one.
     """
     return multiply_add(a, b, number(a, 0, 0))
-
-
-@exact
-def quotient(a, b):
-    """a / b, not a times 1 / b, and no part of a product: of x (e / d) ``reassoc`` makes (x e) / d, which may overflow."""
-    return a / b
 
 
 @inlined

@@ -14,8 +14,7 @@ from numpy import ndarray
 from numba_nn.core.call import Array
 from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.errors import ArgumentError, ShapeError
-from numba_nn.core.kernel import In, Kernel, Out, inlined, kernel, portable
-from numba_nn.core.vmath import quotient
+from numba_nn.core.kernel import In, Kernel, Out, exact, inlined, kernel, portable
 from numba_nn.core.workspace import thread_workspace
 from numba_nn.layers.merge import add_forward, multiply_forward
 from numba_nn.ops.broadcast import combine_elements, combine_rows, dimensions, row_tasks
@@ -38,6 +37,12 @@ def difference(a, b):
 def product(a, b):
     """a b."""
     return a * b
+
+
+@exact
+def quotient(a, b):
+    """a / b, not a times 1 / b."""
+    return a / b
 
 
 @inlined
