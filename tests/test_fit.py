@@ -77,6 +77,29 @@ def test_evaluate_and_predict_do_not_depend_on_the_batches_and_keep_the_modes():
         fresh.backward(TARGET)  # nothing of the evaluation was kept
 
 
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss, nn.NLLLoss])
+def test_the_mean_is_that_of_all_targets_that_count_by_their_weights(loss):
+    x, target = numbers(12, 3), np.arange(12) % 3
+    target[5:8] = target[11] = -100  # at 2 items a batch: one batch has no target that counts
+    weight, model = np.array([0.2, 1, 5], np.float32), nn.Sequential(nn.Tanh())
+    for given in (None, weight):
+        expected = loss(given)(model(x), target)
+        for size in (1, 2, 5, 12):
+            assert nn.evaluate(model, loss(given), (x, target), batch_size=size)["loss"] == pytest.approx(expected, rel=1e-5)
+    ignored = nn.evaluate(model, loss(), (x, np.full(12, -100)), batch_size=5)["loss"]
+    assert np.isnan(ignored)
+
+
+def test_the_loss_of_training_is_the_mean_by_weights_too():
+    x, target = numbers(7, 3), np.arange(7) % 3
+    model, loss = nn.Sequential(nn.Linear(3, 3)), nn.CrossEntropyLoss(np.array([0.2, 1, 5], np.float32))
+    expected = loss(model(x), target)
+    history = nn.fit(
+        model, loss, nn.optim.SGD(model.parameters(), lr=0.0), (x, target), epochs=1, batch_size=3, progress=False
+    )  # fmt: skip
+    assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_models_without_parameters_follow_their_input(dtype):
     x, target = X[:, :2].astype(dtype), TARGET.astype(dtype)
