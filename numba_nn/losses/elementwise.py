@@ -41,11 +41,11 @@ from numba_nn.losses.element_kernels import (
 
 @kernel
 def probability_check(wrong: Out, values: In):
-    """wrong[0] = how many values lie outside of 0 .. 1; NaN does not."""
-    count = 0
+    """wrong[0] = whether any value lies outside of 0 .. 1; NaN does not."""
+    found = False
     for i in range(values.size):
-        count += (values[i] < 0) | (values[i] > 1)
-    wrong[0] = count
+        found |= (values[i] < 0) | (values[i] > 1)
+    wrong[0] = found
 
 
 class _ElementwiseLoss(Loss):
@@ -137,6 +137,7 @@ class L1Loss(_ElementwiseLoss):
 class BCELoss(_ElementwiseLoss):
     """Binary cross-entropy of probabilities: -w (t log p + (1 - t) log(1 - p)), for arrays of any shape.
 
+    Predictions p and targets t outside of 0 .. 1 are refused.
     Logarithms count no less than -100, as in PyTorch. `BCEWithLogitsLoss` is more precise, where logits are at hand.
 
     Parameters
