@@ -13,6 +13,7 @@ import pytest
 import numba_nn as nn
 from numba_nn.train import progress
 from tests.cases import assert_same
+from tests.loss_cases import LOSS_CASES
 from tests.test_training import numbers, perceptron
 
 X, TARGET = numbers(23, 4), numbers(23, 2, seed=1)
@@ -75,6 +76,16 @@ def test_evaluate_and_predict_do_not_depend_on_the_batches_and_keep_the_modes():
     nn.evaluate(fresh, nn.MSELoss(), (X, TARGET))
     with pytest.raises(nn.BackwardError, match="no forward is left"):
         fresh.backward(TARGET)  # nothing of the evaluation was kept
+
+
+@pytest.mark.parametrize("case", LOSS_CASES, ids=str)
+def test_a_mean_is_the_sum_divided_by_the_divisor(case):
+    prediction, target = case.arrays(np.float64)
+    mean, total = case.build(), case.build("sum")
+    with pytest.raises(nn.BackwardError, match="divisor before forward"):
+        mean.divisor()
+    value = mean(prediction, target)
+    np.testing.assert_allclose(value * mean.divisor(), total(prediction, target), rtol=1e-9)
 
 
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss, nn.NLLLoss])

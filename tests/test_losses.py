@@ -267,16 +267,6 @@ def test_a_loss_is_of_one_thread_and_its_copy_has_seen_nothing(case, monkeypatch
     thread.join()
 
 
-@every_loss
-def test_a_mean_is_the_sum_divided_by_the_divisor(case):
-    prediction, target = case.arrays(np.float64)
-    mean, total = case.build(), case.build("sum")
-    with pytest.raises(nn.BackwardError, match="divisor before forward"):
-        mean.divisor()
-    value = mean(prediction, target)
-    np.testing.assert_allclose(value * mean.divisor(), total(prediction, target), rtol=1e-9)
-
-
 # Binary cross-entropy
 
 

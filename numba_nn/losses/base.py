@@ -171,7 +171,8 @@ class Loss:
         Returns
         -------
         float
-            The number of single losses, or the sum of their targets' weights where the class divides by that. A GPU is waited for.
+            The number of single losses, or the sum of their targets' weights where the class divides by that. A GPU is waited
+            for.
 
         Raises
         ------
