@@ -13,6 +13,7 @@ import pytest
 import numba_nn as nn
 from numba_nn.train import progress
 from tests.cases import assert_same
+from tests.loss_cases import LOSS_CASES
 from tests.test_training import numbers, perceptron
 
 X, TARGET = numbers(23, 4), numbers(23, 2, seed=1)
@@ -75,6 +76,39 @@ def test_evaluate_and_predict_do_not_depend_on_the_batches_and_keep_the_modes():
     nn.evaluate(fresh, nn.MSELoss(), (X, TARGET))
     with pytest.raises(nn.BackwardError, match="no forward is left"):
         fresh.backward(TARGET)  # nothing of the evaluation was kept
+
+
+@pytest.mark.parametrize("case", LOSS_CASES, ids=str)
+def test_a_mean_is_the_sum_divided_by_the_divisor(case):
+    prediction, target = case.arrays(np.float64)
+    mean, total = case.build(), case.build("sum")
+    with pytest.raises(nn.BackwardError, match="divisor before forward"):
+        mean.divisor()
+    value = mean(prediction, target)
+    np.testing.assert_allclose(value * mean.divisor(), total(prediction, target), rtol=1e-9)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss, nn.NLLLoss])
+def test_the_mean_is_that_of_all_targets_that_count_by_their_weights(loss):
+    x, target = numbers(12, 3), np.arange(12) % 3
+    target[5:8] = target[11] = -100  # at 2 items a batch: one batch has no target that counts
+    weight, model = np.array([0.2, 1, 5], np.float32), nn.Sequential(nn.Tanh())
+    for given in (None, weight):
+        expected = loss(given)(model(x), target)
+        for size in (1, 2, 5, 12):
+            assert nn.evaluate(model, loss(given), (x, target), batch_size=size)["loss"] == pytest.approx(expected, rel=1e-5)
+    ignored = nn.evaluate(model, loss(), (x, np.full(12, -100)), batch_size=5)["loss"]
+    assert np.isnan(ignored)
+
+
+def test_the_loss_of_training_is_the_mean_by_weights_too():
+    x, target = numbers(7, 3), np.arange(7) % 3
+    model, loss = nn.Sequential(nn.Linear(3, 3)), nn.CrossEntropyLoss(np.array([0.2, 1, 5], np.float32))
+    expected = loss(model(x), target)
+    history = nn.fit(
+        model, loss, nn.optim.SGD(model.parameters(), lr=0.0), (x, target), epochs=1, batch_size=3, progress=False
+    )  # fmt: skip
+    assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

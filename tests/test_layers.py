@@ -29,6 +29,12 @@ def test_sigmoid_is_exact_in_its_tails(dtype):
     np.testing.assert_array_equal(got["x"][1:5], 0)
 
 
+@pytest.mark.parametrize(("dtype", "source"), [(np.float32, 29), (np.float64, 30)])
+def test_upsample_rounds_81_by_2_7_as_pytorch_does(dtype, source):
+    x = np.arange(49, dtype=dtype).reshape(1, 1, 1, 49)
+    assert nn.Upsample(scale_factor=2.7)(x)[0, 0, 0, 81] == source
+
+
 @pytest.mark.parametrize(
     "given",
     [

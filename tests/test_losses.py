@@ -270,13 +270,14 @@ def test_a_loss_is_of_one_thread_and_its_copy_has_seen_nothing(case, monkeypatch
 # Binary cross-entropy
 
 
-def test_what_is_no_probability_is_refused():
-    loss, target = nn.BCELoss(), np.zeros((2, 3), np.float32)
-    for wrong in (-0.01, 1.01, np.inf):
-        prediction = np.full((2, 3), 0.5, np.float32)
-        prediction[1, 2] = wrong
-        with pytest.raises(nn.RangeError, match=r"BCELoss.*prediction must lie in 0 .. 1, got .* at \[1, 2\]"):
-            loss(prediction, target)
+@pytest.mark.parametrize("name", ["prediction", "target"])
+@pytest.mark.parametrize("wrong", [-0.01, 1.01, np.inf])
+def test_what_is_no_probability_is_refused(name, wrong):
+    loss = nn.BCELoss()
+    arrays = {"prediction": np.full((2, 3), 0.5, np.float32), "target": np.zeros((2, 3), np.float32)}
+    arrays[name][1, 2] = wrong
+    with pytest.raises(nn.RangeError, match=rf"BCELoss.*{name} must lie in 0 .. 1, got .* at \[1, 2\]"):
+        loss(**arrays)
 
 
 def test_certain_probabilities_have_finite_losses():

@@ -147,12 +147,28 @@ def test_one_value_per_channel_does_not_train(shape):
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 5, 0), (0, 5, 4, 6)])
-def test_an_empty_batch_leaves_the_statistics(shape):
-    layer = build(shape)
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_an_empty_batch_counts_and_leaves_the_statistics(shape, momentum):
+    layer = build(shape, momentum=momentum)
     state = layer.state_dict()
     assert layer(numbers(shape)).shape == shape
     assert layer.backward(numbers(shape)).shape == shape
-    assert_same(layer.state_dict(), state)
+    assert_same(layer.state_dict(), {**state, "num_batches_tracked": np.array(1)})
+    layer.eval()(numbers(shape))
+    assert layer.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("shape", [(300, 5), (4, 5, 9000)])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_the_mean_of_a_channel_with_an_infinity_is_infinite(shape, value):
+    x = numbers(shape)
+    x[1, 2] = value
+    layer = build(shape)
+    y = layer(x)
+    np.testing.assert_array_equal(layer.running_mean[2], value)
+    assert np.isnan(layer.running_var[2])
+    assert np.isnan(y[:, 2]).all()
+    assert np.isfinite(np.delete(layer.running_mean, 2)).all()
 
 
 @pytest.mark.parametrize("shape", [(300, 5), (4, 5, 9000)])

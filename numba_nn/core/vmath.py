@@ -31,6 +31,7 @@ NaN stays NaN, infinities and overflow give the limits, underflow is gradual, an
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,7 @@ LN2_LOW = -2.12194440054690583e-4, 1.90821492927058770002e-10
 EXP_LEAST, EXP_MOST = (-104.0, -746.0), (89.0, 710.0)  # exp of what lies beyond is 0, or infinite
 # RAISED_SHIFTER: so much more, so that the exponent of e^x, x <= 0, is that of a normal number first
 RAISED, LOWERED = (2.0**64, 2.0**512), (2.0**-64, 2.0**-512)
-# Sigmoid is 1 from here on; where it is 0, so is e^x, by its exponent's bits: LLVM may turn x (e / d) into x e / d.
-SIGMOID_ONE, SIGMOID_ZERO = (40.0, 40.0), (-132.4, -1064.0)
+SIGMOID_ONE = 40.0, 40.0  # sigmoid is 1 from here on
 TANH_ONE = 10.0, 20.0  # tanh is 1 from here on
 ERF_ONE = 3.95, 5.95
 TINY = float(np.finfo(np.float32).tiny), float(np.finfo(np.float64).tiny)
@@ -173,6 +173,19 @@ def less(typingctx, a, b):
 
 
 @intrinsic
+def quotient(typingctx, a, b):
+    """``quotient(a, b)``: a / b, no part of a product: of x (e / d) ``reassoc`` makes (x e) / d, which may overflow."""
+    _check_float(a)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if isinstance(context, CPUContext):
+            return builder.fdiv(*arguments, flags=("arcp",))  # one that has flags is given no others
+        return context.get_function(operator.truediv, signature)(builder, arguments)  # NVVM's, which is faster
+
+    return a(a, a), codegen
+
+
+@intrinsic
 def power_of_two(typingctx, shifted):
     """``power_of_two(n + SHIFTER)``: 2^n for a whole n within the exponents: the sum's low bits, moved to the exponent."""
     _check_float(shifted)
@@ -203,6 +216,15 @@ def split_exponent(typingctx, x):
 
 
 # ---- the functions -------------------------------------------------------------------------------------------------------
+
+
+@inlined
+def product(a, b):
+    """a b, but no part of a longer product: of (e 2^-64) x ``reassoc`` makes e (2^-64 x), which underflows for a small x.
+
+    Flags of the inner product alone do not forbid that: LLVM asks for those of the outer one.
+    """
+    return multiply_add(a, b, number(a, 0, 0))
 
 
 @inlined
@@ -237,7 +259,7 @@ def exp(x):
     """e^x."""
     p, h, rest = reduce_exp_anywhere(x)
     scale = two_to(h)
-    return multiply_add(scale, p, scale) * two_to(rest)
+    return product(multiply_add(scale, p, scale), two_to(rest))
 
 
 @inlined
@@ -246,7 +268,7 @@ def exp_below(x):
     low = number(x, *EXP_LEAST)
     p, shifted = reduce_exp(low if x < low else x, number(x, *RAISED_SHIFTER))
     scale = power_of_two(shifted)
-    return multiply_add(scale, p, scale) * number(x, *LOWERED)
+    return product(multiply_add(scale, p, scale), number(x, *LOWERED))
 
 
 @inlined
@@ -286,12 +308,12 @@ def log(x):
 @inlined
 def sigmoid(x):
     """e^x / (e^x + 1), exact in either tail, with 2^64 or 2^512 times as much above and below: see `exp_below`."""
-    low, high = number(x, *SIGMOID_ZERO), number(x, *SIGMOID_ONE)
+    low, high = number(x, *EXP_LEAST), number(x, *SIGMOID_ONE)
     x = low if x < low else x
     p, shifted = reduce_exp(high if x > high else x, number(x, *RAISED_SHIFTER))
     scale = power_of_two(shifted)
     e = multiply_add(scale, p, scale)
-    return e / (e + number(x, *RAISED))
+    return quotient(e, e + number(x, *RAISED))
 
 
 @inlined
@@ -300,7 +322,7 @@ def tanh(x):
     most, size = number(x, *TANH_ONE), abs(x)
     size = most if size > most else size
     e = expm1_within(size + size)
-    return math.copysign(e / (e + number(x, 2, 2)), x)
+    return math.copysign(quotient(e, e + number(x, 2, 2)), x)
 
 
 @inlined

@@ -113,14 +113,14 @@ class Upsample(Layer):
             raise ShapeError(f"{self!r}: x of shape {x_shape} would become {height} x {width}")
         return (*x_shape[:2], height, width)
 
-    def _sources(self, x_shape: Shape) -> list[Array]:
+    def _sources(self, x_shape: Shape, dtype: Any) -> list[Array]:
         """The source row of every output row, and the source column of every output column."""
         sizes = zip(x_shape[2:], self.output_shape(x_shape)[2:], strict=True)
-        return [self._source(axis, *lengths) for axis, lengths in enumerate(sizes)]
+        return [self._source(axis, *lengths, wide(dtype).type) for axis, lengths in enumerate(sizes)]
 
     def _tables(self, x_shape: Shape, dtype: Any) -> tuple[Array, ...]:
         """The sources; on a GPU also the rows and the columns that show one of the input: first, count; and shares of 1."""
-        tables = self._sources(x_shape)
+        tables = self._sources(x_shape, dtype)
         if self.device is not CPU:
             shown = zip(tables, x_shape[2:], strict=True)
             starts = [np.searchsorted(table, np.arange(length + 1)) for table, length in shown]
@@ -128,12 +128,12 @@ class Upsample(Layer):
             tables += [np.ones(length, wide(dtype)) for length in x_shape[2:]]
         return tuple(map(self.device.from_host, tables))
 
-    def _source(self, axis: int, length: int, target: int) -> Array:
+    def _source(self, axis: int, length: int, target: int, number: type[np.floating[Any]]) -> Array:
         if target in (length, 2 * length):  # as PyTorch has it: whatever the factor was before it was rounded
             return np.arange(target) * length // target
-        # float32, as PyTorch computes it, so that both round alike where the factor is no integer
-        step = np.float32(length / target if self.scale_factor is None else 1.0 / self.scale_factor[axis])
-        index = np.floor(np.arange(target, dtype=np.float32) * step).astype(np.int64)
+        # as PyTorch rounds where the factor is no integer: products in the precision of x, but to float32 before the floor
+        step = number(length / target if self.scale_factor is None else 1.0 / self.scale_factor[axis])
+        index = np.floor((np.arange(target, dtype=number) * step).astype(np.float32)).astype(np.int64)
         return np.minimum(index, length - 1)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:

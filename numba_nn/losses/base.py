@@ -7,6 +7,7 @@ What a subclass writes:
 * ``_check_values(prediction, target)``: raise `RangeError` for values out of range. Its kernels make the loss NaN for these;
 * ``_forward(loss, prediction, target, arrays)``: write ``loss``, one element unless the reduction is "none";
 * ``_backward(dx, prediction, target, arrays)``: write ``dx``;
+* ``_divisor(shape, arrays)``, where a mean divides by something else than the number of single losses;
 * ``saved_spec`` and ``scratch_spec``, where it needs arrays from forward to backward, or within a call; ``_fill``, where some
   of them hold what only depends on the shape, as weights do.
 """
@@ -109,6 +110,10 @@ class Loss:
     def _backward(self, dx: Array, prediction: Array, target: Array, arrays: Arrays) -> None:
         raise undefined(self, "_backward(dx, prediction, target, arrays)")
 
+    def _divisor(self, shape: Shape, arrays: Arrays) -> float:
+        """What a mean divides by, after a forward for predictions of this shape."""
+        return math.prod(self.loss_shape(shape))
+
     def _arguments(self) -> str:
         """Constructor arguments, for the repr."""
         return f"reduction={self.reduction!r}"
@@ -159,6 +164,28 @@ class Loss:
                 loss = self._destination(out, shape, prediction.dtype, prediction, target)
             result = self._checked_forward(prediction, target, loss)
             return result if out is None else out
+
+    def divisor(self) -> float:
+        """What the mean of the last forward divided by: with it, means of batches make the mean of them all.
+
+        Returns
+        -------
+        float
+            The number of single losses, or the sum of their targets' weights where the class divides by that. A GPU is waited
+            for.
+
+        Raises
+        ------
+        BackwardError
+            Before any forward.
+        ConcurrencyError
+            If another thread is inside this loss.
+        """
+        with self._workspace.in_use(self):
+            if self._kept is None:
+                raise BackwardError(f"{self!r}: divisor before forward")
+            prediction, _, arrays = self._kept
+            return self._divisor(prediction.shape, arrays)
 
     def to(self, device: str | Device, stream: Any = None) -> Self:
         """Have buffers on a device, where the loss would go with its next prediction, and on a GPU its work in a stream.

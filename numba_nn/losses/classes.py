@@ -257,6 +257,10 @@ class ClassLoss(Loss):
             run = class_loss_sum.for_work(each.size, self.device)
             run(loss, arrays["scale"], arrays["partial"], each, self._scale(each.size))
 
+    def _divisor(self, shape: Shape, arrays: Arrays) -> float:
+        scale = self.device.number(arrays["scale"])  # infinite where no target counts
+        return 1 / scale if scale else math.inf
+
     def _arguments(self) -> str:
         weight = None if self.weight is None else f"({self.weight.size} classes)"
         return f"weight={weight}, ignore_index={self.ignore_index}, reduction={self.reduction!r}"

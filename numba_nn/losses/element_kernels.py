@@ -1,21 +1,23 @@
 """Kernels of the losses of single elements, `numba_nn.losses.elementwise`.
 
 They take flat arrays: p prediction, t target, w weight, v weight of the positive class. A loss has three: the sum, each single
-loss, and the gradient. Those with exponentials and logarithms run over fixed blocks, as sums do. A prediction out of range,
+loss, and the gradient. Those with exponentials and logarithms run over fixed blocks, as sums do. A value out of range,
 where there is a range, makes the loss NaN.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import prange
 
-from numba_nn.core.kernel import In, Out, Scratch, inner, kernel, portable
+from numba_nn.core.kernel import In, Out, Scratch, exact, inner, kernel, portable
 from numba_nn.core.portable import fetch
 from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
 from numba_nn.core.twin import cuda_kernel
-from numba_nn.core.vmath import exp_below, log, polynomial, sigmoid
+from numba_nn.core.vmath import exp_below, log, multiply_add, number, polynomial, sigmoid
 from numba_nn.losses.sums import STEP, block_per_sum, put_sum, scaled_total, windows_of_thread
 
 LEAST_LOG = -100.0  # PyTorch's bound on the logarithms of BCELoss
@@ -90,7 +92,11 @@ def log_one_plus(e, one):
 
 @inner
 def likelihood_error(p, t, w, one, least):
-    """-w (t log p + (1 - t) log(1 - p)); 1 - p is exact where p is above 1/2, and its logarithm a series elsewhere."""
+    """-w (t log p + (1 - t) log(1 - p)); 1 - p is exact where p is above 1/2, and its logarithm a series elsewhere.
+
+    NaN for a t out of range, as for such a p.
+    """
+    t = t if (t >= 0) & (t <= one) else number(t, math.nan, math.nan)
     log_p, log_q = log(p), log(one - p)
     log_q = log_one_plus(-p, one) if p + p < one else log_q
     log_p = least if log_p < least else log_p
@@ -169,6 +175,13 @@ def logistic_error_each_forward(loss: Out, prediction: In, target: In, weight: I
             single[i] = logistic_error(p[i], t[i], w[i], v[i], one)
 
 
+@exact
+def logistic_gradient(p, t, w, v, one):
+    """w ((v t + 1 - t) sigmoid(p) - v t), with all digits of a small v t."""
+    positive = v * t
+    return w * multiply_add(positive + (one - t), sigmoid(p), -positive)
+
+
 @portable
 def logistic_error_backward(dx: Out, prediction: In, target: In, weight: In, pos_weight: In, scale: float):
     """dx = scale w ((v t + 1 - t) sigmoid(p) - v t)."""
@@ -178,8 +191,7 @@ def logistic_error_backward(dx: Out, prediction: In, target: In, weight: In, pos
         p, t, w, v = prediction[start:stop], target[start:stop], weight[start:stop], pos_weight[start:stop]
         dp = dx[start:stop]
         for i in range(p.size):
-            positive = v[i] * t[i]
-            dp[i] = factor * w[i] * ((positive + one - t[i]) * sigmoid(p[i]) - positive)
+            dp[i] = factor * logistic_gradient(p[i], t[i], w[i], v[i], one)
 
 
 # ---- sums on a GPU -----------------------------------------------------------------------------------------------------

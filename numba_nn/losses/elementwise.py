@@ -40,12 +40,12 @@ from numba_nn.losses.element_kernels import (
 
 
 @kernel
-def probability_check(wrong: Out, prediction: In):
-    """wrong[0] = how many predictions lie outside of 0 .. 1; NaN does not."""
-    count = 0
-    for i in range(prediction.size):
-        count += (prediction[i] < 0) | (prediction[i] > 1)
-    wrong[0] = count
+def probability_check(wrong: Out, values: In):
+    """wrong[0] = whether any value lies outside of 0 .. 1; NaN does not."""
+    found = False
+    for i in range(values.size):
+        found |= (values[i] < 0) | (values[i] > 1)
+    wrong[0] = found
 
 
 class _ElementwiseLoss(Loss):
@@ -137,6 +137,7 @@ class L1Loss(_ElementwiseLoss):
 class BCELoss(_ElementwiseLoss):
     """Binary cross-entropy of probabilities: -w (t log p + (1 - t) log(1 - p)), for arrays of any shape.
 
+    Predictions p and targets t outside of 0 .. 1 are refused.
     Logarithms count no less than -100, as in PyTorch. `BCEWithLogitsLoss` is more precise, where logits are at hand.
 
     Parameters
@@ -163,14 +164,13 @@ class BCELoss(_ElementwiseLoss):
         self._wrong = np.zeros(1, np.int64)
 
     def _check_values(self, prediction: Array, target: Array) -> None:
-        on_host = self.device is CPU
-        host = self._workspace.contiguous("checked", prediction) if on_host else self.device.to_host(prediction)
-        probability_check(self._wrong, host.reshape(-1))
-        if self._wrong[0]:
-            at = np.argwhere((host < 0) | (host > 1))[0].tolist()
-            raise RangeError(
-                f"{self!r}: prediction must lie in 0 .. 1, got {host[tuple(at)]} at {at}; for logits: BCEWithLogitsLoss"
-            )
+        for name, array in (("prediction", prediction), ("target", target)):
+            host = self._workspace.contiguous("checked", array) if self.device is CPU else self.device.to_host(array)
+            probability_check(self._wrong, host.reshape(-1))
+            if self._wrong[0]:
+                at = np.argwhere((host < 0) | (host > 1))[0].tolist()
+                advice = "; for logits: BCEWithLogitsLoss" if array is prediction else ""
+                raise RangeError(f"{self!r}: {name} must lie in 0 .. 1, got {host[tuple(at)]} at {at}{advice}")
 
 
 class BCEWithLogitsLoss(_ElementwiseLoss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -36,7 +37,8 @@ def evaluate(
     model : Layer
         The model; it and all inside it are put back into the modes they were in.
     loss : Loss
-        With reduction "mean", the losses of batches are averaged with their sizes as weights; with "sum" they are added.
+        With reduction "mean", the loss is the mean over all of the data, whatever the batches: those of batches are averaged,
+        weighted with what each divided by (`Loss.divisor`); with "sum" they are added.
     data : (x, target) or loader
         Two arrays of equal length, or what gives batches: `data.Batches`, `data.Stream`.
     metrics : iterable or dict of Metric, optional
@@ -211,15 +213,18 @@ class Tally:
     """
 
     def __init__(self, loss: Loss, metrics: dict[str, Metric]) -> None:
-        self._is_mean = loss.reduction == "mean"
+        self._loss = loss
         self._metrics = metrics
-        self._sum, self._items = 0.0, 0
+        self._sum, self._divisor, self._items = 0.0, 0.0, 0
         for metric in metrics.values():
             metric.reset()
 
     def add(self, loss: float, prediction: Array, target: Array) -> None:
-        """Count a batch; the last of an epoch may be smaller and weighs less."""
-        self._sum += loss * len(prediction) if self._is_mean else loss
+        """Count a batch, whose loss is the last forward's; one of which no target counts has no mean, and adds nothing."""
+        divisor = self._loss.divisor() if self._loss.reduction == "mean" else 1.0
+        if divisor != 0:
+            self._sum += loss * divisor
+        self._divisor += divisor
         self._items += len(prediction)
         if self._metrics and device_of(prediction) is not CPU:
             prediction = device_of(prediction).to_host(prediction)
@@ -228,10 +233,12 @@ class Tally:
 
     @property
     def loss(self) -> float:
-        """Loss of the batches so far."""
+        """Loss of the batches so far; NaN for a mean where no target counted."""
         if self._items == 0:
             raise DataError("the data gave no batch with items")
-        return self._sum / self._items if self._is_mean else self._sum
+        if self._loss.reduction != "mean":
+            return self._sum
+        return self._sum / self._divisor if self._divisor else math.nan
 
     def values(self) -> dict[str, Any]:
         """Loss and metrics of the batches so far."""

@@ -74,7 +74,7 @@ def fit(
     Returns
     -------
     dict of str to list
-        A value for every epoch: "epoch" (from 1), "loss" and metrics of training (means over the steps, while the weights
+        A value for every epoch: "epoch" (from 1), "loss" and metrics of training (over all items, while the weights
         change), "val_loss" and "val_..." of validation, "lr" of the optimiser's first group, and "seconds".
 
     Raises

@@ -54,6 +54,8 @@ OUT_OF_RANGE = [
     (nn.NLLLoss, np.zeros((3, 4), np.float32), np.array([0, 2**40, 1])),
     (nn.BCELoss, np.array([0.5, 1.5], np.float32), np.array([1, 1], np.float32)),
     (nn.BCELoss, np.array([0.5, -0.5], np.float32), np.array([0, 0], np.float32)),
+    (nn.BCELoss, np.array([0.5, 0.5], np.float32), np.array([0, 1.5], np.float32)),
+    (nn.BCELoss, np.array([0.5, 0.5], np.float32), np.array([-0.5, 0], np.float32)),
 ]
 
 

@@ -55,10 +55,12 @@ def test_running_statistics_and_eval_mode(case, dtype):
         assert_close(got["x" if name == "x" else f"0.{name}"], expected[name])
 
 
-@pytest.mark.parametrize("scale", [0.3, 1.7, 2.3, 1 / 3, 3.0000001, (1.1, 5.7), (2.05, 1.02)], ids=str)
-@pytest.mark.parametrize("shape", [(1, 2, 7, 10), (1, 1, 23, 49)])
-def test_resizing_by_odd_factors(shape, scale):
-    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+@pytest.mark.parametrize("scale", [0.3, 1.7, 2.3, 2.7, 1 / 3, 3.0000001, (1.1, 5.7), (2.05, 1.02)], ids=str)
+@pytest.mark.parametrize(  # of small images of float64 PyTorch computes the indices in float32
+    ("dtype", "shape"), [(np.float32, (1, 2, 7, 10)), (np.float32, (1, 1, 23, 49)), (np.float64, (1, 1, 23, 49))]
+)
+def test_resizing_by_odd_factors(dtype, shape, scale):
+    x = np.arange(np.prod(shape), dtype=dtype).reshape(shape)
     np.testing.assert_array_equal(nn.Upsample(scale_factor=scale)(x), torch.nn.Upsample(scale_factor=scale)(tensor(x)).numpy())
     size = (31, 57)
     np.testing.assert_array_equal(nn.Upsample(size=size)(x), torch.nn.Upsample(size=size)(tensor(x)).numpy())

@@ -167,7 +167,7 @@ class UpsampledConvolution(ByAlgorithms):
         The factor must be whole, and the convolution one that Winograd's algorithm, or one of its own, does not serve better.
         """
         convolution, dtype = self.convolution, np.dtype(self.dtype)
-        factor = self._factor(x_shape)
+        factor = self._factor(x_shape, dtype)
         if convolution.device is not CPU or factor is None or factor == (1, 1) or max(convolution.kernel_size) == 1:
             return False
         if (*convolution.stride, *convolution.dilation) != (1, 1, 1, 1):
@@ -175,15 +175,15 @@ class UpsampledConvolution(ByAlgorithms):
         problem = convolution._problem((MANY, *self.upsample.output_shape(x_shape)[1:]), dtype)
         return best("forward", problem, convolution.algorithm, exact=False) is ImplicitGemm
 
-    def _factor(self, x_shape: Shape) -> Pair | None:
+    def _factor(self, x_shape: Shape, dtype: Any) -> Pair | None:
         """How often a pixel shows, where that is the same for all."""
-        sizes, tables = x_shape[2:], self.upsample._sources(x_shape)
+        sizes, tables = x_shape[2:], self.upsample._sources(x_shape, dtype)
         height, width = (table.size // size for table, size in zip(tables, sizes, strict=True))
         even = all(np.array_equal(t, np.arange(n).repeat(s)) for t, n, s in zip(tables, sizes, (height, width), strict=True))
         return (height, width) if even else None
 
     def _geometry(self, x_shape: Shape, dtype: Any) -> dict[str, Passes]:
-        problem, factor = self.convolution._problem(self.upsample.output_shape(x_shape), dtype), self._factor(x_shape)
+        problem, factor = self.convolution._problem(self.upsample.output_shape(x_shape), dtype), self._factor(x_shape, dtype)
         assert factor is not None
         return dict.fromkeys(PRECISIONS, dict.fromkeys(PASSES, Upsampled(problem, factor)))
 

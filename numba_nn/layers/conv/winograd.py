@@ -12,7 +12,7 @@ transformed, lanes of a vector holding tiles, right into the panels of the produ
 channels and a panel of tiles, and transforms back.
 
 N images; C input and O output channels; P panels of a chunk. A NaN or infinity in x makes NaN of the tiles that read it, not
-of 3 x 3 outputs only.
+of 3 x 3 outputs only. In the same manner its rounding is relative to the largest number that a tile reads: see `Conv2d`.
 """
 
 from __future__ import annotations

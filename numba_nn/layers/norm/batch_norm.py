@@ -149,6 +149,7 @@ class _BatchNorm(Layer):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         if x.size == 0:
+            self._follow(call, self._nothing, 1.0)  # counts as a batch, as for PyTorch
             return
         mean, inv_std = saved["mean"], saved["inv_std"]
         layout, shape, _ = call.geometry
@@ -162,17 +163,22 @@ class _BatchNorm(Layer):
         layout.normalize.for_work(x.size, self.device)(y.reshape(shape), mean, inv_std, x, *self._affine)
 
     def _measure(self, call: Call, x: Array, mean: Array, inv_std: Array) -> None:
-        """Statistics of a batch; running statistics move on in training mode."""
+        """Statistics of a batch."""
         tiles, variance = call.scratch["tiles"], call.scratch["variance"]
         count = x.size // mean.size
         if count == 1:
             raise ShapeError(f"{self!r}: a batch has statistics from two values per channel on, got x of shape {call.x_shape}")
         call.geometry.layout.moments.for_work(2 * x.size, self.device)(tiles, x)
         batch_statistics.for_work(tiles.size, self.device)(mean, inv_std, variance, tiles, self.eps)
+        self._follow(call, mean, count / (count - 1))
+
+    def _follow(self, call: Call, mean: Array, unbiased: float) -> None:
+        """In training mode a batch is counted, and running statistics move on, those of as many channels as ``mean`` has."""
         if self.training and self.running_mean is not None and self.num_batches_tracked is not None:
             momentum = -1.0 if self.momentum is None else self.momentum
+            running = (self.running_mean, self.running_var) if mean.size else (mean, mean)
             tracked = self.num_batches_tracked.reshape(1)
-            update_running(self.running_mean, self.running_var, tracked, variance, mean, momentum, count / (count - 1))
+            update_running(*running, tracked, call.scratch["variance"], mean, momentum, unbiased)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if x.size == 0:

@@ -12,9 +12,16 @@ import numpy as np
 from numba import float64, prange
 
 from numba_nn.core.cuda_reduce import WARP, one_block, warp_sum
-from numba_nn.core.kernel import In, Out, Saved, Scratch, kernel
+from numba_nn.core.kernel import In, Out, Saved, Scratch, inlined, kernel
 from numba_nn.core.portable import thread, threads_in_grid
 from numba_nn.core.ptx import cuda
+from numba_nn.core.vmath import number
+
+
+@inlined
+def beside(shift, deviation):
+    """A tile's sum of x - s beside n s: of an infinity x - s is NaN, but the mean is infinite."""
+    return deviation if math.isfinite(shift) else number(deviation, 0, 0)
 
 
 @kernel
@@ -29,7 +36,7 @@ def batch_statistics(mean: Saved, inv_std: Saved, variance: Scratch, tiles: Scra
         for t in range(tiles.shape[1]):
             n, shift = float64(tiles[0, t, c]), float64(tiles[1, t, c])
             count += n
-            total += n * shift + tiles[2, t, c]
+            total += n * shift + beside(shift, float64(tiles[2, t, c]))
         center = total / count
         for t in range(tiles.shape[1]):
             away = tiles[1, t, c] - center
@@ -48,10 +55,10 @@ def warp_per_channel(first: Any, *_: Any) -> tuple[int, int]:
 def batch_statistics(mean: Saved, inv_std: Saved, variance: Scratch, tiles: Scratch, eps: float):
     """A warp has a channel. Sums are of differences from the first tile's shift: so float32 serves in place of float64."""
     c, lane, count = np.uint32(cuda.blockIdx.x), np.uint32(cuda.threadIdx.x), mean.dtype.type(0)
-    total, squares, near, t = count, count, tiles[1, 0, c], lane
+    total, squares, near, t = count, count, beside(tiles[1, 0, c], tiles[1, 0, c]), lane
     while t < np.uint32(tiles.shape[1]):
         count += tiles[0, t, c]
-        total += tiles[0, t, c] * (tiles[1, t, c] - near) + tiles[2, t, c]
+        total += tiles[0, t, c] * (tiles[1, t, c] - near) + beside(tiles[1, t, c], tiles[2, t, c])
         t = np.uint32(t + np.uint32(WARP))
     count = warp_sum(count)
     away, t = warp_sum(total) / count, lane
