@@ -51,7 +51,7 @@ def check_shape(where: object, name: str, got: Shape, expected: Shape) -> None:
 
 def check_fits(where: object, name: str, array: Any, shape: Shape, dtype: np.dtype[Any], device: Device = CPU) -> None:
     """`check_array` and `check_shape` in one, for what mostly passes."""
-    if device is not CPU or not isinstance(array, ndarray) or array.shape != shape or array.dtype != dtype:
+    if device is not CPU or type(array) is not ndarray or array.shape != shape or array.dtype != dtype:
         check_array(where, name, array, dtype, device)
         check_shape(where, name, array.shape, shape)
 
@@ -77,7 +77,7 @@ def check_destination(
     if device is not CPU:
         _check_device_destination(where, name, out, shape, dtype, inputs, device)
         return
-    if not isinstance(out, ndarray) or out.shape != shape or out.dtype != dtype or not out.flags.carray:
+    if type(out) is not ndarray or out.shape != shape or out.dtype != dtype or not out.flags.carray:
         _refuse_destination(where, name, out, shape, dtype)
     alone = out.flags.owndata
     for other in inputs:  # arrays that are no views share no memory, which is seen in a fifth of the time

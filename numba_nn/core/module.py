@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from numba_nn.core.carry import CarriedStream, arrived, departing
 from numba_nn.core.checks import check_keeps_gradients
 from numba_nn.core.device import CPU, Device, as_device, as_stream, device_of
-from numba_nn.core.errors import ArgumentError, StateDictError
+from numba_nn.core.errors import ArgumentError, DestinationError, StateDictError
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.state import load_arrays
 from numba_nn.core.weights import load_weights, save_weights
@@ -96,6 +97,13 @@ class Module:
                 yield prefix + name, getattr(self, name)
         for name, child in self.children().items():
             yield from child.named_arrays(f"{prefix}{name}.")
+
+    def _check_apart(self, what: str, out: Any) -> None:
+        """Raise `DestinationError` if an array that is to be written lies in a parameter, a gradient or a buffer in here."""
+        gradients = ((f"{name}.grad", parameter.grad) for name, parameter in self.named_parameters())
+        for name, array in itertools.chain(self.named_arrays(), gradients):
+            if self.device.overlap(out, array):
+                raise DestinationError(f"{self}: {what} overlaps {name}; pass an array with memory of its own")
 
     def parameters(self) -> list[Parameter]:
         """Every parameter once."""

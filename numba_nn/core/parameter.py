@@ -51,8 +51,8 @@ class Parameter:
     """How often any parameter moved, or got another guard: who keeps addresses sees by it that some may be stale."""
 
     def __init__(self, value: NDArray[Any], name: str = "") -> None:
-        value = np.array(value, order="C")
-        self.__setstate__((value, np.zeros_like(value), name, True, False, None))
+        value = np.asarray(value)
+        self.__setstate__((value.copy(), np.zeros(value.shape, value.dtype), name, True, False, None))
 
     def __getstate__(self) -> tuple[Any, ...]:
         arrays = packed((self._value, self._grad), self.stream)
@@ -62,10 +62,8 @@ class Parameter:
         value, grad, self.name, self.requires_grad, locked, self.stream = unpacked(state)
         self.device: Device = device_of(value)
         self.guard: Any = None
-        if self.device is CPU:  # what pickle makes may lie in bytes, for ever read-only
-            value, grad = (array if array.flags.owndata else array.copy() for array in (value, grad))
-        self._grad = grad
-        self._take(value, locked)
+        self._grad = self.device.hold(grad)
+        self._take(self.device.hold(value), locked)
 
     def _take(self, value: Any, locked: bool) -> None:
         self._value, self.memory, self._locked = value, self.device.alias(value), locked
@@ -141,7 +139,8 @@ class Parameter:
         """Have value and gradient on this device, in new arrays unless they are there, and work on them in a stream."""
         self.stream = stream
         if device is not self.device:
-            value, self._grad = (device.from_host(self.device.to_host(a)) for a in (self._value, self._grad))
+            copies = (device.from_host(self.device.to_host(a)) for a in (self._value, self._grad))
+            value, self._grad = map(device.hold, copies)
             self.device = device
             self._take(value, self.locked)
             self.guarded_by(None if device is CPU else self.guard)

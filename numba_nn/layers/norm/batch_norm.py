@@ -92,7 +92,18 @@ class _BatchNorm(Layer):
         self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
         self._derive()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._hold()
+
+    def _hold(self) -> None:
+        """Have running statistics in memory that no ``out`` may lie in."""
+        for name in self.buffer_names:
+            if getattr(self, name) is not None:
+                setattr(self, name, self.device.hold(getattr(self, name)))
+
     def _derive(self) -> None:
+        self._hold()
         dtype = wide(self.dtype)
         self._neutral = neutral_terms(self.num_features, dtype, self.device)[:2]
         self._folded = tuple(self.device.empty((self.num_features,), dtype) for _ in range(2))
