@@ -31,6 +31,14 @@ class Held(ndarray):
     """Memory of an array that a model holds: users see views of it, which `Device.is_held` tells by their base."""
 
 
+def memory_of(array: NDArray[Any]) -> Any:
+    """What an array is a view of, a `Held` or what is no array of NumPy's; None where an array owns the memory."""
+    base = array.base
+    while isinstance(base, ndarray) and type(base) is not Held:
+        base = base.base
+    return base
+
+
 class Device:
     """The CPU, and what every device can do; an array is one of the device's own.
 
@@ -93,7 +101,7 @@ class Device:
 
     def hold(self, array: Any) -> Any:
         """The array in memory that `is_held` knows, for parameters, gradients and running statistics."""
-        if self.is_held(array):
+        if type(memory_of(array)) is Held:
             return array
         memory = Held(array.shape, array.dtype)
         memory[...] = array
@@ -101,12 +109,7 @@ class Device:
 
     def is_held(self, array: Any) -> bool:
         """Whether an array may lie in what was given by `hold`; what is no view of another array never does."""
-        base = array.base
-        while isinstance(base, ndarray):
-            if type(base) is Held:
-                return True
-            base = base.base
-        return base is not None  # memory of who knows whose
+        return memory_of(array) is not None  # what is no array of NumPy's may be anybody's
 
     def overlap(self, first: Any, second: Any) -> bool:
         """Whether two arrays may share memory."""

@@ -57,7 +57,7 @@ from numpy import ndarray
 
 from numba_nn.core.buffers import Buffers
 from numba_nn.core.call import Array, Arrays, Call, Slot
-from numba_nn.core.checks import check_array, check_destination, check_fits, check_indices, is_destination
+from numba_nn.core.checks import check_array, check_destination, check_fits, check_flag, check_indices, is_destination
 from numba_nn.core.device import CPU, device_of
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError, undefined
@@ -252,7 +252,7 @@ class Layer(Buffers):
         ConcurrencyError
             If another thread is inside the model.
         """
-        return self._propagate(dy, out, input_gradient)
+        return self._propagate(dy, out, check_flag(self, "input_gradient", input_gradient))
 
     def _propagate(self, dy: Array, out: Array | None, input_gradient: bool) -> Array | None:
         """`backward`, as a container calls it."""
