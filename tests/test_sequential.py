@@ -122,7 +122,7 @@ def test_layers_may_have_names():
     assert [row.split() for row in rows.splitlines()[3:]] == [
         row.replace("| 1 Conv", "| conv Conv").replace("| 2 ReLU", "| norm ReLU").split() for row in positions.splitlines()[3:]
     ]
-    assert {layer.label.split()[0] for layer in profile(model, x.shape, rounds=1).layers} <= {"enlarge", "conv", "norm"}
+    assert {row.name.split()[0] for row in profile(model, x.shape, rounds=1).layers} <= {"enlarge", "conv", "norm"}
 
 
 @pytest.mark.parametrize("name", ["a.b", "", 1])
