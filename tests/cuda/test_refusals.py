@@ -85,6 +85,8 @@ def test_what_a_model_holds_is_no_destination():
     with pytest.raises(nn.DestinationError, match=r"Linear.*out overlaps weight\.grad;"):
         layer.backward(x, out=layer.weight.grad.reshape(16).reshape(4, 4))
     layer.backward(x, out=nn.Linear(4, 4).to("cuda").weight.grad)
+    with pytest.raises(nn.DeviceError, match=r"Parameter\(weight, .*\) lives on 'cuda'; \.value\.copy_to_host\(\) gives"):
+        np.asarray(layer.weight)
     with pytest.raises(nn.DestinationError, match=r"BatchNorm1d.*out overlaps running_mean;"):
         norm.forward(row, out=norm.running_mean.reshape(1, 4))
     count = len(CUDA.held)
