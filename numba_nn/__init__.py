@@ -54,7 +54,7 @@ from numba_nn.layers.pooling import (
 )
 from numba_nn.layers.recurrent import LSTM, LSTMCell
 from numba_nn.layers.resize import Upsample
-from numba_nn.layers.shape import Flatten, Reshape, Squeeze, Unflatten, Unsqueeze
+from numba_nn.layers.shape import Flatten, Identity, Reshape, Squeeze, Unflatten, Unsqueeze
 from numba_nn.layers.softmax import LogSoftmax, Softmax
 from numba_nn.linalg import matmul
 from numba_nn.losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, Loss, MSELoss, NLLLoss
@@ -105,6 +105,7 @@ __all__ = [
     "GlobalAvgPool2d",
     "GlobalMaxPool1d",
     "GlobalMaxPool2d",
+    "Identity",
     "L1Loss",
     "LSTMCell",
     "Layer",

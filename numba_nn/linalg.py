@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import check_array, check_destination, is_destination
+from numba_nn.core.checks import check_array, check_destination, check_flag, is_destination
 from numba_nn.core.device import CPU, CUDA, Device, device_of
 from numba_nn.core.errors import DestinationError, ShapeError
 from numba_nn.core.gemm import gemm, packed_sizes, product_work
@@ -50,6 +50,8 @@ def matmul(
     DeviceError
         If arrays live on different devices.
     """
+    if accumulate is not False:
+        check_flag("matmul", "accumulate", accumulate)
     plan = _of_thread.newest
     plain = plan is not None and plan.serves(a, b, transpose_a, transpose_b)
     if plan is None or not plain:
@@ -98,13 +100,15 @@ def matrix_products(
 
 def _planned(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> tuple[Array, Array, _Plan]:
     """The operands, checked, and the plan for them, which the thread keeps: its scratch is the thread's."""
+    transpose_a = check_flag("matmul", "transpose_a", transpose_a)
+    transpose_b = check_flag("matmul", "transpose_b", transpose_b)
     device = device_of(a)
     a, b = device.accept(a), device.accept(b)
     check_array("matmul", "a", a, None, device)
     check_array("matmul", "b", b, a.dtype, device)
     if device is CPU:
         (a, transpose_a), (b, transpose_b) = _as_stored(a, transpose_a), _as_stored(b, transpose_b)
-    kind, plans = (a.shape, b.shape, bool(transpose_a), bool(transpose_b), a.dtype, device), _of_thread.plans
+    kind, plans = (a.shape, b.shape, transpose_a, transpose_b, a.dtype, device), _of_thread.plans
     key = kind if device is CPU else (*kind, int(CUDA.stream))
     if key not in plans:
         if len(plans) == PLANS:

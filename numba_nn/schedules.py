@@ -17,6 +17,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from numba_nn.core.checks import check_count, check_number
 from numba_nn.core.errors import ArgumentError, StateDictError, undefined
 from numba_nn.optim import Optimizer
@@ -349,8 +351,16 @@ class ReduceLROnPlateau(Schedule):
         ----------
         metric : float
             The epoch's value; NaN is no improvement.
+
+        Raises
+        ------
+        ArgumentError
+            If it is no number; the epoch does not count.
         """
-        value = float(metric)
+        number = np.asarray(metric)
+        if number.ndim or number.dtype.kind not in "iuf":
+            raise ArgumentError(f"ReduceLROnPlateau: metric must be a number, got {metric!r}")
+        value = float(number)
         self.last_epoch += 1
         if self._improves(value):
             self.best, self.num_bad_epochs = value, 0

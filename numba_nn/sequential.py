@@ -8,7 +8,7 @@ gradients on their way back and the layers' own scratch are *scratch*; arrays wh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, overload
 
 import numpy as np
@@ -33,34 +33,40 @@ class Sequential(Container):
     Parameters
     ----------
     *layers : Layer
-        In order; a layer may appear more than once, and then shares its parameters.
+        In order; a layer may appear more than once, and then shares its parameters. Or one dict of layers, by the names that
+        they have in the state dict, in place of "0", "1", ...
 
     Raises
     ------
     ArgumentError
-        If there is no layer, or something else is among them, or a layer of several inputs.
+        If there is no layer, or something else is among them, or a layer of several inputs; or for a name that is none.
     DeviceError
         If layers with parameters live on different devices.
     """
 
-    def __init__(self, *layers: Layer) -> None:
+    def __init__(self, *layers: Layer | Mapping[str, Layer]) -> None:
         super().__init__()
-        self._take(layers)
+        named = layers[0] if len(layers) == 1 and isinstance(layers[0], Mapping) else None
+        self._take(layers if named is None else tuple(named.values()), named)
         self._adopt(self._workspace, 0)
-        placed = [layer for layer in layers if layer.dtype is not None]  # others go where their input is
+        placed = [layer for layer in self if layer.dtype is not None]  # others go where their input is
         devices = {layer.device for layer in placed}
         if len(devices) > 1:
             raise DeviceError(f"Sequential: layers live on different devices: {sorted(map(str, devices))}; see layer.to")
         if devices - {self.device}:
             self.to(devices.pop(), placed[0].stream)
 
-    def _take(self, layers: tuple[Layer, ...]) -> None:
+    def _take(self, layers: tuple[Any, ...], names: Iterable[str] | None = None) -> None:
         if not layers or not all(isinstance(layer, Layer) for layer in layers):
             got = ", ".join(type(layer).__name__ for layer in layers) or "nothing"
             raise ArgumentError(f"Sequential takes one or more layers, made and each an argument of its own, got {got}")
         if several := [layer for layer in layers if layer.takes_several]:
             raise ArgumentError(f"Sequential: every layer must take one input, got {several[0]}, which takes several")
         self._layers = layers
+        self._named = names is not None
+        self._names = tuple(map(str, range(len(layers)))) if names is None else tuple(names)
+        if wrong := [name for name in self._names if not isinstance(name, str) or not name or "." in name]:
+            raise ArgumentError(f"Sequential: names of layers must be strings without dots, got {wrong[0]!r}")
         self._order = in_order(layers)
         self._steps = [layers[i] for i in self._order]
         self._joined = join(self._steps)
@@ -76,8 +82,8 @@ class Sequential(Container):
         return {**super().__getstate__(), "_plans": {}, "_ready": {}}
 
     def children(self) -> dict[str, Layer]:
-        """The layers, named "0", "1", ..."""
-        return {str(i): layer for i, layer in enumerate(self._layers)}
+        """The layers, named "0", "1", ... unless they were given with names."""
+        return dict(zip(self._names, self._layers, strict=True))
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -98,7 +104,7 @@ class Sequential(Container):
         part = Sequential.__new__(Sequential)
         part.device, part.stream = self.device, self.stream
         Container.__init__(part)
-        part._take(self._layers[index])
+        part._take(self._layers[index], self._names[index] if self._named else None)
         part._workspace, part._level = self._workspace, self._level
         part.training = self.training
         for layer in part._stand_ins():
@@ -148,7 +154,7 @@ class Sequential(Container):
         """
         shapes = self._shapes(x_shape)
         runs = [run for run in fuse(self._steps, self._joined, shapes, keep=True) if run.layer is not self._steps[run.start]]
-        return {str(self._order[run.rest - 1]): (run.layer, shapes[run.start]) for run in runs}
+        return {self._names[self._order[run.rest - 1]]: (run.layer, shapes[run.start]) for run in runs}
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the last layer's output.

@@ -51,15 +51,17 @@ def summary(model: Layer, x_shape: Shape, dtype: Any = None) -> str:
     wanted = np.dtype(dtype or model.dtype or np.float32)
     shapes = model.shapes(x_shape)
     joined = model.joined(x_shape)
-    training, inference = (_done_by(model.runs(x_shape, keep)) for keep in (True, False))
+    names = list(model.children())
+    training, inference = (_done_by(model.runs(x_shape, keep), names) for keep in (True, False))
     rows = []
-    for i, layer in enumerate(model):
-        runs, taken = joined.get(str(i), (layer, shapes[i]))
+    for i, (name, layer) in enumerate(model.children().items()):
+        runs, taken = joined.get(name, (layer, shapes[i]))
         kept = [] if i in training else layer.saved_spec(shapes[i], wanted).values()
         rows.append(
             [
-                f"{i} {layer}", _times(shapes[i + 1]), f"{_learned(layer):,}", f"{layer.forward_flops(shapes[i]) / 1e6:,.1f}",
-                _kilobytes(kept), _kilobytes(runs.scratch_spec(taken, wanted).values()), _thousands(layer.packed_nbytes),
+                f"{name} {layer}", _times(shapes[i + 1]), f"{_learned(layer):,}",
+                f"{layer.forward_flops(shapes[i]) / 1e6:,.1f}", _kilobytes(kept),
+                _kilobytes(runs.scratch_spec(taken, wanted).values()), _thousands(layer.packed_nbytes),
                 training.get(i, ""), inference.get(i, ""),
             ]
         )  # fmt: skip
@@ -69,9 +71,9 @@ def summary(model: Layer, x_shape: Shape, dtype: Any = None) -> str:
     return markdown_table(HEADERS, rows)
 
 
-def _done_by(runs: list[list[int]]) -> dict[int, str]:
+def _done_by(runs: list[list[int]], names: list[str]) -> dict[int, str]:
     """For each layer that another one does: which."""
-    return {i: f"in {run[0]}" for run in runs for i in run[1:]}
+    return {i: f"in {names[run[0]]}" for run in runs for i in run[1:]}
 
 
 def _learned(layer: Layer) -> int:

@@ -38,6 +38,7 @@ softmax = functools.partial(case, nn.Softmax, reference.softmax)
 log_softmax = functools.partial(case, nn.LogSoftmax, reference.log_softmax)
 lstm = functools.partial(case, LSTMOutput, FirstOutput.of(reference.lstm))
 lstm_cell = functools.partial(case, LSTMCellOutput, FirstOutput.of(reference.lstm_cell))
+identity = functools.partial(case, nn.Identity, reference.identity)
 flatten = functools.partial(case, nn.Flatten, reference.flatten)
 unflatten = functools.partial(case, nn.Unflatten, reference.unflatten)
 reshape = functools.partial(case, nn.Reshape, reference.reshape)
@@ -262,6 +263,8 @@ CASES = [
     lstm_cell((1, 5), 5, 1, bias=False),
     lstm_cell((13, 40), 40, 65),
     # shape
+    identity((2, 3, 4), 54, unused=0.1),
+    identity((6,)),
     flatten((2, 3, 4, 5)),
     flatten((2, 3, 4), start_dim=0),
     flatten((2, 3, 4, 5), 1, 2),

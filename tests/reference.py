@@ -189,6 +189,10 @@ def gelu(x, parameters, approximate="none"):
     return x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2))) / 2
 
 
+def identity(x, parameters, *arguments, **keywords):
+    return x
+
+
 def flatten(x, parameters, start_dim=1, end_dim=-1):
     end = end_dim % x.ndim + 1
     return x.reshape(*x.shape[:start_dim], math.prod(x.shape[start_dim:end]), *x.shape[end:])

@@ -77,7 +77,7 @@ def test_a_norm_that_is_not_finite(bad, left, order):
     params = parameters(np.float32)
     params[2].grad[2, 3] = bad
     before = gradients(params)
-    with pytest.raises(nn.NonFiniteError, match=f"ClipNorm: .* of order {order:g} is (nan|inf)"):
+    with pytest.raises(nn.NonFiniteError, match=f"clip_grad_norm_: .* of order {order:g} is (nan|inf)"):
         nn.optim.clip_grad_norm_(params, 1.0, order, error_if_nonfinite=True)
     for parameter, gradient in zip(params, before, strict=True):
         np.testing.assert_array_equal(parameter.grad, gradient)
@@ -136,8 +136,27 @@ def test_a_copy_clips_its_own_parameters(duplicate):
 def test_wrong_arguments_are_refused(arguments, words):
     parameter = nn.Parameter(np.zeros(3, np.float32))
     given = [parameter, parameter] if arguments[0] == "same" else arguments[0]
-    with pytest.raises(nn.ArgumentError, match=f"^ClipNorm: .*{words}"):
+    with pytest.raises(nn.ArgumentError, match=f"^clip_grad_norm_: .*{words}"):
         nn.optim.clip_grad_norm_(given, *arguments[1:])
     if len(arguments) == 2:
         with pytest.raises(nn.ArgumentError, match=r"^clip_grad_value_: "):
             nn.optim.clip_grad_value_(given, arguments[1])
+
+
+def test_errors_name_what_was_called():
+    model = nn.Linear(2, 2)
+    for name, call in [("clip_grad_norm_", nn.optim.clip_grad_norm_), ("clip_grad_value_", nn.optim.clip_grad_value_)]:
+        words = rf"^{name}: parameters must be Parameter objects \(model\.parameters\(\)\), got Linear$"
+        with pytest.raises(nn.ArgumentError, match=words):
+            call(model, 1.0)
+    with pytest.raises(nn.ArgumentError, match=r"^clip_grad_norm_: max_norm must be a number of at least 0, got -1$"):
+        nn.optim.clip_grad_norm_(model.parameters(), -1)
+    model.weight.grad[...] = np.nan
+    with pytest.raises(nn.NonFiniteError, match=r"^clip_grad_norm_: the gradients' norm of order 2 is nan"):
+        nn.optim.clip_grad_norm_(model.parameters(), 1, error_if_nonfinite=True)
+
+
+def test_the_largest_magnitude_by_name():
+    model = nn.Linear(2, 2)
+    model.weight.grad[...] = [[1, -3], [2, 0]]
+    assert nn.optim.clip_grad_norm_(model.named_parameters(), 6, "inf") == 3

@@ -296,3 +296,17 @@ def test_two_threads_may_not_share_a_model(monkeypatch):
     thread.join()
     assert "Sequential" in errors[0]
     np.testing.assert_array_equal(model.backward(x), gradients(model, x, x)["x"])
+
+
+def test_a_tree_is_walked_by_name():
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(shared, nn.Sequential(nn.BatchNorm1d(2), shared))
+    assert [name for name, _ in model.named_modules()] == ["", "0", "1", "1.0", "1.1"]
+    assert list(model.named_children()) == [("0", model[0]), ("1", model[1])]
+    seen = []
+    assert model.apply(seen.append) is model
+    assert seen == [shared, model[1][0], shared, model[1], model]
+    statistics = ["1.0.running_mean", "1.0.running_var", "1.0.num_batches_tracked"]
+    assert [name for name, _ in model.named_buffers()] == statistics
+    assert [id(array) for array in model.buffers()] == [id(getattr(model[1][0], name[4:])) for name in statistics]
+    assert dict(model.named_parameters()).keys() | dict(model.named_buffers()).keys() == model.state_dict().keys()

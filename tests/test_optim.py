@@ -284,3 +284,14 @@ def test_a_copys_step_allocates_nothing(make, duplicate):
 def test_a_dampening_that_is_no_number_is_named(dampening):
     with pytest.raises(nn.ArgumentError, match="SGD: dampening must be a number"):
         nn.optim.SGD(nn.Linear(2, 2).parameters(), dampening=dampening)
+
+
+@each_optimizer
+def test_parameters_may_come_with_their_names(make):
+    one, other = model(), model()
+    for net, given in ((one, one.parameters()), (other, [{"params": other.named_parameters()}])):
+        optimizer = make(given)
+        for parameter in net.parameters():
+            parameter.grad[...] = 1
+        optimizer.step()
+    assert_same(one.state_dict(), other.state_dict())

@@ -302,7 +302,7 @@ def test_states_that_do_not_fit_are_refused():
         (h, nn.ArgumentError, r"LSTM.*state must be a pair.*ndarray"),
         ((h,), nn.ArgumentError, "state must be a pair"),
         ((h[0], c), nn.ShapeError, r"h of state must have shape \(1, 2, 4\), got \(2, 4\)"),
-        ((h, c.astype(np.float64)), nn.DTypeError, "c of state must be float32, got float64"),
+        ((h, c.astype(np.float64)), nn.DTypeError, r"c of state must be float32, got float64; use c\.astype\(np\.float32\)$"),
         ((h, c.tolist()), nn.DTypeError, "c of state must be a NumPy array, got list"),
     ]
     for state, error, words in refused:

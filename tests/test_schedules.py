@@ -181,3 +181,14 @@ def test_the_repr_shows_the_settings():
     both.step()
     assert repr(both) == f"SequentialLR(schedulers=[{warm_up!r}, {step!r}], milestones=[5], last_epoch=1)"
     assert repr(nn.schedules.ReduceLROnPlateau(optimizer, factor=0.5)).startswith("ReduceLROnPlateau(mode='min', factor=0.5, ")
+
+
+@pytest.mark.parametrize("metric", ["1.0", None, np.array([1.0]), [1.0], True])
+def test_a_metric_is_a_number(metric):
+    schedule = nn.schedules.ReduceLROnPlateau(optimizer())
+    with pytest.raises(nn.ArgumentError, match=r"^ReduceLROnPlateau: metric must be a number, got "):
+        schedule.step(metric)
+    assert schedule.last_epoch == 0
+    for number in (1, np.float32(2), np.array(3.0), math.nan):
+        schedule.step(number)
+    assert schedule.best == 1

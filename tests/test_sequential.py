@@ -9,6 +9,7 @@ import pytest
 
 import numba_nn as nn
 from numba_nn.models import Autoencoder
+from numba_nn.report.profile import profile
 from tests.allocations import no_array_data, no_runtime_memory
 from tests.cases import assert_same, gradients
 
@@ -104,6 +105,30 @@ def test_a_slice_is_a_sequential_of_the_same_layers():
             model.backward(dy, out=dx)
         np.testing.assert_array_equal(dx, want["x"])
     assert_same({name: p.grad for name, p in model.named_parameters()}, {n: g for n, g in want.items() if n not in "xy"})
+
+
+def test_layers_may_have_names():
+    nn.manual_seed(0)
+    model = nn.Sequential({"enlarge": nn.Upsample(scale_factor=2), "conv": nn.Conv2d(2, 3, 3, padding=1), "norm": nn.ReLU()})
+    same = nn.Sequential(*model)
+    assert list(model.state_dict()) == ["conv.weight", "conv.bias"]
+    assert list(model[1:].state_dict()) == ["conv.weight", "conv.bias"]
+    assert list(same[1:].state_dict()) == ["0.weight", "0.bias"]
+    assert "(conv): Conv2d(" in repr(model)
+    x, dy = numbers(2, 2, 6, 6), numbers(2, 3, 12, 12)
+    expected = {name.replace("1.", "conv."): array for name, array in gradients(same, x, dy).items()}
+    assert_same(gradients(model, x, dy), expected)
+    rows, positions = (nn.summary(m, x.shape).replace("in conv", "in 1") for m in (model, same))
+    assert [row.split() for row in rows.splitlines()[3:]] == [
+        row.replace("| 1 Conv", "| conv Conv").replace("| 2 ReLU", "| norm ReLU").split() for row in positions.splitlines()[3:]
+    ]
+    assert {row.name.split()[0] for row in profile(model, x.shape, rounds=1).layers} <= {"enlarge", "conv", "norm"}
+
+
+@pytest.mark.parametrize("name", ["a.b", "", 1])
+def test_a_name_is_a_string_without_dots(name):
+    with pytest.raises(nn.ArgumentError, match=rf"^Sequential: names of layers must be strings without dots, got {name!r}$"):
+        nn.Sequential({name: nn.ReLU()})
 
 
 def test_errors_name_the_layer_that_refuses():

@@ -3,6 +3,10 @@
 from .common import LayerBenchmark
 
 
+class Identity(LayerBenchmark):
+    configurations = {"x [8,64,32,32]": ((8, 64, 32, 32), {})}
+
+
 class Flatten(LayerBenchmark):
     configurations = {"x [8,64,32,32]": ((8, 64, 32, 32), {})}
 

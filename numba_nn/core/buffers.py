@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from numba_nn.core.call import NO_CALL, Arrays, Call, Slot
-from numba_nn.core.checks import as_shape, check_count, check_dtype
+from numba_nn.core.checks import as_shape, check_count, check_dtype, check_flag
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError, DTypeError, ReserveError, undefined
 from numba_nn.core.module import Module
@@ -180,6 +180,7 @@ class Buffers(Module):
             If the layer cannot take such inputs; nothing changed.
         """
         calls = check_count(self, "calls", calls)
+        training, strict = check_flag(self, "training", training), check_flag(self, "strict", strict)
         wanted = self._dtype_of_input(dtype)
         x_shape = self._reserved_shape(input_shapes)
         self._y_shape(x_shape)  # refuses what does not fit, before anything changes

@@ -39,7 +39,8 @@ def check_array(where: object, name: str, array: Any, dtype: np.dtype[Any] | Non
             wanted = "float32 or float64" if device is CPU else "float32, float64, float16 or bfloat16"
             raise DTypeError(f"{where}: {name} must be {wanted}, got {array.dtype}; use {name}.astype(np.float32)")
     elif array.dtype != dtype:
-        how = f"use {name}.astype(np.{dtype})" if device is CPU else f"convert it before it goes to '{device}'"
+        what = name.partition(" ")[0]  # "h" of "h of state"
+        how = f"use {what}.astype(np.{dtype})" if device is CPU else f"convert it before it goes to '{device}'"
         raise DTypeError(f"{where}: {name} must be {dtype}, got {array.dtype}; {how}")
 
 
@@ -51,7 +52,7 @@ def check_shape(where: object, name: str, got: Shape, expected: Shape) -> None:
 
 def check_fits(where: object, name: str, array: Any, shape: Shape, dtype: np.dtype[Any], device: Device = CPU) -> None:
     """`check_array` and `check_shape` in one, for what mostly passes."""
-    if device is not CPU or not isinstance(array, ndarray) or array.shape != shape or array.dtype != dtype:
+    if device is not CPU or type(array) is not ndarray or array.shape != shape or array.dtype != dtype:
         check_array(where, name, array, dtype, device)
         check_shape(where, name, array.shape, shape)
 
@@ -77,7 +78,7 @@ def check_destination(
     if device is not CPU:
         _check_device_destination(where, name, out, shape, dtype, inputs, device)
         return
-    if not isinstance(out, ndarray) or out.shape != shape or out.dtype != dtype or not out.flags.carray:
+    if type(out) is not ndarray or out.shape != shape or out.dtype != dtype or not out.flags.carray:
         _refuse_destination(where, name, out, shape, dtype)
     alone = out.flags.owndata
     for other in inputs:  # arrays that are no views share no memory, which is seen in a fifth of the time
@@ -162,15 +163,16 @@ def check_count(where: object, name: str, value: Any) -> int:
     return int(value)
 
 
-def check_flag(where: object, name: str, value: Any) -> None:
-    """Raise `ArgumentError` unless a value is True or False."""
+def check_flag(where: object, name: str, value: Any) -> bool:
+    """True or False, of Python's or NumPy's; raises `ArgumentError` for anything else."""
     if not isinstance(value, (bool, np.bool_)):
         raise ArgumentError(f"{where}: {name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def check_keeps_gradients(where: object, set_to_none: Any) -> None:
     """Raise `ArgumentError` if gradients are to be taken away."""
-    if set_to_none:
+    if check_flag(where, "set_to_none", set_to_none):
         raise ArgumentError(f"{where}: set_to_none must be False, as gradients keep their arrays; got {set_to_none!r}")
 
 
@@ -179,6 +181,13 @@ def check_number(where: object, name: str, value: Any, low: float, high: float =
     if not isinstance(value, (int, float, np.integer, np.floating)) or not low <= value <= high:
         wanted = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
         raise ArgumentError(f"{where}: {name} must be a number {wanted}, got {value!r}")
+    return float(value)
+
+
+def check_finite(where: object, name: str, value: Any, low: float) -> float:
+    """A finite number of at least ``low``; raises `ArgumentError` for anything else."""
+    if check_number(where, name, value, low) in (math.inf, -math.inf):
+        raise ArgumentError(f"{where}: {name} must be finite, got {value!r}")
     return float(value)
 
 

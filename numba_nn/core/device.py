@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy import ndarray
@@ -24,6 +25,18 @@ Shape = tuple[int, ...]
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 NO_STREAM = nullcontext()
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+
+
+class Held(ndarray):
+    """Memory of an array that a model holds: users see views of it, which `Device.is_held` tells by their base."""
+
+
+def memory_of(array: NDArray[Any]) -> Any:
+    """What an array is a view of, a `Held` or what is no array of NumPy's; None where an array owns the memory."""
+    base = array.base
+    while isinstance(base, ndarray) and type(base) is not Held:
+        base = base.base
+    return base
 
 
 class Device:
@@ -85,6 +98,18 @@ class Device:
     def protect(self, array: Any, locked: bool) -> None:
         """Make an array read-only, or writable again."""
         array.flags.writeable = not locked
+
+    def hold(self, array: Any) -> Any:
+        """The array in memory that `is_held` knows, for parameters, gradients and running statistics."""
+        if type(memory_of(array)) is Held:
+            return array
+        memory = Held(array.shape, array.dtype)
+        memory[...] = array
+        return memory.view(ndarray)
+
+    def is_held(self, array: Any) -> bool:
+        """Whether an array may lie in what was given by `hold`; what is no view of another array never does."""
+        return memory_of(array) is not None  # what is no array of NumPy's may be anybody's
 
     def overlap(self, first: Any, second: Any) -> bool:
         """Whether two arrays may share memory."""
@@ -153,6 +178,8 @@ class CudaDevice(Device, threading.local):
     noun = "a device array (numba.cuda.to_device, or any with __dlpack__ or __cuda_array_interface__) of a dtype that NumPy has"
     stream: Any = 0
     used: list[Any] | None = None
+    held: ClassVar[dict[int, tuple[int, int]]] = {}
+    """Extents of the arrays that were given by `hold` and live, by the id of each."""
 
     @property
     def records(self) -> bool:
@@ -217,6 +244,18 @@ class CudaDevice(Device, threading.local):
 
     def protect(self, array: Any, locked: bool) -> None:
         """Nothing: device arrays know no read-only."""
+
+    def hold(self, array: Any) -> Any:
+        """The array itself, noted for as long as it lives."""
+        if id(array) not in self.held:
+            self.held[id(array)] = self.extent(array)
+            weakref.finalize(array, self.held.pop, id(array), None)
+        return array
+
+    def is_held(self, array: Any) -> bool:
+        """Whether an array shares memory with one that was given by `hold`."""
+        start, stop = self.extent(array)
+        return any(start < end and begin < stop for begin, end in list(self.held.values()))
 
     def overlap(self, first: Any, second: Any) -> bool:
         """Whether two arrays may share memory."""

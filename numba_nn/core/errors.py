@@ -36,7 +36,7 @@ class RangeError(NumbaNNError, IndexError):
 
 
 class DestinationError(NumbaNNError, ValueError):
-    """An ``out`` cannot be written: read-only, not C-contiguous, or overlapping an input."""
+    """An ``out`` cannot be written: read-only, not C-contiguous, or overlapping an input or what the layer holds."""
 
 
 class ReserveError(NumbaNNError, RuntimeError):

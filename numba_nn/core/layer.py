@@ -57,7 +57,7 @@ from numpy import ndarray
 
 from numba_nn.core.buffers import Buffers
 from numba_nn.core.call import Array, Arrays, Call, Slot
-from numba_nn.core.checks import check_array, check_destination, check_fits, check_indices, is_destination
+from numba_nn.core.checks import check_array, check_destination, check_fits, check_flag, check_indices, is_destination
 from numba_nn.core.device import CPU, device_of
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError, undefined
@@ -134,7 +134,7 @@ class Layer(Buffers):
         x : ndarray
             Input; in training mode borrowed until the backward that belongs to it, so it must not be overwritten before.
         out : ndarray, optional
-            Where to write the output: C-contiguous, apart from ``x``.
+            Where to write the output: C-contiguous, apart from ``x`` and from the layer's parameters, gradients and statistics.
 
         Returns
         -------
@@ -186,7 +186,7 @@ class Layer(Buffers):
     def _call_for(self, x: Any) -> Call:
         """The call for an input, which is checked: at once, if it is of the shape and dtype of the newest call's."""
         call = self._newest_call
-        if isinstance(x, ndarray) and x.shape == call.x_shape and x.dtype is call.dtype:
+        if type(x) is ndarray and x.shape == call.x_shape and x.dtype is call.dtype:
             if call.generation == self._workspace.generation:
                 return call
         self._check_input(x)
@@ -231,7 +231,8 @@ class Layer(Buffers):
         dy : ndarray
             Gradient of the loss with respect to the output.
         out : ndarray, optional
-            Where to write the gradient with respect to the input: C-contiguous, apart from ``dy`` and the input.
+            Where to write the gradient with respect to the input: C-contiguous, apart from ``dy``, the input, and
+            what the layer holds, as in `forward`.
         input_gradient : bool, optional
             False skips the gradient with respect to the input, as the first layer of a network may.
 
@@ -251,7 +252,7 @@ class Layer(Buffers):
         ConcurrencyError
             If another thread is inside the model.
         """
-        return self._propagate(dy, out, input_gradient)
+        return self._propagate(dy, out, check_flag(self, "input_gradient", input_gradient))
 
     def _propagate(self, dy: Array, out: Array | None, input_gradient: bool) -> Array | None:
         """`backward`, as a container calls it."""
@@ -305,4 +306,6 @@ class Layer(Buffers):
             return self.device.empty(shape, dtype)
         out = self.device.accept(out)
         check_destination(self, name, out, shape, dtype, *inputs, device=self.device)
+        if self.device.is_held(out):
+            self._check_apart(name, out)
         return out

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
 from numba_nn.core.carry import CarriedStream, arrived, departing
-from numba_nn.core.checks import check_keeps_gradients
+from numba_nn.core.checks import check_flag, check_keeps_gradients
 from numba_nn.core.device import CPU, Device, as_device, as_stream, device_of
-from numba_nn.core.errors import ArgumentError, StateDictError
+from numba_nn.core.errors import ArgumentError, DestinationError, StateDictError
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.state import load_arrays
 from numba_nn.core.weights import load_weights, save_weights
@@ -63,6 +64,23 @@ class Module:
         """Modules directly inside this one, by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Module)}
 
+    def named_children(self) -> Iterable[tuple[str, Module]]:
+        """Name and module of those directly inside this one."""
+        return self.children().items()
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """Name and module, this one and all inside it; one with several places appears under each of its names."""
+        yield prefix, self
+        for name, child in self.children().items():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def apply(self, function: Callable[[Module], Any]) -> Self:
+        """Call a function with every module inside this one, for each of its places, inner ones first, then with this one."""
+        for child in self.children().values():
+            child.apply(function)
+        function(self)
+        return self
+
     def modules(self) -> Iterator[Module]:
         """This module, all modules inside it, and what stands in for some of them, each once."""
         seen: dict[int, Module] = {}
@@ -86,6 +104,15 @@ class Module:
         for name, child in self.children().items():
             yield from child.named_parameters(f"{prefix}{name}.")
 
+    def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
+        """Name and array of state that is not learned, such as running statistics."""
+        learned = {name for name, _ in self.named_parameters(prefix)}
+        return ((name, array) for name, array in self.named_arrays(prefix) if name not in learned)
+
+    def buffers(self) -> list[NDArray[Any]]:
+        """Every array of state that is not learned once."""
+        return list({id(array): array for _, array in self.named_buffers()}.values())
+
     def named_arrays(self, prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
         """Name and array of all state: of every module its parameters, its buffers, then the modules inside."""
         for name, value in vars(self).items():
@@ -97,9 +124,22 @@ class Module:
         for name, child in self.children().items():
             yield from child.named_arrays(f"{prefix}{name}.")
 
+    def _check_apart(self, what: str, out: Any) -> None:
+        """Raise `DestinationError` if an array that is to be written lies in a parameter, a gradient or a buffer in here."""
+        gradients = ((f"{name}.grad", parameter.grad) for name, parameter in self.named_parameters())
+        for name, array in itertools.chain(self.named_arrays(), gradients):
+            if self.device.overlap(out, array):
+                raise DestinationError(f"{self}: {what} overlaps {name}; pass an array with memory of its own")
+
     def parameters(self) -> list[Parameter]:
         """Every parameter once."""
         return list({id(p): p for _, p in self.named_parameters()}.values())
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Have backward compute the gradients of all parameters, and optimisers change them, or freeze them (False)."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Clear the gradients of all parameters.
@@ -119,7 +159,8 @@ class Module:
             parameter.zero_grad()
 
     def train(self, mode: bool = True) -> Self:
-        """Keep what backward needs, in this module and all inside it; parameters can be written to."""
+        """Keep what backward needs, in this module and all inside it; parameters can be written to. False is `eval`."""
+        mode = check_flag(self, "mode", mode)
         for module in self.modules():
             module.training = mode
         if not mode:
@@ -133,8 +174,8 @@ class Module:
         """Inference: keep nothing.
 
         The values of parameters become read-only until `train`, or an optimiser's step, so that what kernels read of them is
-        packed once. `load_state_dict` still loads them. Views of a value that were taken before stay writable, as NumPy's do:
-        what is written through them is not seen.
+        packed once. `load_state_dict` still loads them; to edit one by hand call `train`, write, and call `eval` again. Views
+        of a value that were taken before stay writable, as NumPy's do: what is written through them is not seen.
         """
         return self.train(False)
 
@@ -246,6 +287,7 @@ class Module:
         StateDictError
             Listing every missing, unexpected and mis-shaped name; nothing was loaded.
         """
+        strict = check_flag(self, "strict", strict)
         locked = [parameter for parameter in self.parameters() if parameter.locked]
         for parameter in locked:
             parameter.unlock()

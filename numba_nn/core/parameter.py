@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numba_nn.core.carry import CarriedStream, packed, unpacked
+from numba_nn.core.checks import check_flag
 from numba_nn.core.device import CPU, Device, device_of
-from numba_nn.core.workspace import aligned_like
+from numba_nn.core.errors import ArgumentError, DeviceError
+from numba_nn.core.workspace import Shape, aligned_like
 
 
 class Parameter:
@@ -51,8 +54,8 @@ class Parameter:
     """How often any parameter moved, or got another guard: who keeps addresses sees by it that some may be stale."""
 
     def __init__(self, value: NDArray[Any], name: str = "") -> None:
-        value = np.array(value, order="C")
-        self.__setstate__((value, np.zeros_like(value), name, True, False, None))
+        value = np.asarray(value)
+        self.__setstate__((value.copy(), np.zeros(value.shape, value.dtype), name, True, False, None))
 
     def __getstate__(self) -> tuple[Any, ...]:
         arrays = packed((self._value, self._grad), self.stream)
@@ -62,10 +65,8 @@ class Parameter:
         value, grad, self.name, self.requires_grad, locked, self.stream = unpacked(state)
         self.device: Device = device_of(value)
         self.guard: Any = None
-        if self.device is CPU:  # what pickle makes may lie in bytes, for ever read-only
-            value, grad = (array if array.flags.owndata else array.copy() for array in (value, grad))
-        self._grad = grad
-        self._take(value, locked)
+        self._grad = self.device.hold(grad)
+        self._take(self.device.hold(value), locked)
 
     def _take(self, value: Any, locked: bool) -> None:
         self._value, self.memory, self._locked = value, self.device.alias(value), locked
@@ -74,13 +75,57 @@ class Parameter:
 
     @property
     def value(self) -> NDArray[Any]:
-        """The parameter; write into it (``p.value[...] = a``), it cannot be replaced. Read-only while it is locked."""
+        """The parameter; write into it (``p.value[...] = a``), it cannot be replaced.
+
+        Read-only while it is locked, in eval mode: ``model.train()``, write, ``model.eval()``. NumPy's "assignment destination
+        is read-only" means this.
+        """
         return self._value
+
+    @value.setter
+    def value(self, given: Any) -> None:  # what ``p.value += a`` gives is the array itself
+        self._check_kept("value", given, self._value)
 
     @property
     def grad(self) -> NDArray[Any]:
         """Gradient of the loss, accumulated by every backward since it was last cleared."""
         return self._grad
+
+    @grad.setter
+    def grad(self, given: Any) -> None:
+        self._check_kept("grad", given, self._grad)
+
+    def _check_kept(self, name: str, given: Any, own: Any) -> None:
+        if given is not own:
+            how = f".{name}[...] = a writes an array into it" + ", .zero_grad() clears it" * (name == "grad")
+            raise ArgumentError(f"{self!r}: {name} must stay the array that it is, got {type(given).__name__}; {how}")
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of value and gradient."""
+        return tuple(self._value.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of value and gradient."""
+        dtype: np.dtype[Any] = self._value.dtype
+        return dtype
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The value, for NumPy's functions: ``np.asarray(p)`` is ``p.value``. On a GPU this raises `DeviceError`."""
+        if self.device is not CPU:
+            raise DeviceError(f"{self!r} lives on '{self.device}'; .value.copy_to_host() gives a NumPy array")
+        return np.array(self._value, dtype, copy=copy)
 
     @property
     def locked(self) -> bool:
@@ -130,6 +175,11 @@ class Parameter:
             packs[form] = made
         return made
 
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Set whether backward computes the gradient and optimisers change the value."""
+        self.requires_grad = check_flag(self, "requires_grad", requires_grad)
+        return self
+
     def zero_grad(self) -> None:
         """Clear the gradient."""
         with self.device.on(self.stream):
@@ -141,7 +191,8 @@ class Parameter:
         """Have value and gradient on this device, in new arrays unless they are there, and work on them in a stream."""
         self.stream = stream
         if device is not self.device:
-            value, self._grad = (device.from_host(self.device.to_host(a)) for a in (self._value, self._grad))
+            copies = (device.from_host(self.device.to_host(a)) for a in (self._value, self._grad))
+            value, self._grad = map(device.hold, copies)
             self.device = device
             self._take(value, self.locked)
             self.guarded_by(None if device is CPU else self.guard)
@@ -152,4 +203,4 @@ class Parameter:
         Parameter.moves += 1
 
     def __repr__(self) -> str:
-        return f"Parameter({self.name or 'unnamed'}, shape={self._value.shape}, dtype={self._value.dtype})"
+        return f"Parameter({self.name or 'unnamed'}, shape={self.shape}, dtype={self.dtype})"

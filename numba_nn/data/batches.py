@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_nn.core.checks import is_whole
+from numba_nn.core.checks import check_flag, is_whole
 from numba_nn.core.errors import ArgumentError, DataError, DTypeError, ShapeError
 
 KEY_LIMIT = 2**64  # seed and epoch are the two 64-bit words of Philox's key
@@ -64,12 +64,12 @@ class Batches:
         count = common_length("Batches", arrays)
         require_whole_number("Batches", "batch_size", batch_size, 1, None)
         require_whole_number("Batches", "seed", seed, 0, KEY_LIMIT)
+        self.drop_last = check_flag("Batches", "drop_last", drop_last)
         if drop_last and batch_size > count:
             raise ArgumentError(f"Batches: drop_last with batch_size {batch_size} leaves none of the {count} items")
         self.batch_size = int(batch_size)
         self.seed = int(seed)
-        self.shuffle = bool(shuffle)
-        self.drop_last = bool(drop_last)
+        self.shuffle = check_flag("Batches", "shuffle", shuffle)
         # np.take would copy a strided array whole, at every batch.
         self._arrays = tuple(np.require(array, requirements=["C", "A"]) for array in arrays)
         self._buffers = tuple(np.empty((min(self.batch_size, count), *a.shape[1:]), a.dtype) for a in self._arrays)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.checks import check_flag
 from numba_nn.core.errors import ArgumentError, DataError
 from numba_nn.data.batches import KEY_LIMIT, require_whole_number
 
@@ -57,6 +58,7 @@ class Stream:
             require_whole_number("Stream", "batch_size", batch_size, 1, None)
         require_whole_number("Stream", "shuffle_buffer", shuffle_buffer, 0, None)
         require_whole_number("Stream", "seed", seed, 0, KEY_LIMIT)
+        self.drop_last = check_flag("Stream", "drop_last", drop_last)
         if batch_size is None and (shuffle_buffer or drop_last):
             raise ArgumentError(
                 "Stream: shuffle_buffer and drop_last are for samples; with batch_size=None they must not be set"
@@ -70,7 +72,6 @@ class Stream:
         self.batch_size = batch_size
         self.shuffle_buffer = shuffle_buffer
         self.seed = seed
-        self.drop_last = drop_last
         self._buffers: Sample | None = None
         self._newest = 0  # serial number of the newest iterator, the only one that may go on
         self._next_epoch = 0

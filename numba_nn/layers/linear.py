@@ -18,7 +18,7 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.cast import weight_as, weight_room
-from numba_nn.core.checks import check_count, check_dtype
+from numba_nn.core.checks import check_count, check_dtype, check_flag
 from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
 from numba_nn.core.cuda_product import ADD
 from numba_nn.core.cuda_slices import partial_size
@@ -230,7 +230,8 @@ class Linear(Layer):
         self.dtype = check_dtype("Linear", dtype)
         bound = 1 / math.sqrt(in_features)
         self.weight = Parameter(uniform((out_features, in_features), -bound, bound, self.dtype), "weight")
-        self.bias = Parameter(uniform((out_features,), -bound, bound, self.dtype), "bias") if bias else None
+        wanted = check_flag("Linear", "bias", bias)
+        self.bias = Parameter(uniform((out_features,), -bound, bound, self.dtype), "bias") if wanted else None
 
     def output_shape(self, x_shape: Shape) -> Shape:
         """Shape of the output: the input's, with ``out_features`` last.

@@ -14,7 +14,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.checks import check_images, pair
+from numba_nn.core.checks import check_flag, check_images, pair
 from numba_nn.core.cuda_planes import element, gather_planes, over_planes, place_of_window, plane_row_column
 from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError, ShapeError
@@ -80,6 +80,10 @@ class Upsample(Layer):
         Output size over input size, rounded down.
     mode : {"nearest"}, optional
         The only mode so far.
+    align_corners : None, optional
+        For other modes than this one.
+    recompute_scale_factor : bool or None, optional
+        None or False: an input is read as ``scale_factor`` says, whatever the output's size was rounded to.
 
     Raises
     ------
@@ -87,8 +91,15 @@ class Upsample(Layer):
         If not exactly one of ``size`` and ``scale_factor`` is given, or one is out of range.
     """
 
-    def __init__(self, size: Any = None, scale_factor: Any = None, mode: str = "nearest") -> None:
+    def __init__(
+        self, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: None = None,
+        recompute_scale_factor: bool | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        if align_corners is not None:
+            raise ArgumentError(f"Upsample: align_corners must be None for mode 'nearest', got {align_corners!r}")
+        if recompute_scale_factor is not None and check_flag("Upsample", "recompute_scale_factor", recompute_scale_factor):
+            raise ArgumentError("Upsample: recompute_scale_factor must be False or None, got True; size= says the same")
         if mode != "nearest":
             raise ArgumentError(f"Upsample: mode must be 'nearest', got {mode!r}")
         if (size is None) == (scale_factor is None):

@@ -60,6 +60,23 @@ class Reshaping(Layer):
             copy_forward(dx.reshape(-1), dy.reshape(-1))
 
 
+class Identity(Reshaping):
+    """y = x, in memory of its own: what stands where a layer was taken out.
+
+    Parameters
+    ----------
+    *arguments, **keywords : object
+        Taken, as PyTorch does, and without effect.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__()
+
+    def output_shape(self, x_shape: Shape) -> Shape:
+        """Shape of the output: the input's, whatever it is."""
+        return x_shape
+
+
 class Flatten(Reshaping):
     """Join neighbouring dimensions into one.
 

@@ -17,7 +17,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import is_whole
+from numba_nn.core.checks import check_flag, is_whole
 from numba_nn.core.device import device_of
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Scratch, inner, kernel
@@ -253,7 +253,7 @@ class Reduction(Function):
         device = device_of(x)
         source = self._checked("x", x, None, device)
         layout_of = self._known if axis is None or type(axis) is int else self._layout  # else a bool would pass for an int
-        kept, axes, count = layout_of(source.shape, axis, bool(keepdims))
+        kept, axes, count = layout_of(source.shape, axis, check_flag(self.__name__, "keepdims", keepdims))
         y = self._destination(out, kept, INDEX if self._positions else source.dtype, device, source)
         if y.size:
             self._run(*self._parts(y, source, axes, count))

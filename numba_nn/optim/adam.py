@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from numba import prange
 
 from numba_nn.core.address import part_at
-from numba_nn.core.checks import check_number
+from numba_nn.core.checks import check_finite, check_flag, check_number
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Saved, inlined, portable
 from numba_nn.optim.optimizer import Optimizer
@@ -129,7 +129,9 @@ class Adam(Optimizer):
     def _rates_of(self, group: dict[str, Any]) -> tuple[float, ...]:
         where, lr, betas, decay = type(self).__name__, group["lr"], group["betas"], group["weight_decay"]
         for name in ("lr", "eps", "weight_decay"):
-            check_number(where, name, group[name], 0)
+            check_finite(where, name, group[name], 0)
+        for name in ("amsgrad", "maximize"):
+            check_flag(where, name, group[name])
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise ArgumentError(f"{where}: betas must be two numbers, got {betas!r}")
         if max(check_number(where, "betas", beta, 0, 1) for beta in betas) == 1:

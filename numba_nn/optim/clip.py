@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numba import prange
 
 from numba_nn.core.address import part_at
-from numba_nn.core.checks import check_number
+from numba_nn.core.checks import check_flag, check_number
 from numba_nn.core.cuda_reduce import WARPS, block_maximum, block_sum, larger, one_block
 from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError, NonFiniteError
@@ -129,7 +129,7 @@ class ClipNorm:
         Whose gradients are clipped.
     max_norm : float
         Largest norm that is left as it is.
-    norm_type : float, optional
+    norm_type : float or "inf", optional
         Order of the norm, above 0; ``math.inf`` for the largest magnitude.
     error_if_nonfinite : bool, optional
         Raise where the norm is NaN or infinite; otherwise the gradients become NaN or 0, as arithmetic has it. On a GPU every
@@ -148,16 +148,20 @@ class ClipNorm:
     >>> optimizer.step()
     """
 
+    _where: ClassVar[str] = "ClipNorm"
+    """What users have called, for messages."""
+
     def __init__(
-        self, parameters: Parameter | Iterable[Parameter], max_norm: float, norm_type: float = 2.0,
+        self, parameters: Parameter | Iterable[Parameter], max_norm: float, norm_type: float | str = 2.0,
         error_if_nonfinite: bool = False,
     ) -> None:  # fmt: skip
-        self.parameters = as_parameters("ClipNorm", parameters)
-        self.max_norm = check_number("ClipNorm", "max_norm", max_norm, 0)
-        self.norm_type = check_number("ClipNorm", "norm_type", norm_type, 0)
-        if norm_type == 0:
-            raise ArgumentError("ClipNorm: norm_type must be above 0, got 0")
-        self.error_if_nonfinite = error_if_nonfinite
+        where = self._where
+        self.parameters = as_parameters(where, "parameters", parameters)
+        self.max_norm = check_number(where, "max_norm", max_norm, 0)
+        self.norm_type = math.inf if norm_type == "inf" else check_number(where, "norm_type", norm_type, 0)
+        if self.norm_type == 0:
+            raise ArgumentError(f"{where}: norm_type must be above 0, got {norm_type!r}")
+        self.error_if_nonfinite = check_flag(where, "error_if_nonfinite", error_if_nonfinite)
         self._table = ParameterTable((p, 0, ()) for p in self.parameters)
         self._place()
 
@@ -196,7 +200,7 @@ class ClipNorm:
         norm = float(self._norm[0]) if self._device is CPU else self._norm
         if self.error_if_nonfinite and not math.isfinite(known := self._device.number(self._norm)):
             raise NonFiniteError(
-                f"ClipNorm: the gradients' norm of order {self.norm_type:g} is {known}, so nothing was clipped"
+                f"{self._where}: the gradients' norm of order {self.norm_type:g} is {known}, so nothing was clipped"
             )
         if self._device is CPU and self._factor[0] >= 1:
             return norm
@@ -230,8 +234,12 @@ class ClipNorm:
         self._factor[0] = self.max_norm / (self._norm[0] + 1e-6)
 
 
+class _ClipOnce(ClipNorm):
+    _where = "clip_grad_norm_"
+
+
 def clip_grad_norm_(
-    parameters: Parameter | Iterable[Parameter], max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+    parameters: Parameter | Iterable[Parameter], max_norm: float, norm_type: float | str = 2.0, error_if_nonfinite: bool = False
 ) -> Any:
     """Scale gradients down so that their common norm is at most ``max_norm``.
 
@@ -243,7 +251,7 @@ def clip_grad_norm_(
         Whose gradients are clipped, where they require one.
     max_norm : float
         Largest norm that is left as it is.
-    norm_type : float, optional
+    norm_type : float or "inf", optional
         Order of the norm, above 0; ``math.inf`` for the largest magnitude.
     error_if_nonfinite : bool, optional
         Raise where the norm is NaN or infinite.
@@ -260,7 +268,7 @@ def clip_grad_norm_(
     NonFiniteError
         If the norm is NaN or infinite, and this was asked for; the gradients stay as they were.
     """
-    return ClipNorm(parameters, max_norm, norm_type, error_if_nonfinite)()
+    return _ClipOnce(parameters, max_norm, norm_type, error_if_nonfinite)()
 
 
 def clip_grad_value_(parameters: Parameter | Iterable[Parameter], clip_value: float) -> None:
@@ -279,7 +287,7 @@ def clip_grad_value_(parameters: Parameter | Iterable[Parameter], clip_value: fl
         If it is negative, something else is among the parameters, or one is given twice.
     """
     limit = check_number("clip_grad_value_", "clip_value", clip_value, 0)
-    for parameter in as_parameters("clip_grad_value_", parameters):
+    for parameter in as_parameters("clip_grad_value_", "parameters", parameters):
         if parameter.requires_grad:
             with parameter.device.on(parameter.stream):
                 gradient_clamp(parameter.grad.reshape(-1), limit)

@@ -42,7 +42,7 @@ class Optimizer:
     Parameters
     ----------
     params : iterable of Parameter or of dict
-        Parameters, or groups ``{"params": [...], "lr": ..., ...}`` with settings of their own.
+        Parameters, with their names or without, or groups ``{"params": [...], "lr": ..., ...}`` with settings of their own.
     defaults : dict
         Settings of a group that names none.
 
@@ -209,7 +209,7 @@ class Optimizer:
         present = self.param_groups[g]
         loaded = {name: np.asarray(state[f"group.{g}.{name}"], np.float64).tolist() for name in self._setting_names}
         for name, value in loaded.items():
-            if isinstance(present[name], bool):
+            if isinstance(present[name], (bool, np.bool_)):
                 loaded[name] = bool(value)
             elif isinstance(value, list):
                 loaded[name] = tuple(value)
@@ -255,7 +255,7 @@ def parameter_groups(where: str, params: Iterable[Any], defaults: dict[str, Any]
         unknown = set(group) - set(defaults) - {"params"}
         if unknown or "params" not in group:
             raise ArgumentError(f"{where}: a group needs 'params' and may set {sorted(defaults)}, got {sorted(group)}")
-        group["params"] = as_parameters(where, group["params"])
+        group["params"] = as_parameters(where, "params", group["params"])
         for name, value in defaults.items():
             group.setdefault(name, value)
     every = [parameter for group in groups for parameter in group["params"]]

@@ -9,7 +9,7 @@ from typing import Any
 from numba import prange
 
 from numba_nn.core.address import part_at
-from numba_nn.core.checks import check_number
+from numba_nn.core.checks import check_finite, check_flag
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Saved, inlined, portable
 from numba_nn.optim.optimizer import Optimizer
@@ -113,8 +113,10 @@ class SGD(Optimizer):
 
     def _rates_of(self, group: dict[str, Any]) -> tuple[float, ...]:
         for name in ("lr", "momentum", "weight_decay"):
-            check_number("SGD", name, group[name], 0)
-        check_number("SGD", "dampening", group["dampening"], -math.inf)
+            check_finite("SGD", name, group[name], 0)
+        check_finite("SGD", "dampening", group["dampening"], -math.inf)
+        for name in ("nesterov", "maximize"):
+            check_flag("SGD", name, group[name])
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ArgumentError("SGD: nesterov needs a momentum above 0 and no dampening")
         sign = -1 if group["maximize"] else 1

@@ -182,15 +182,17 @@ def gradient_clear(like: In, table: In, chunks: In):
             gradient[i] = zero
 
 
-def as_parameters(where: str, given: Any) -> list[Parameter]:
+def as_parameters(where: str, name: str, given: Any) -> list[Parameter]:
     """Parameters as a list.
 
     Parameters
     ----------
     where : str
         Who asks, for messages.
-    given : Parameter or iterable of Parameter
-        What was passed.
+    name : str
+        Of the argument.
+    given : Parameter, or iterable of Parameter or (str, Parameter)
+        What was passed; names, as `Module.named_parameters` gives them, are left out.
 
     Returns
     -------
@@ -204,13 +206,14 @@ def as_parameters(where: str, given: Any) -> list[Parameter]:
     """
     if isinstance(given, Parameter):
         return [given]
-    if not isinstance(given, Iterable):
-        raise ArgumentError(f"{where}: params must be Parameter objects (model.parameters()), got {type(given).__name__}")
-    parameters = list(given)
+    items = list(given) if isinstance(given, Iterable) else [given]
+    parameters = [
+        item[1] if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) else item for item in items
+    ]
     for parameter in parameters:
         if not isinstance(parameter, Parameter):
             got = type(parameter).__name__
-            raise ArgumentError(f"{where}: params must be Parameter objects (model.parameters()), got {got}")
+            raise ArgumentError(f"{where}: {name} must be Parameter objects (model.parameters()), got {got}")
     check_once(where, parameters)
     return parameters
 

@@ -151,7 +151,9 @@ def _rows(
 ) -> list[LayerRow]:  # fmt: skip
     shapes = dict(zip(model.children(), model.shapes(x_shape), strict=False))
     runs, joined = model.runs(x_shape, keep=True), model.joined(x_shape)
-    done, first = {str(run[0]): "".join(f" + {type(model[i]).__name__}" for i in run[1:]) for run in runs}, str(runs[0][0])
+    names = list(shapes)
+    done = {names[run[0]]: "".join(f" + {type(model[i]).__name__}" for i in run[1:]) for run in runs}
+    first = names[runs[0][0]]
     total = sum(medians.get((name, direction), 0.0) for name in shapes for direction in ("forward", "backward"))
     rows = []
     for direction in ("forward", "backward"):

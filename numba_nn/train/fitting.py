@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.checks import check_count
+from numba_nn.core.checks import check_count, check_flag
 from numba_nn.core.errors import ArgumentError, TrainingError
 from numba_nn.core.layer import Layer
 from numba_nn.losses import Loss
@@ -92,6 +92,7 @@ def fit(
     """
     check_trainable("fit", model, loss)
     check_count("fit", "epochs", epochs)
+    check_flag("fit", "progress", progress)
     _check_schedule(schedule, optimizer)
     training = as_loader("fit", train, batch_size, shuffle=True, seed=seed)
     validating = None if validation is None else as_loader("fit", validation, batch_size, shuffle=False)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import check_count, check_number
+from numba_nn.core.checks import check_count, check_flag, check_number
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
 
@@ -53,7 +53,8 @@ class EarlyStopping:
         if mode not in ("min", "max", None):
             raise ArgumentError(f"EarlyStopping: mode must be 'min' or 'max', got {mode!r}")
         self.min_delta = check_number("EarlyStopping", "min_delta", min_delta, 0)
-        self.monitor, self.restore_best = monitor, restore_best
+        self.monitor = monitor
+        self.restore_best = check_flag("EarlyStopping", "restore_best", restore_best)
         self._sign = -1.0 if mode == "max" else 1.0
         self.best: float | None = None
         self.best_epoch: int | None = None

@@ -76,6 +76,25 @@ def test_a_forward_that_does_not_fit_leaves_the_parameters(x, monkeypatch):
     model(CUDA.from_host(x))
 
 
+def test_what_a_model_holds_is_no_destination():
+    layer, norm = nn.Linear(4, 4).to("cuda"), nn.BatchNorm1d(4).to("cuda").eval()
+    x, row = CUDA.from_host(np.ones((4, 4), np.float32)), CUDA.from_host(np.ones((1, 4), np.float32))
+    with pytest.raises(nn.DestinationError, match=r"Linear.*out overlaps weight;"):
+        layer.forward(x, out=layer.weight.value)
+    layer.forward(x)
+    with pytest.raises(nn.DestinationError, match=r"Linear.*out overlaps weight\.grad;"):
+        layer.backward(x, out=layer.weight.grad.reshape(16).reshape(4, 4))
+    layer.backward(x, out=nn.Linear(4, 4).to("cuda").weight.grad)
+    with pytest.raises(nn.DeviceError, match=r"Parameter\(weight, .*\) lives on 'cuda'; \.value\.copy_to_host\(\) gives"):
+        np.asarray(layer.weight)
+    with pytest.raises(nn.DestinationError, match=r"BatchNorm1d.*out overlaps running_mean;"):
+        norm.forward(row, out=norm.running_mean.reshape(1, 4))
+    count = len(CUDA.held)
+    layer.to("cpu")
+    del x, row
+    assert len(CUDA.held) == count - 4
+
+
 def test_a_launch_that_is_refused_says_its_size(x):
     def refuse(*arguments):
         raise CUDAError("too many resources")

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.checks import check_batch, check_count, check_dtype, per_axis
+from numba_nn.core.checks import check_batch, check_count, check_dtype, check_flag, per_axis
 from numba_nn.core.epilogue import bias_terms, neutral_terms
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.layer import Layer
@@ -104,7 +104,8 @@ class Convolution(ByAlgorithms):
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         bound = 1 / math.sqrt(math.prod(shape[1:]))
         self.weight = Parameter(uniform(shape, -bound, bound, self.dtype), "weight")
-        self.bias = Parameter(uniform((out_channels,), -bound, bound, self.dtype), "bias") if bias else None
+        wanted = check_flag(name, "bias", bias)
+        self.bias = Parameter(uniform((out_channels,), -bound, bound, self.dtype), "bias") if wanted else None
         least = [
             max(1, d * (k - 1) + 1 - sum(p)) for d, k, p in zip(self.dilation, self.kernel_size, self._borders, strict=True)
         ]

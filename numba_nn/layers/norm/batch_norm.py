@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.checks import check_count, check_dtype, check_number
+from numba_nn.core.checks import check_count, check_dtype, check_finite, check_flag, check_number
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.errors import ShapeError
@@ -76,23 +76,37 @@ class _BatchNorm(Layer):
     letters: ClassVar[tuple[str, ...]]
 
     def __init__(
-        self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool, dtype: Any
-    ) -> None:
+        self, num_features: int, eps: float, momentum: float | None, affine: bool, track_running_stats: bool, bias: bool,
+        dtype: Any,
+    ) -> None:  # fmt: skip
         super().__init__()
         name = type(self).__name__
         self.num_features = check_count(name, "num_features", num_features)
         self.dtype = check_dtype(name, dtype)
-        self.eps = check_number(name, "eps", eps, 0)
+        self.eps = check_finite(name, "eps", eps, 0)
         self.momentum = None if momentum is None else check_number(name, "momentum", momentum, 0, 1)
+        affine, bias = check_flag(name, "affine", affine), check_flag(name, "bias", bias)
+        tracks = check_flag(name, "track_running_stats", track_running_stats)
         ones, zeros = np.ones(num_features, self.dtype), np.zeros(num_features, self.dtype)
         self.weight = Parameter(ones, "weight") if affine else None
-        self.bias = Parameter(zeros, "bias") if affine else None
-        self.running_mean = zeros.copy() if track_running_stats else None
-        self.running_var = ones.copy() if track_running_stats else None
-        self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
+        self.bias = Parameter(zeros, "bias") if affine and bias else None
+        self.running_mean = zeros.copy() if tracks else None
+        self.running_var = ones.copy() if tracks else None
+        self.num_batches_tracked = np.zeros((), np.int64) if tracks else None
         self._derive()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._hold()
+
+    def _hold(self) -> None:
+        """Have running statistics in memory that no ``out`` may lie in."""
+        for name in self.buffer_names:
+            if getattr(self, name) is not None:
+                setattr(self, name, self.device.hold(getattr(self, name)))
+
     def _derive(self) -> None:
+        self._hold()
         dtype = wide(self.dtype)
         self._neutral = neutral_terms(self.num_features, dtype, self.device)[:2]
         self._folded = tuple(self.device.empty((self.num_features,), dtype) for _ in range(2))
@@ -202,6 +216,7 @@ class _BatchNorm(Layer):
         return (
             f"num_features={self.num_features}, eps={self.eps}, momentum={self.momentum}, "
             f"affine={self.weight is not None}, track_running_stats={self.running_mean is not None}"
+            f"{', bias=False' if self.weight and not self.bias else ''}"
         )
 
 
@@ -222,6 +237,8 @@ class BatchNorm1d(_BatchNorm):
         Whether to scale by a weight and add a bias.
     track_running_stats : bool, optional
         False: the batch's statistics serve in eval mode too.
+    bias : bool, optional
+        Whether an affine layer adds a bias.
     dtype : dtype, optional
         float32 or float64.
 
@@ -246,9 +263,9 @@ class BatchNorm1d(_BatchNorm):
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-        track_running_stats: bool = True, *, dtype: Any = np.float32,
+        track_running_stats: bool = True, *, bias: bool = True, dtype: Any = np.float32,
     ) -> None:  # fmt: skip
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
 
 
 class BatchNorm2d(_BatchNorm):
@@ -269,6 +286,8 @@ class BatchNorm2d(_BatchNorm):
         Whether to scale by a weight and add a bias.
     track_running_stats : bool, optional
         False: the batch's statistics serve in eval mode too.
+    bias : bool, optional
+        Whether an affine layer adds a bias.
     dtype : dtype, optional
         float32 or float64.
     """
@@ -277,6 +296,6 @@ class BatchNorm2d(_BatchNorm):
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-        track_running_stats: bool = True, *, dtype: Any = np.float32,
+        track_running_stats: bool = True, *, bias: bool = True, dtype: Any = np.float32,
     ) -> None:  # fmt: skip
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias, dtype)

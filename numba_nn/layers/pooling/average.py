@@ -17,7 +17,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.checks import is_whole
+from numba_nn.core.checks import check_flag, is_whole
 from numba_nn.core.cuda_planes import first_plane, gather, next_plane, over_planes, place_of_window, planes_together, split
 from numba_nn.core.cuda_reduce import WARPS, block_per_row, block_sum
 from numba_nn.core.device import CPU
@@ -241,7 +241,7 @@ class _SlidingAverage(_Average, Sliding):
 
     def __init__(self, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool) -> None:
         super().__init__(kernel_size, stride, padding, 1, ceil_mode)
-        self.count_include_pad = count_include_pad
+        self.count_include_pad = check_flag(type(self).__name__, "count_include_pad", count_include_pad)
 
     def _divisors(self, axis: int, length: int) -> Array:
         if not self.count_include_pad:

@@ -18,6 +18,7 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.cast import copy_forward
+from numba_nn.core.checks import check_flag
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import activate_all
 from numba_nn.core.errors import ShapeError
@@ -245,7 +246,7 @@ class _SlidingMax(_Max, Sliding):
         self, kernel_size: Any, stride: Any, padding: Any, dilation: Any, return_indices: bool, ceil_mode: bool
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
-        self.return_indices = return_indices
+        self.return_indices = check_flag(type(self).__name__, "return_indices", return_indices)
         if max(self.dilation) > 1:  # a window may miss the image: then an activation must not run behind it
             self.epilogue_role = None
 
@@ -261,7 +262,7 @@ class _AdaptiveMax(_Max, Adaptive):
 
     def __init__(self, output_size: Any, return_indices: bool) -> None:
         super().__init__(output_size)
-        self.return_indices = return_indices
+        self.return_indices = check_flag(type(self).__name__, "return_indices", return_indices)
 
     def _forward_on_cuda(self, call: Call, y: Array, x: Array, indices: Array) -> None:
         if math.prod(call.y_shape[2:]) == 1:

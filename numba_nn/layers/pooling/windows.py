@@ -20,7 +20,7 @@ import numba
 import numpy as np
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import check_batch, is_whole, per_axis
+from numba_nn.core.checks import check_batch, check_flag, is_whole, per_axis
 from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import inner
@@ -164,7 +164,7 @@ class Sliding(Pooling):
         self.stride = self.kernel_size if stride is None else per_axis(name, "stride", stride, 1, axes)
         self.padding = per_axis(name, "padding", padding, 0, axes)
         self.dilation = per_axis(name, "dilation", dilation, 1, axes)
-        self.ceil_mode = ceil_mode
+        self.ceil_mode = check_flag(name, "ceil_mode", ceil_mode)
         if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
             raise ArgumentError(f"{name}: padding must be at most half of kernel_size {self.kernel_size}, got {self.padding}")
 

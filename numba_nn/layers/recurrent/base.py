@@ -9,7 +9,7 @@ import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.cast import copy_forward
-from numba_nn.core.checks import check_array, check_count, check_dtype, check_shape
+from numba_nn.core.checks import check_array, check_count, check_dtype, check_flag, check_shape
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError
@@ -42,7 +42,7 @@ class Recurrent(Layer):
         name = type(self).__name__
         self.input_size = check_count(name, "input_size", input_size)
         self.hidden_size = check_count(name, "hidden_size", hidden_size)
-        self.bias = bool(bias)
+        self.bias = check_flag(name, "bias", bias)
         self.dtype = check_dtype(name, dtype)
         self._stack: list[list[Direction]] = []
         self.dropout = 0.0
@@ -149,6 +149,7 @@ class Recurrent(Layer):
         self, dy: Array | None, dstate: Any, out: Array | None, dstate_out: Any, input_gradient: bool
     ) -> tuple[Array | None, Pair]:
         """Backward; what is written where nothing is given is fresh."""
+        input_gradient = check_flag(self, "input_gradient", input_gradient)
         slot, call = self._newest()
         if dy is not None:
             dy = self.device.accept(dy)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import check_count, check_number
+from numba_nn.core.checks import check_count, check_flag, check_number
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.recurrent.base import Pair, Recurrent, SomePair
@@ -60,9 +61,11 @@ class LSTM(Recurrent):
     ) -> None:
         super().__init__(input_size, hidden_size, bias, dtype)
         self.num_layers = check_count("LSTM", "num_layers", num_layers)
-        self.batch_first = bool(batch_first)
+        self.batch_first = check_flag("LSTM", "batch_first", batch_first)
         self.dropout = check_number("LSTM", "dropout", dropout, 0, 1)
-        self.bidirectional = bool(bidirectional)
+        if self.dropout and self.num_layers == 1:
+            warnings.warn("LSTM: dropout acts between layers, so with num_layers=1 it does nothing", stacklevel=2)
+        self.bidirectional = check_flag("LSTM", "bidirectional", bidirectional)
         ends = ["", "_reverse"] if bidirectional else [""]
         for k in range(num_layers):
             inputs = len(ends) * hidden_size if k else input_size
