@@ -164,7 +164,7 @@ class _Plan:
         return (
             type(a) is ndarray and type(b) is ndarray
             and a.shape == self.a_shape and b.shape == self.b_shape and a.dtype is self.dtype and b.dtype is self.dtype
-            and a.flags.carray and b.flags.carray and (transpose_a, transpose_b) == self.given
+            and a.flags.carray and b.flags.carray and transpose_a is self.given[0] and transpose_b is self.given[1]
         )  # fmt: skip
 
     def multiply(self, c: Array, a: Array, b: Array, keep: bool, plain: bool) -> None:

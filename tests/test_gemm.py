@@ -165,3 +165,10 @@ def test_nothing_is_allocated_on_the_second_call():
 def test_only_floats_have_a_tile(dtype):
     with pytest.raises(TypingError, match="float32 or float64"):
         njit(lambda array: tile_rows(array))(np.zeros(3, dtype))
+
+
+def test_flags_are_checked_at_every_call():
+    a = np.ones((3, 3), np.float32)
+    nn.matmul(a, a, transpose_a=True)
+    with pytest.raises(nn.ArgumentError, match="transpose_a"):
+        nn.matmul(a, a, transpose_a=1)

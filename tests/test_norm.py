@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
 
 import numba_nn as nn
+from numba_nn.core import carry
 from tests import reference
 from tests.cases import assert_close, assert_same
 
@@ -193,3 +195,17 @@ def test_rows_and_planes_compute_the_same():
     assert_close(rows.backward(as_rows(dy)), as_rows(planes.backward(dy)))
     for mine, other in zip(rows.parameters(), planes.parameters(), strict=True):
         np.testing.assert_allclose(mine.grad, other.grad, rtol=1e-4)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"])
+def test_handles_that_are_copied_together_share_statistics(copied):
+    model = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5))
+    one, other = copied((model, model.share()))
+    one(numbers((9, 5)))
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert getattr(one[1], name) is getattr(other[1], name)
+        assert not np.may_share_memory(getattr(one[1], name), getattr(model[1], name))
+    assert one[1].num_batches_tracked == 1
+    assert not carry._held
+    with pytest.raises(nn.DestinationError, match="running_mean"):
+        other[1].forward(numbers((1, 5)), out=other[1].running_mean.reshape(1, 5))

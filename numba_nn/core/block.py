@@ -26,7 +26,7 @@ def multiply_block(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at
     length = slice_of(depth, b_steps[1] * c.itemsize, tile_columns(c) * c.itemsize)
     for k in range(0, max(1, depth), length):
         end = min(depth, k + length)
-        after = b_at + (end if end < depth else k) * b_steps[1]
+        after = b_at + min(end, depth - (end - k)) * b_steps[1]  # as many depths as this slice has: not beyond B
         multiply_slice(
             c, at, stride, rows, columns, band_of(c, stride, rows, k), keep or k > 0,
             a, a_at + k * a_steps[2], a_steps, b, b_at + k * b_steps[1], b_steps, end - k, after,

@@ -6,10 +6,10 @@ same streams. A pickle holds the numbers as NumPy arrays and no streams; what co
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
 
 from numpy.typing import NDArray
 
@@ -36,7 +36,7 @@ class CarriedArray:
             return _from_host, (CUDA, CUDA.to_host(self.thing))
 
 
-_carried: WeakValueDictionary[tuple[int, int], CarriedArray] = WeakValueDictionary()
+_carried: weakref.WeakValueDictionary[tuple[int, int], CarriedArray] = weakref.WeakValueDictionary()
 """Of an array and a stream, by their ids: what pickle meets twice, in two handles on a model, is one object to it."""
 
 
@@ -69,6 +69,21 @@ def unpacked(value: Any) -> Any:
     if type(value) is tuple:
         return tuple(map(unpacked, value))
     return value.thing if isinstance(value, (CarriedArray, CarriedStream)) else value
+
+
+_held: dict[int, Any] = {}
+"""What became of arrays that came with a copy, by their ids, for as long as these live."""
+
+
+def held_once(device: Device, array: Any) -> Any:
+    """`Device.hold` for a part of a copy: where two handles shared an array, they share what it becomes."""
+    if id(array) in _held:
+        return _held[id(array)]
+    held = device.hold(array)
+    if held is not array:
+        _held[id(array)] = held
+        weakref.finalize(array, _held.pop, id(array), None)
+    return held
 
 
 def departing(state: Mapping[str, Any], stream: Any) -> dict[str, Any]:

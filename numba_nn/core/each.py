@@ -32,7 +32,7 @@ def _interleave(module: Any) -> Any:
 
 @inlined
 def is_far(target):
-    """Whether an array is too large for caches: what is written there had better not go through them.
+    """Whether an array is taken to be larger than caches are: what is written there had better not go through them.
 
     A store of a line that is in no cache fetches it first. Stores past the caches do not: a copy of 64 MB, counted as it is
     read and written, goes at 24.4 GB/s in place of 15.4 (Intel Xeon, one thread), one of 8 MB no faster.
@@ -122,7 +122,10 @@ class Room(Emitter):
         self.data = builder.bitcast(room, self.element.as_pointer())
 
     def stream(self, target: Any, length: Any) -> None:
-        """target[:length] = room[:length], whole vectors past the caches, which needs their addresses aligned."""
+        """target[:length] = room[:length], whole vectors past the caches, which needs their addresses aligned.
+
+        Other threads see them after a locked instruction of this one, as all locks and barriers have.
+        """
         builder, lanes = self.builder, INTP(self.lanes)
         vector = self.lanes * self.alignment
         address = builder.and_(builder.neg(builder.ptrtoint(target, INTP)), INTP(vector - 1))

@@ -184,8 +184,8 @@ def fma_tile(typingctx, c, at, stride, rows, columns, keep, a, a_at, a_row, a_de
     C starts at element ``at`` of ``c``, its rows lie ``stride`` apart. A starts at ``a_at``; its rows lie ``a_row`` apart and
     its depths ``a_depth``. B starts at ``b_at``; its depths lie ``b_depth`` apart, each with ``tile_columns`` neighbours, which
     may be read also where ``columns`` is less. Rows are tile_rows, or 1 to partial_rows; columns 1 to tile_columns, but up to
-    ROW_PANELS times that for a single row, from panels of B that lie ``b_panel`` apart; depth >= 1. A whole tile fetches a
-    line of B from ``ahead`` on with every FETCH_DEPTHS.
+    ROW_PANELS times that for a single row, from panels of B that lie ``b_panel`` apart. A whole tile whose A is a panel fetches
+    a row of C, and as much of B from ``ahead`` on, with every FETCH_DEPTHS.
     """
     numbers = [types.intp] * 4
     signature = types.void(c, *numbers, types.boolean, a, *numbers[:3], b, *numbers, types.intp)

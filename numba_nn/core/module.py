@@ -106,8 +106,9 @@ class Module:
 
     def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
         """Name and array of state that is not learned, such as running statistics."""
-        learned = {name for name, _ in self.named_parameters(prefix)}
-        return ((name, array) for name, array in self.named_arrays(prefix) if name not in learned)
+        learned = {name for name, _ in self.named_parameters()}
+        dotted = f"{prefix}." if prefix else ""
+        return ((dotted + name, array) for name, array in self.named_arrays() if name not in learned)
 
     def buffers(self) -> list[NDArray[Any]]:
         """Every array of state that is not learned once."""

@@ -83,7 +83,8 @@ class Parameter:
         return self._value
 
     @value.setter
-    def value(self, given: Any) -> None:  # what ``p.value += a`` gives is the array itself
+    def value(self, given: Any) -> None:
+        """Refuse another array; what ``p.value += a`` gives is the array itself."""
         self._check_kept("value", given, self._value)
 
     @property
@@ -93,6 +94,7 @@ class Parameter:
 
     @grad.setter
     def grad(self, given: Any) -> None:
+        """Refuse another array."""
         self._check_kept("grad", given, self._grad)
 
     def _check_kept(self, name: str, given: Any, own: Any) -> None:

@@ -41,7 +41,7 @@ llvmlite.binding.add_symbol(TEAM, ctypes.addressof(_team))
 
 def _mark_forked() -> None:
     global forked, _turn, _holder
-    forked, _turn, _holder = True, threading.Lock(), None
+    forked, _turn, _holder, _team.value = True, threading.Lock(), None, 1
 
 
 if hasattr(os, "register_at_fork"):
@@ -88,16 +88,16 @@ def prepare() -> bool:
     if _takes_turns is None:
         _launch_threads()
         _takes_turns = numba.threading_layer() == "workqueue"
-        _team.value = numba.get_num_threads()
     if _wanted is not None and getattr(_applied, "count", None) != _wanted:
         numba.set_num_threads(_wanted)
-        _applied.count = _team.value = _wanted
+        _applied.count = _wanted
+    _team.value = get_num_threads()
     return _takes_turns
 
 
 @intrinsic
 def team_size(typingctx: Any) -> Any:
-    """``team_size()`` inside a kernel: how many threads there are, or were a while ago: for the cutting of work only.
+    """``team_size()`` inside a kernel: threads of the newest parallel region, in any Python thread: to cut work by.
 
     No result may depend on it. One thread has its work in one piece, which is faster, and many are not left idle.
     """

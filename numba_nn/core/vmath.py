@@ -173,8 +173,8 @@ def less(typingctx, a, b):
 
 
 @intrinsic
-def quotient(typingctx, a, b):
-    """``quotient(a, b)``: a / b, no part of a product: of x (e / d) ``reassoc`` makes (x e) / d, which may overflow."""
+def whole_quotient(typingctx, a, b):
+    """``whole_quotient(a, b)``: a / b, no part of a product: of x (e / d) ``reassoc`` makes (x e) / d, which may overflow."""
     _check_float(a)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -219,7 +219,7 @@ def split_exponent(typingctx, x):
 
 
 @inlined
-def product(a, b):
+def whole_product(a, b):
     """a b, but no part of a longer product: of (e 2^-64) x ``reassoc`` makes e (2^-64 x), which underflows for a small x.
 
     Flags of the inner product alone do not forbid that: LLVM asks for those of the outer one.
@@ -259,7 +259,7 @@ def exp(x):
     """e^x."""
     p, h, rest = reduce_exp_anywhere(x)
     scale = two_to(h)
-    return product(multiply_add(scale, p, scale), two_to(rest))
+    return whole_product(multiply_add(scale, p, scale), two_to(rest))
 
 
 @inlined
@@ -268,7 +268,7 @@ def exp_below(x):
     low = number(x, *EXP_LEAST)
     p, shifted = reduce_exp(low if x < low else x, number(x, *RAISED_SHIFTER))
     scale = power_of_two(shifted)
-    return product(multiply_add(scale, p, scale), number(x, *LOWERED))
+    return whole_product(multiply_add(scale, p, scale), number(x, *LOWERED))
 
 
 @inlined
@@ -313,7 +313,7 @@ def sigmoid(x):
     p, shifted = reduce_exp(high if x > high else x, number(x, *RAISED_SHIFTER))
     scale = power_of_two(shifted)
     e = multiply_add(scale, p, scale)
-    return quotient(e, e + number(x, *RAISED))
+    return whole_quotient(e, e + number(x, *RAISED))
 
 
 @inlined
@@ -322,7 +322,7 @@ def tanh(x):
     most, size = number(x, *TANH_ONE), abs(x)
     size = most if size > most else size
     e = expm1_within(size + size)
-    return math.copysign(quotient(e, e + number(x, 2, 2)), x)
+    return math.copysign(whole_quotient(e, e + number(x, 2, 2)), x)
 
 
 @inlined

@@ -166,7 +166,9 @@ class Loss:
             return result if out is None else out
 
     def divisor(self) -> float:
-        """What the mean of the last forward divided by: with it, means of batches make the mean of them all.
+        """What the mean of the last `forward` divided by: with it, means of batches make the mean of them all.
+
+        A captured graph that is repeated is no `forward`.
 
         Returns
         -------
@@ -176,11 +178,15 @@ class Loss:
 
         Raises
         ------
+        ArgumentError
+            If the reduction is not "mean".
         BackwardError
             Before any forward.
         ConcurrencyError
             If another thread is inside this loss.
         """
+        if self.reduction != "mean":
+            raise ArgumentError(f'{self!r}: divisor is that of a mean; build the loss with reduction="mean"')
         with self._workspace.in_use(self):
             if self._kept is None:
                 raise BackwardError(f"{self!r}: divisor before forward")

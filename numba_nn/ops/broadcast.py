@@ -51,7 +51,7 @@ def combine_rows(function, task, y, a, b, dims):
     Inlined, or else the function's address would be handed over, which no cache on disk can hold.
     """
     rows, length = y.shape
-    pieces, together, last, far = -(-length // BLOCK), max(1, BLOCK // length), dims.shape[0] - 1, is_far(y)
+    pieces, together, last, far = -(-length // BLOCK), max(1, BLOCK // length), dims.shape[0] - 1, is_far(y) and length >= BLOCK
     start, first = task % pieces * BLOCK, task // pieces * together
     stop = min(length, start + BLOCK)
     for r in range(first, min(rows, first + together)):

@@ -14,12 +14,15 @@ S. Ioffe and C. Szegedy, "Batch normalization: accelerating deep network trainin
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
+from numba_nn.core.carry import held_once
 from numba_nn.core.checks import check_count, check_dtype, check_finite, check_flag, check_number
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import neutral_terms
@@ -97,16 +100,16 @@ class _BatchNorm(Layer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._hold()
+        self._hold(functools.partial(held_once, self.device))
 
-    def _hold(self) -> None:
+    def _hold(self, hold: Callable[[Array], Array]) -> None:
         """Have running statistics in memory that no ``out`` may lie in."""
         for name in self.buffer_names:
             if getattr(self, name) is not None:
-                setattr(self, name, self.device.hold(getattr(self, name)))
+                setattr(self, name, hold(getattr(self, name)))
 
     def _derive(self) -> None:
-        self._hold()
+        self._hold(self.device.hold)
         dtype = wide(self.dtype)
         self._neutral = neutral_terms(self.num_features, dtype, self.device)[:2]
         self._folded = tuple(self.device.empty((self.num_features,), dtype) for _ in range(2))
