@@ -15,7 +15,7 @@ import numpy as np
 from numba_nn.core.call import Array
 from numba_nn.core.cuda_planes import fetch_row, split
 from numba_nn.core.device import CPU, Device
-from numba_nn.core.each import each_far, is_far
+from numba_nn.core.each import each
 from numba_nn.core.kernel import inlined, inner
 from numba_nn.core.portable import put
 from numba_nn.core.ptx import WINDOW, cuda, device_function, flat_part
@@ -51,17 +51,17 @@ def combine_rows(function, task, y, a, b, dims):
     Inlined, or else the function's address would be handed over, which no cache on disk can hold.
     """
     rows, length = y.shape
-    pieces, together, last, far = -(-length // BLOCK), max(1, BLOCK // length), dims.shape[0] - 1, is_far(y) and length >= BLOCK
+    pieces, together, last = -(-length // BLOCK), max(1, BLOCK // length), dims.shape[0] - 1
     start, first = task % pieces * BLOCK, task // pieces * together
     stop = min(length, start + BLOCK)
     for r in range(first, min(rows, first + together)):
         a_at, b_at = rows_at(r, dims)
         if dims[last, 1] == 0:
-            each_far(function, y[r, start:stop], (a[a_at], b[b_at + start : b_at + stop]), far)
+            each(function, y[r, start:stop], (a[a_at], b[b_at + start : b_at + stop]))
         elif dims[last, 2] == 0:
-            each_far(function, y[r, start:stop], (a[a_at + start : a_at + stop], b[b_at]), far)
+            each(function, y[r, start:stop], (a[a_at + start : a_at + stop], b[b_at]))
         else:
-            each_far(function, y[r, start:stop], (a[a_at + start : a_at + stop], b[b_at + start : b_at + stop]), far)
+            each(function, y[r, start:stop], (a[a_at + start : a_at + stop], b[b_at + start : b_at + stop]))
 
 
 @cuda_helper

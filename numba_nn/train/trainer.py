@@ -62,7 +62,9 @@ class Trainer:
                 self._shown.line(f"interrupted in {title}")
                 return None
             step = self._step_for(x)
-            tally.add(self._train_on(step, x, target, number), step.output, target)
+            loss = self._train_on(step, x, target, number)
+            with self.model.device.on(self.model.stream):
+                tally.add(loss, step.output, target)
             self._shown.advance(tally.loss)
         row = {"epoch": number, **tally.values(), **self._validate(validating, number)}
         if hasattr(self.optimizer, "param_groups"):
