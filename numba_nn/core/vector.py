@@ -129,8 +129,8 @@ def store(typingctx, target, at, vector, mask, end):
     return types.void(target, types.intp, vector, types.intp, types.intp), codegen
 
 
-def _prefetch(writes: int, level: int, text: str) -> Any:
-    """An intrinsic that fetches cache lines for reading or writing, into the L1 cache (level 3) or the L2 cache (2)."""
+def _prefetch(writes: int, text: str) -> Any:
+    """An intrinsic that fetches cache lines for reading or writing, into the L1 cache."""
 
     @intrinsic
     def prefetch(typingctx, source, start, stop):
@@ -138,7 +138,7 @@ def _prefetch(writes: int, level: int, text: str) -> Any:
             pointer, first, end = arguments
             step = ir.Constant(first.type, 8 * LINE // source.dtype.bitwidth)
             with cgutils.for_range_slice(builder, first, end, step, first.type) as (at, _):
-                emit_prefetch(builder, builder.gep(pointer, [at]), writes, level)
+                emit_prefetch(builder, builder.gep(pointer, [at]), writes, level=3)
             return context.get_dummy_value()
 
         return types.void(source, types.intp, types.intp), codegen
@@ -148,10 +148,9 @@ def _prefetch(writes: int, level: int, text: str) -> Any:
 
 
 prefetch_read = _prefetch(
-    0, 3, "``prefetch_read(source, start, stop)``: bring what will be read into the cache; a hint, never a fault."
+    0, "``prefetch_read(source, start, stop)``: bring what will be read into the cache; a hint, never a fault."
 )
-prefetch_write = _prefetch(1, 3, "``prefetch_write(target, start, stop)``: bring what will be written into the cache.")
-prefetch_later = _prefetch(0, 2, "``prefetch_later(source, start, stop)``: bring what will be read later into the L2 cache.")
+prefetch_write = _prefetch(1, "``prefetch_write(target, start, stop)``: bring what will be written into the cache.")
 
 
 @inlined
