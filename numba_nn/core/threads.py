@@ -30,8 +30,8 @@ from numba_nn.core.errors import ArgumentError, ConcurrencyError
 SPINS = "4000"
 """How often an idle thread of GNU OpenMP looks for work before it sleeps: 0.1 ms on an Intel Xeon, in place of 7.5.
 
-A thread that is woken may find itself on the core of the thread that woke it, which spins until its time slice ends: a `Linear`
-called every 20 ms on two threads took 7.8 ms of that Xeon's, and takes 0.2 to 0.4. With 1000 spins a thread of a convolution fell
+A thread that is woken may find itself on the core of the thread that woke it, which spins until its time slice ends: called
+every 20 ms on two threads, a `Linear` took 7.8 ms there, and takes 0.2 to 0.4. With 1000 spins a thread of a convolution fell
 asleep before the slower one was done.
 """
 
