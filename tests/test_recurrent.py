@@ -350,6 +350,13 @@ def test_gradients_that_do_not_fit_are_refused():
     np.testing.assert_array_equal(layer.backward(dy, dstate)[0], wanted["x"])
 
 
+def test_what_only_a_backward_reads_takes_no_room_in_inference():
+    layer = nn.LSTM(3, 5)
+    kept, passing = (spec((4, 2, 3), np.dtype(np.float32)) for spec in (layer.saved_spec, layer.inference_spec))
+    assert {name for name in kept if kept[name] != passing[name]} == {"cells_l0", "squashed_l0"}
+    assert passing["cells_l0"][0] == passing["squashed_l0"][0] == (0,)
+
+
 def test_a_strict_reservation_holds():
     layer = build(nn.LSTM, SIZES).reserve((3, 2, 5), strict=True)
     layer(numbers((2, 2, 5)))

@@ -74,13 +74,20 @@ class Recurrent(Layer):
 
     def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """What each direction keeps, the input of every layer but the first, and its dropout mask as `Dropout` keeps it."""
+        return self._spec(x_shape, dtype, kept=True)
+
+    def inference_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
+        """`saved_spec` without what only a backward reads."""
+        return self._spec(x_shape, dtype, kept=False)
+
+    def _spec(self, x_shape: Shape, dtype: Any, kept: bool) -> dict[str, Spec]:
         rows = self._walk(x_shape).rows
         specs: dict[str, Spec] = {}
         for index, layer in enumerate(self._stack):
             if index:
                 specs[f"x{index}"] = ((rows, layer[0].inputs), dtype)
             for direction in layer:
-                specs |= direction.saved_spec(rows, dtype)
+                specs |= direction.saved_spec(rows, dtype, kept)
         if self.dropout:
             specs["draws"] = ((len(self._stack), 2), np.dtype(np.int64))
         return specs

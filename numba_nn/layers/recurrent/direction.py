@@ -75,10 +75,14 @@ class Direction:
         self.reverse = reverse
         self.hidden, self.inputs = weight_hh.value.shape[1], weight_ih.value.shape[1]
 
-    def saved_spec(self, rows: int, dtype: Any) -> dict[str, Spec]:
-        """Gates, of every step the state that it began with and tanh(c), and weights rounded to the dtype."""
+    def saved_spec(self, rows: int, dtype: Any, kept: bool) -> dict[str, Spec]:
+        """Gates, of every step the state that it began with and tanh(c), and weights rounded to the dtype.
+
+        What only a backward reads has no elements unless it is ``kept`` for one.
+        """
         size = rows * self.hidden
-        arrays = {"gates": (GATES, size), "before": (size,), "cells": (size,), "squashed": (size,)}
+        for_backward = (size if kept else 0,)
+        arrays = {"gates": (GATES, size), "before": (size,), "cells": for_backward, "squashed": for_backward}
         specs = {name: (shape, dtype) for name, shape in arrays.items()}
         specs |= {name: weight_room(w.value.shape, dtype) for name, w in zip(WEIGHTS, self.weights, strict=True)}
         return {name + self.suffix: spec for name, spec in specs.items()}

@@ -67,9 +67,16 @@ def lstm_unit(in_gate, forget, cell, out, old_c):
 
 @inner
 def lstm_units(y, y_at, h, c, gates, before, cells, squashed, at, next_at, first, last):
-    """Some units of one row: gates become their activations, c moves on a step; h goes into y and ``h`` from ``next_at`` on."""
+    """Some units of one row: gates become their activations, c moves on a step; h goes into y and ``h`` from ``next_at`` on.
+
+    Without room in ``cells`` no backward follows: nothing is kept for it.
+    """
     at, y_at, next_at = np.uintp(at), np.uintp(y_at), np.uintp(next_at)
-    for j in range(np.uintp(first), np.uintp(last)):
+    for j in range(np.uintp(first), np.uintp(last if cells.size == 0 else first)):
+        _, _, _, o, new_c, t = lstm_unit(gates[0, at + j], gates[1, at + j], gates[2, at + j], gates[3, at + j], c[j])
+        new_h = o * t
+        c[j], h[next_at + j], y[y_at + j] = new_c, new_h, new_h
+    for j in range(np.uintp(first), np.uintp(last if cells.size > 0 else first)):
         old_c = c[j]
         i, f, g, o, new_c, t = lstm_unit(gates[0, at + j], gates[1, at + j], gates[2, at + j], gates[3, at + j], old_c)
         new_h = o * t
@@ -85,7 +92,7 @@ def lstm_forward(
 ):  # fmt: skip
     """Every step from (h0, c0) to (h, c), each (N, H); gates, before, cells, squashed (tanh of c): of all steps.
 
-    weight: (Q, ...), weight_hh as it is if `recurrent_by_dots`, else packed.
+    cells, squashed: empty if no backward follows; then gates are not their activations afterwards. weight: (Q, ...), weight_hh as it is if `recurrent_by_dots`, else packed.
     """
     steps, first, step, across = walk
     batch, hidden = h.shape
@@ -262,9 +269,10 @@ def lstm_step(
                 i[lane], f[lane], g[lane], o[lane], old_c[lane]
             )
             new_h[lane] = o[lane] * t[lane]
-        put_gates(gates, line * hidden, hidden, at, i, f, g, o)
-        put_row(cells, line * hidden, hidden, at, old_c)
-        put_row(squashed, line * hidden, hidden, at, t)
+        if cells.size > 0:
+            put_gates(gates, line * hidden, hidden, at, i, f, g, o)
+            put_row(cells, line * hidden, hidden, at, old_c)
+            put_row(squashed, line * hidden, hidden, at, t)
         put(c[n], at, new_c, hidden)
         put_row(y, line * np.uint32(length) + np.uint32(offset), hidden, at, new_h)
         if following >= 0:
