@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from types import SimpleNamespace
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -157,7 +157,8 @@ def lendable(array: Any) -> Any:
     These are what indices, ``reshape``, ``ravel``, ``view`` and ``squeeze`` give; they are bound to the stream of the array.
     """
     if not isinstance(array, Lender):
-        array.__class__ = lending(type(array))
+        kind: Any = type(array)
+        array.__class__ = lending(kind)
     return array
 
 
