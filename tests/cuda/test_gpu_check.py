@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from simulated_cuda import simulated
 
 import numba_nn as nn
 from numba_nn.core.errors import DeviceError
@@ -139,6 +140,16 @@ def test_without_a_gpu_it_fails_and_says_why(no_gpu, capsys):
         environment.preflight()
     assert main(["--only", "speed: copy"]) == 1
     assert "FAILED preflight: DeviceError: device 'cuda'" in capsys.readouterr().out
+
+
+def test_gradients_are_compared_where_the_rounding_of_tensor_cores_turns_no_choice():
+    choices = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.MaxPool2d)
+    cases = [c for c in correctness.CASES if isinstance(c, correctness.LayerCase) and c.tolerance >= correctness.TENSOR_CORES]
+    jump = [c.name for c in cases if any(isinstance(module, choices) for module in c.make().modules())]
+    assert jump == ["Autoencoder"] == [c.name for c in cases if not c.gradients]
+    with simulated():
+        found = correctness.LayerCase("tanh", lambda: nn.Linear(3, 2), (4, 3), gradients=False).compare()
+    assert list(found["differences"]) == ["y"]
 
 
 @pytest.mark.parametrize(("got", "fails"), [(1.0, False), (1.1, True), (float("nan"), True)])
