@@ -83,8 +83,10 @@ cuda-check: $(UV) ## compile the CUDA twins and read their machine code; no GPU 
 cuda-table: $(UV) ## write docs/gpu_kernels.md: registers, shared memory and instructions of every CUDA kernel
 	UV_PROJECT_ENVIRONMENT=.cuda PYTHONPATH=. $(RUN) --no-default-groups --group cuda-check --group test python tests/cuda/kernel_table.py docs/gpu_kernels.md
 
+# Beside PyTorch where `make parity` has installed it, with whatever of CUDA's packages it wants.
 gpu-check: $(UV) ## check the library on this machine's GPU, and time it (ARGS="--output FILE --only REGEX --quick")
-	$(RUN) --extra cuda python -m numba_nn.gpu_check --cases tests.cases $(ARGS)
+	@if test -x $(PEERS); then $(PEERS) -m pip install --quiet -e '.[cuda]' && $(PEERS) -m numba_nn.gpu_check $(ARGS); \
+	else $(RUN) --extra cuda python -m numba_nn.gpu_check $(ARGS); fi
 
 # The name of this machine in the record: that of its CPU, or MACHINE=...
 ASV_RUN_OPTIONS = --show-stderr --machine "$$($(BENCH) python asv_benchmarks/machine.py $(MACHINE))"

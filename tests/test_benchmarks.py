@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import json
 import re
 import tomllib
@@ -77,9 +78,10 @@ def test_methods_run_and_nothing_is_allocated(benchmark_class: type[Benchmark]) 
 def test_statements_for_new_interpreters_compile(benchmark_class: type[Any]) -> None:
     benchmark = benchmark_class()
     for name in filter(re.compile("timeraw_").match, dir(benchmark)):
-        code = getattr(benchmark, name)()
-        for text in [code] if isinstance(code, str) else code:
-            compile(text, name, "exec")
+        for arguments in itertools.product(*getattr(benchmark, "params", ())):
+            code = getattr(benchmark, name)(*arguments)
+            for text in [code] if isinstance(code, str) else code:
+                compile(text, name, "exec")
 
 
 def test_what_a_commit_or_a_machine_lacks_is_not_applicable() -> None:

@@ -7,9 +7,14 @@ import subprocess
 import sys
 import tempfile
 
+from .common import DEVICES, place
+
 IMPORTS = "import numpy, numba_nn; x = numpy.ones((32, 256), 'float32')"
 EMPTY_CACHE = "import os, tempfile; folder = tempfile.TemporaryDirectory(); os.environ['NUMBA_NN_CACHE_DIR'] = folder.name"
-CALL = "numba_nn.Linear(256, 512)(x)"
+CALLS = {
+    "cpu": "numba_nn.Linear(256, 512)(x)",
+    "cuda": "numba_nn.Linear(256, 512).to('cuda')(numba_nn.core.device.CUDA.from_host(x)).copy_to_host()",
+}
 
 
 class Startup:
@@ -22,24 +27,27 @@ class Startup:
     def timeraw_import_numba(self) -> str:
         return "import numba"
 
-    def timeraw_first_call_empty_cache(self) -> tuple[str, str]:
-        return CALL, f"{EMPTY_CACHE}\n{IMPORTS}"
-
 
 class FirstCall:
-    """With a cache that an earlier process filled."""
+    """With an empty cache, and with one that an earlier process filled; it holds kernels of the CPU only."""
 
-    version = "1"
+    version = "2"
     timeout = 600
+    param_names = ("device",)
+    params = (DEVICES,)
 
-    def setup(self) -> None:
+    def setup(self, device: str) -> None:
+        place(device)
         self.folder = tempfile.TemporaryDirectory()
         os.environ["NUMBA_NN_CACHE_DIR"] = self.folder.name
-        subprocess.run([sys.executable, "-c", f"{IMPORTS}; {CALL}"], check=True)
+        subprocess.run([sys.executable, "-c", f"{IMPORTS}; {CALLS[device]}"], check=True)
 
-    def teardown(self) -> None:
+    def teardown(self, *_: object) -> None:
         del os.environ["NUMBA_NN_CACHE_DIR"]
         self.folder.cleanup()
 
-    def timeraw_warm_cache(self) -> tuple[str, str]:
-        return CALL, IMPORTS
+    def timeraw_empty_cache(self, device: str) -> tuple[str, str]:
+        return CALLS[device], f"{EMPTY_CACHE}\n{IMPORTS}"
+
+    def timeraw_warm_cache(self, device: str) -> tuple[str, str]:
+        return CALLS[device], IMPORTS

@@ -8,6 +8,7 @@ Recorded on a simulated GPU only: this has not run on hardware.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,10 @@ from numba_nn.core.ptx import cuda
 
 
 def graph_builder(stream: Any) -> Any:
-    """What records the work of a stream of ``numba.cuda`` as a graph, of ``cuda.core``, on which ``numba-cuda`` stands."""
+    """What records the work of a stream of ``numba.cuda`` as a graph, of ``cuda.core``, on which ``numba-cuda`` stands.
+
+    It knows the stream's handle and does not keep the stream alive.
+    """
     from cuda.core import Stream  # type: ignore[import-not-found]
 
     return Stream.from_handle(int(stream)).create_graph_builder()
@@ -37,6 +41,7 @@ class Capture:
     """
 
     def __init__(self, stream: Any, work: Callable[[], None]) -> None:
+        self._stream = stream  # numba destroys it with its last owner
         self._builder = builder = graph_builder(stream)
         self._used: list[Any] = []
         CUDA.used = self._used
@@ -45,8 +50,11 @@ class Capture:
                 builder.begin_building("thread_local")
                 try:
                     work()
-                finally:
-                    builder.end_building()
+                except BaseException:
+                    with contextlib.suppress(Exception):  # the driver's, of a recording that broke: the cause counts
+                        builder.end_building()
+                    raise
+                builder.end_building()
             self._graph = builder.complete()
         finally:
             CUDA.used = None

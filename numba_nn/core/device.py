@@ -150,6 +150,9 @@ class Device:
         """The first element of a flat array; waits until it is computed."""
         return float(array[0])
 
+    def bind(self, array: Any, stream: Any) -> None:
+        """Have others see that work on an array is done in this stream, None for the default one; the CPU has no streams."""
+
     def copy(self, to: Any, source: Any) -> None:
         """Overwrite a C-contiguous array with another, of the same shape or repeated along dimensions."""
         np.copyto(to, source)
@@ -201,9 +204,18 @@ class CudaDevice(Device, threading.local):
         finally:
             self.stream = before
 
+    @property
+    def queue(self) -> Any:
+        """The stream as an object: by 0, numba's copies mean the one that the array is bound to."""
+        return self.stream or cuda.default_stream()
+
     def wait(self) -> None:
         """Wait for the work of the current stream."""
-        (self.stream or cuda.default_stream()).synchronize()
+        self.queue.synchronize()
+
+    def bind(self, array: Any, stream: Any) -> None:
+        """Have others see that work on an array is done in this stream, None for the default one."""
+        array.stream = stream or 0
 
     def __reduce__(self) -> Any:
         return as_device, ("unpickled", self.name)  # which refuses it where there is none
@@ -317,7 +329,7 @@ class CudaDevice(Device, threading.local):
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """A copy of the device's array, as a NumPy array; waits until it is computed."""
-        copy: NDArray[Any] = array.copy_to_host(stream=self.stream or cuda.default_stream())
+        copy: NDArray[Any] = array.copy_to_host(stream=self.queue)
         self.wait()
         return copy
 
@@ -331,14 +343,14 @@ class CudaDevice(Device, threading.local):
 
         self.use(to, source)
         if source.is_c_contiguous() and source.shape == to.shape:
-            to.copy_to_device(source, stream=self.stream)
+            to.copy_to_device(source, stream=self.queue)
         else:
             copy_strided(to, source)
 
     def assign(self, to: Any, values: Any) -> None:
         """Overwrite an array with numbers from the host, broadcast and converted."""
         host = np.ascontiguousarray(np.broadcast_to(values, to.shape), to.dtype).reshape(to.shape)
-        to.copy_to_device(host, stream=self.stream)
+        to.copy_to_device(host, stream=self.queue)
         self.wait()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,8 +86,24 @@ class Lent:
         }
 
 
+def in_stream(name: str) -> Callable[..., Any]:
+    """The method of numba's device arrays of that name, whose view is lendable and bound to the array's stream.
+
+    Of numba's own ``reshape`` forgets the stream, and ``view`` and ``squeeze`` the class.
+    """
+
+    def method(array: Any, *given: Any, **named: Any) -> Any:
+        view = getattr(super(Lender, array), name)(*given, **named)
+        view.stream = array.stream
+        return lendable(view)
+
+    return method
+
+
 class Lender:
     """What `lendable` adds to a device array: other libraries take it by DLPack, on a stream of theirs."""
+
+    reshape, view, squeeze = map(in_stream, ("reshape", "view", "squeeze"))
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Kind and number of the device."""
@@ -135,9 +152,13 @@ def lending(kind: Any) -> Any:
 
 
 def lendable(array: Any) -> Any:
-    """A device array of ``numba.cuda`` itself, which other libraries may take from then on, as well as its views."""
-    kind: Any = type(array)
-    array.__class__ = lending(kind)
+    """A device array of ``numba.cuda`` itself, which other libraries may take from then on, as well as its views.
+
+    These are what indices, ``reshape``, ``ravel``, ``view`` and ``squeeze`` give; they are bound to the stream of the array.
+    """
+    if not isinstance(array, Lender):
+        kind: Any = type(array)
+        array.__class__ = lending(kind)
     return array
 
 

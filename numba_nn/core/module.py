@@ -251,6 +251,9 @@ class Module:
                 found = {name: getattr(self, name) for name in self.buffer_names}
                 copies = {n: device.from_host(self.device.to_host(a)) for n, a in found.items() if a is not None}
                 vars(self).update(copies)  # all or none
+            for name in self.buffer_names:
+                if (kept := getattr(self, name)) is not None:
+                    device.bind(kept, stream)
             self.device.wait()
         self.device, self.stream = device, stream
         self._derive()

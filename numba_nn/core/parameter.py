@@ -198,6 +198,8 @@ class Parameter:
             self.device = device
             self._take(value, self.locked)
             self.guarded_by(None if device is CPU else self.guard)
+        for array in (self._value, self._grad):
+            device.bind(array, stream)
 
     def guarded_by(self, guard: Any) -> None:
         """Have optimisers call ``guard.admit(rows, members)`` before they change the value, with rows of their table."""

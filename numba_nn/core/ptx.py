@@ -20,6 +20,7 @@ moved. Numbers of 16 bits travel as uint16: the bits of a float16 or bfloat16.
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -37,7 +38,28 @@ I16, I32, I64 = (ir.IntType(bits) for bits in (16, 32, 64))
 F32 = ir.FloatType()
 GLOBAL, SHARED = 1, 3  # address spaces
 VECTOR_BYTES = 16
+LEAST = 0, 30  # numba-cuda: it launches by cuda.core, whose streams record graphs and whose views read DLPack
 WINDOW = 4  # elements that a thread of an element-wise kernel takes at a time: 16 bytes of float32
+
+
+def installed_cuda() -> ModuleType:
+    """The module ``numba.cuda``, as the package numba-cuda puts it in the place of Numba's own.
+
+    Raises
+    ------
+    ImportError
+        If the package is missing or too old, or lies in a folder whose ``.pth`` files Python does not read (PYTHONPATH's).
+    """
+    from numba import cuda
+
+    found = "only Numba's own target"
+    if cuda.implementation == "NVIDIA":
+        found = importlib.metadata.version("numba-cuda")
+        if tuple(map(int, found.split(".")[:2])) >= LEAST:
+            module: ModuleType = cuda
+            return module
+    least = ".".join(map(str, LEAST))
+    raise ImportError(f"CUDA twins need numba-cuda {least} or newer, found {found}: pip install 'numba_nn[cuda]'")
 
 
 class LazyCuda:
@@ -45,11 +67,7 @@ class LazyCuda:
 
     @functools.cached_property
     def _module(self) -> ModuleType:
-        try:
-            from numba import cuda
-        except ImportError as error:
-            raise ImportError("CUDA twins need the package numba-cuda: pip install 'numba_nn[cuda]'") from error
-        return cuda
+        return installed_cuda()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # introspection (copy, pickle, doctest) does not open the door

@@ -14,7 +14,7 @@ import numpy as np
 from numba_nn import ops
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.core.narrow import FORMS, narrow_dtype, wide
-from numba_nn.gpu_check.correctness import EXACT, SIXTEEN_BITS, difference, judged
+from numba_nn.gpu_check.correctness import EXACT, IN_FLOAT64, SIXTEEN_BITS, difference, judged
 
 Inputs = Callable[[Any], tuple[np.ndarray, ...]]
 
@@ -124,6 +124,6 @@ def patches(number: int) -> tuple[OpCase, OpCase]:
 
 PATCHES = [case for number in range(len(GEOMETRIES)) for case in patches(number)]
 OPERATIONS = [*ELEMENTWISE, *REDUCTIONS, *ROWS, *PATCHES]
-IN_OTHERS: dict[Any, float] = {np.float64: 1e-10, **dict.fromkeys(FORMS, SIXTEEN_BITS)}
+IN_OTHERS: dict[Any, float] = {np.float64: IN_FLOAT64, **dict.fromkeys(FORMS, SIXTEEN_BITS)}
 CASES = [*OPERATIONS, *(replace(case, dtype=t, tolerance=e) for t, e in IN_OTHERS.items() for case in OPERATIONS[::5])]
 """All in float32, and every fifth in each of the other dtypes."""

@@ -1,4 +1,7 @@
-"""How fast the GPU is: against its measured copy bandwidth, its measured matrix rate, and PyTorch in the same run."""
+"""How fast the GPU is: against its measured copy bandwidth and, where it is installed, PyTorch in the same run.
+
+PyTorch's products, by cuBLAS, are the yardstick for those of matrices.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def median_us(call: Callable[[], Any], quick: bool) -> float:
 
 
 def torch_or_none() -> Any:
-    """PyTorch, if it is here and sees the GPU."""
+    """PyTorch, if it is here and sees the GPU; the report says where it was missing."""
     try:
         torch: Any = importlib.import_module("torch")
     except ImportError:

@@ -56,32 +56,36 @@ class DeviceArray:
         found = self._host[key]
         if not isinstance(found, np.ndarray):
             raise AssertionError("an element of a device array was read on the host")
-        return type(self)(found)
+        return type(self)(found, self.stream)
 
     def is_c_contiguous(self) -> bool:
         """Whether the elements lie in order, without gaps."""
         return self._host.flags.c_contiguous
 
-    def _viewed(self, host: np.ndarray) -> DeviceArray:
+    def _viewed(self, host: np.ndarray, stream: Any = 0) -> DeviceArray:
         assert np.may_share_memory(host, self._host) or host.size == 0, "a device array cannot be reshaped without a copy"
-        return type(self)(host)
+        return type(self)(host, stream)
 
     def reshape(self, *shape: Any) -> DeviceArray:
-        """The elements in another shape."""
+        """The elements in another shape; as numba has it, the stream is forgotten."""
         return self._viewed(self._host.reshape(*shape))
 
     def ravel(self) -> DeviceArray:
         """The elements in one row."""
-        return self._viewed(self._host.ravel())
+        return self._viewed(self._host.ravel(), self.stream)
 
     def view(self, dtype: Any) -> DeviceArray:
-        """The bytes as another dtype."""
-        return DeviceArray(self._host.view(dtype))
+        """The bytes as another dtype; as numba has it, the class is forgotten."""
+        return DeviceArray(self._host.view(dtype), self.stream)
+
+    def squeeze(self) -> DeviceArray:
+        """Without dimensions of one; likewise."""
+        return DeviceArray(self._host.squeeze(), self.stream)
 
     def copy_to_host(self, stream: Any = 0) -> np.ndarray:
         """The elements as a NumPy array."""
         refuse_in_capture("a copy to the host")
-        queued.append(stream)
+        queued.append(stream or self.stream)
         return self._host.copy()
 
     def copy_to_device(self, source: Any, stream: Any = 0) -> None:
@@ -92,7 +96,7 @@ class DeviceArray:
         assert source.shape == self.shape, (source.shape, self.shape)
         assert source.dtype == self.dtype, (source.dtype, self.dtype)
         assert self._host.flags.c_contiguous
-        on_device(stream, lambda: self._host.__setitem__(..., source))
+        on_device(stream or self.stream, lambda: self._host.__setitem__(..., source))
 
 
 MOST_BLOCKS, MOST_THREADS, MOST_IN_A_BLOCK = (2**31 - 1, 65535, 65535), (1024, 1024, 64), 1024

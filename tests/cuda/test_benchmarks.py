@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from simulated_cuda import simulated
 
+from asv_benchmarks.benchmarks import startup
 from asv_benchmarks.benchmarks.common import DEVICES, Benchmark
 from numba_nn.core.ptx import cuda
 
@@ -41,3 +42,15 @@ def test_it_has_no_figures_without_a_gpu(benchmark, monkeypatch):
     assert benchmark.params[2] == DEVICES
     with pytest.raises(NotImplementedError, match="not on 'cuda'"):
         benchmark.setup(next(iter(benchmark.configurations)), 1, "cuda")
+
+
+def test_a_first_call_is_one_on_the_gpu_too(monkeypatch):
+    first, launched = startup.FirstCall(), []
+    call, imports = first.timeraw_warm_cache("cuda")
+    with simulated(lambda *launch: launched.append(launch)):
+        exec(f"{imports}; {call}", {})
+    assert launched
+    monkeypatch.setitem(vars(cuda), "_module", SimpleNamespace(is_available=lambda: False))
+    assert first.params == (DEVICES,)
+    with pytest.raises(NotImplementedError, match="not on 'cuda'"):
+        first.setup("cuda")

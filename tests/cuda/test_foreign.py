@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from foreign import ByDLPack, ByInterface, ByOldDLPack, OnHost, Tensor, pointer_of
-from graphs import awaited
+from graphs import awaited, queued
 from simulated_cuda import simulated
 
 import numba_nn as nn
@@ -187,6 +187,46 @@ def test_the_consumer_waits_for_the_stream_of_the_output():
     for asked in (None, 1, 2, 77, int(stream), -1):
         y.__dlpack__(stream=asked)
     assert awaited == [(consumer, int(stream)) for consumer in (1, 1, 2, 77)]
+
+
+def in_turn(array, consumer=77):
+    """Which streams a consumer's waits for."""
+    awaited.clear()
+    array.__dlpack__(stream=consumer)
+    return [producer for _, producer in awaited]
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda y: y[2:, ::2], lambda y: y.reshape(6, 12), lambda y: y.ravel(), lambda y: y.view(np.int32),
+        lambda y: y[:1].squeeze(), lambda y: y.view(np.uint8).reshape(-1)[:8].view(np.float32),
+    ],
+)  # fmt: skip
+def test_views_wait_for_the_stream_of_their_array(view):
+    with CUDA.on(stream := cuda.stream()):
+        y = nn.ReLU()(CUDA.from_host(X))
+    assert in_turn(view(y)) == [int(stream)]
+    assert CUDA.address(CUDA.accept(Lent(view(y), 0))) == CUDA.address(view(y))
+
+
+def test_what_a_model_keeps_is_ready_in_its_stream():
+    model = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
+    for stream in (cuda.stream(), cuda.stream(), None):
+        model.to("cuda", stream=stream)
+        kept = [*(array for p in model.parameters() for array in (p.value, p.grad)), *model.buffers()]
+        assert len(kept) == 11
+        for array in kept:
+            assert in_turn(array.reshape(-1), 1) == ([] if stream is None else [int(stream)])
+
+
+def test_copies_go_to_the_current_stream_whatever_an_array_is_bound_to():
+    with CUDA.on(cuda.stream()):
+        y = CUDA.from_host(X)
+        CUDA.bind(y, CUDA.stream)
+    queued.clear()
+    CUDA.copy(y, CUDA.empty(X.shape, X.dtype)), CUDA.assign(y, X), CUDA.to_host(y)
+    assert {int(one) for one in queued} == {0}
 
 
 @pytest.mark.parametrize("wish", [{"copy": True}, {"dl_device": (1, 0)}, {"dl_device": (2, 1)}, {"stream": 0}])

@@ -113,3 +113,23 @@ def test_another_refusal_of_an_allocation_is_not_taken_for_want_of_room(monkeypa
     monkeypatch.setattr(cuda._module, "device_array", after(0, cuda.device_array, code=900))
     with pytest.raises(CudaAPIError, match="refused"):
         CUDA.empty((3,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "version", "message"),
+    [
+        ("NVIDIA", "0.29.4", r"need numba-cuda 0\.30 or newer, found 0\.29\.4: pip install 'numba_nn\[cuda\]'"),
+        ("Built-in", "0.30.4", r"need numba-cuda 0\.30 or newer, found only Numba's own target"),
+        ("NVIDIA", "0.30.4", None),
+        ("NVIDIA", "1.0", None),
+    ],
+)
+def test_a_numba_cuda_that_will_not_do_is_named(implementation, version, message, monkeypatch):
+    monkeypatch.setattr("numba.cuda.implementation", implementation)
+    monkeypatch.setattr("importlib.metadata.version", lambda package: version)
+    monkeypatch.delitem(vars(cuda), "_module")
+    if message is None:
+        assert cuda.jit
+    else:
+        with pytest.raises(nn.DeviceError, match=message):
+            nn.ReLU().to("cuda")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
-from graphs import DEFAULT, Stream, queued
+from graphs import DEFAULT, GraphBuilder, Stream, building, queued
 from simulated_cuda import simulated
 
 import numba_nn as nn
+from numba_nn.core.capture import Capture
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.core.ptx import cuda
 
@@ -118,6 +121,40 @@ def test_a_training_step_is_captured_on_it(stream):
         np.testing.assert_array_equal(array, expected[name])
     with pytest.raises(nn.DeviceError, match="the model moved to 'cuda', another stream"):
         model.to("cuda") and step(X, T)
+
+
+class FromHandle(GraphBuilder):
+    """Knows the handle of a stream, as that of ``cuda.core`` does, and is told that a broken recording is broken."""
+
+    def __init__(self, stream):
+        super().__init__(Stream(int(stream)))
+
+    def end_building(self):
+        super().end_building()
+        if not self.work:
+            raise RuntimeError("cudaErrorStreamCaptureInvalidated")
+
+
+@pytest.fixture
+def from_handle(monkeypatch):
+    monkeypatch.setattr("numba_nn.core.capture.graph_builder", FromHandle)
+
+
+def test_a_recording_keeps_its_stream_alive(from_handle):
+    stream = cuda.stream()
+    capture = Capture(stream, lambda: building[-1].work.append(list))
+    alive = weakref.ref(stream)
+    del stream
+    gc.collect()
+    assert alive() is not None
+    capture.launch()
+
+
+def test_what_broke_a_recording_is_told(from_handle):
+    with pytest.raises(ZeroDivisionError):
+        Capture(cuda.stream(), lambda: 1 / 0)
+    assert not building
+    assert CUDA.used is None
 
 
 def test_steps_on_several_streams_share_a_loss(stream):
