@@ -9,7 +9,7 @@ import pytest
 from numba import jit
 
 import numba_nn as nn
-from numba_nn.core.each import AHEAD, FAR, INTERLEAVED, PIECE, ahead_of, each, each_ahead, each_far, each_sum, is_far
+from numba_nn.core.each import AHEAD, FAR, INTERLEAVED, PIECE, each, each_ahead, each_far, each_sum, is_far
 from numba_nn.core.kernel import FLAGS, In, Out, inlined, kernel
 from numba_nn.core.reduce import BLOCK
 
@@ -107,10 +107,21 @@ def test_sums_of_what_is_computed_are_float64(size, dtype, ahead):
     np.testing.assert_allclose(y[0], share.py_func(a.astype(float), b.astype(float), 3.0).sum(), rtol=2e-7)
 
 
-def test_large_arrays_are_far_and_fetched_ahead():
-    arrays = [np.empty(size, np.float32) for size in (FAR // 4 - 1, FAR // 4)]
-    assert [is_far.py_func(array) for array in arrays] == [False, True]
-    assert [ahead_of.py_func(array) for array in arrays] == [0, AHEAD]
+def test_large_arrays_are_far():
+    assert [is_far.py_func(np.empty(size, np.float32)) for size in (FAR // 4 - 1, FAR // 4)] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["Softmax", "LogSoftmax"])
+def test_large_rows_are_those_of_small_arrays(name):
+    rows, length = 7, FAR // 4 // 6 + 3
+    x, dy = (np.random.default_rng(seed).standard_normal((rows, length), np.float32) for seed in (0, 1))
+    x[3, 5], x[4, 6] = np.nan, -np.inf
+    large, small = getattr(nn, name)(1), getattr(nn, name)(1)
+    y = large.forward(x)
+    dx = large.backward(dy)
+    for row in range(rows):
+        np.testing.assert_allclose(y[row], small.forward(x[row : row + 1])[0], rtol=3e-5)
+        np.testing.assert_allclose(dx[row], small.backward(dy[row : row + 1])[0], rtol=1e-4, atol=1e-9)
 
 
 def test_a_large_result_is_that_of_its_parts():

@@ -45,12 +45,6 @@ def is_far(target):
 
 
 @inlined
-def ahead_of(source):
-    """How far ahead `each_sum` had better fetch an array: it need not where caches may hold it."""
-    return AHEAD if is_far(source) else 0
-
-
-@inlined
 def same(x):
     """x."""
     return x

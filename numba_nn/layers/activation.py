@@ -153,7 +153,7 @@ def silu_backward(dx: Out, x: In, dy: In):
     far = is_far(dx)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        each_ahead(silu_gradient, dx[start:stop], (x[start:stop], dy[start:stop]), far)
+        each_far(silu_gradient, dx[start:stop], (x[start:stop], dy[start:stop]), far)
 
 
 @portable
@@ -171,7 +171,7 @@ def gelu_backward(dx: Out, x: In, dy: In):
     far = is_far(dx)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        each_ahead(gelu_gradient, dx[start:stop], (x[start:stop], dy[start:stop]), far)
+        each_far(gelu_gradient, dx[start:stop], (x[start:stop], dy[start:stop]), far)
 
 
 @portable
@@ -189,7 +189,7 @@ def gelu_tanh_backward(dx: Out, x: In, dy: In):
     far = is_far(dx)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        each_ahead(gelu_tanh_gradient, dx[start:stop], (x[start:stop], dy[start:stop]), far)
+        each_far(gelu_tanh_gradient, dx[start:stop], (x[start:stop], dy[start:stop]), far)
 
 
 # ---- layers --------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from numba import prange
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.cuda_reduce import WARPS, team_sum
 from numba_nn.core.cuda_rows import HELD, exponentials_of_row, held_exponentials, hold, release, row_grid, row_of_team, u32
-from numba_nn.core.each import ahead_of, each, each_far, each_sum, is_far, same
+from numba_nn.core.each import AHEAD, each, each_far, each_sum, is_far, same
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inlined, kernel
 from numba_nn.core.ptx import cuda
@@ -65,13 +65,13 @@ def less_share(dy, y, mass):
 @kernel
 def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
     """y = p; saved_y: flat, for a second copy, or empty."""
-    flat, flat_y, size, far = x.reshape(x.size), y.reshape(y.size), x.shape[1], is_far(y)
+    flat, flat_y, size, far = x.reshape(x.size), y.reshape(y.size), x.shape[1], is_far(saved_y)
     for task in prange(task_count(x)):
         o, start, stop = task_bounds(task, x)
         if x.shape[2] == 1:
             first, last = o * size, (o + 1) * size
             x_row, y_row, saved_row = flat[first:last], flat_y[first:last], saved_y[first:last]
-            if far:  # exponentials are computed twice: that takes less than to write them to memory and read them
+            if far:  # exponentials are computed twice: two copies of y past the caches gain more than that costs, one does not
                 top = row_top(x_row)
                 share = x.dtype.type(1 / each_sum(exp_less, (x_row, top), next_row(x_row)))
                 each_far(exp_share, (y_row, saved_row), (x_row, top, share), far)
@@ -96,7 +96,8 @@ def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x:
 @kernel
 def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
     """dx = p (dy - sum_k dy p), where p = y."""
-    zero, far, ahead = dy.dtype.type(0), is_far(dx), ahead_of(dx)
+    zero, far = dy.dtype.type(0), is_far(dx)
+    ahead = AHEAD if far else 0
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
@@ -144,7 +145,8 @@ def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch
 @kernel
 def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
     """dx = dy - p sum_k dy, where p = exp_below(y)."""
-    zero, far, ahead = dy.dtype.type(0), is_far(dx), ahead_of(dx)
+    zero, far = dy.dtype.type(0), is_far(dx)
+    ahead = AHEAD if far else 0
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
