@@ -97,13 +97,18 @@ def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x:
 def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
     """dx = p (dy - sum_k dy p), where p = y."""
     zero, far = dy.dtype.type(0), is_far(dx)
-    ahead = AHEAD if far else 0
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
-            dx_row, p_row, dy_row = dx[o].reshape(-1), saved_y[o].reshape(-1), dy[o].reshape(-1)
-            mean = dy.dtype.type(each_sum(product, (dy_row, p_row), ahead))
-            each_far(share_gradient, dx_row, (dy_row, p_row, mean), far)
+            dx_row, p_row, dy_row, mean = dx[o].reshape(-1), saved_y[o].reshape(-1), dy[o].reshape(-1), zero
+            if far:
+                mean = dy.dtype.type(each_sum(product, (dy_row, p_row), AHEAD))
+                each_far(share_gradient, dx_row, (dy_row, p_row, mean), far)
+                continue
+            for k in range(dx_row.size):  # a tenth faster on rows of 128
+                mean += dy_row[k] * p_row[k]
+            for k in range(dx_row.size):
+                dx_row[k] = p_row[k] * (dy_row[k] - mean)
         else:
             means = total[o, start:stop]
             for i in range(means.size):
@@ -146,13 +151,17 @@ def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch
 def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
     """dx = dy - p sum_k dy, where p = exp_below(y)."""
     zero, far = dy.dtype.type(0), is_far(dx)
-    ahead = AHEAD if far else 0
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
-            dx_row, y_row, dy_row = dx[o].reshape(-1), saved_y[o].reshape(-1), dy[o].reshape(-1)
-            mass = dy.dtype.type(each_sum(same, (dy_row,), ahead))
-            each_far(less_share, dx_row, (dy_row, y_row, mass), far)
+            dx_row, y_row, dy_row, mass = dx[o].reshape(-1), saved_y[o].reshape(-1), dy[o].reshape(-1), zero
+            if far:
+                mass = dy.dtype.type(each_sum(same, (dy_row,), AHEAD))
+                each_far(less_share, dx_row, (dy_row, y_row, mass), far)
+                continue
+            for k in range(dx_row.size):
+                mass += dy_row[k]
+            each(less_share, dx_row, (dy_row, y_row, mass))
         else:
             masses = total[o, start:stop]
             for i in range(masses.size):

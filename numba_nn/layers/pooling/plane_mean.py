@@ -24,7 +24,9 @@ def sum_of_four(a, b, c, d):
 @inner
 def plane_sum(x):
     """Sum of a plane, in float64; quarters of a large one at once: CPUs fetch more ahead where several pages are read."""
-    q = x.size // 4 if x.size >= QUARTERED else 0
+    if x.size < QUARTERED:
+        return each_sum(same, (x,), 0)
+    q = x.size // 4
     total = each_sum(sum_of_four, (x[:q], x[q : 2 * q], x[2 * q : 3 * q], x[3 * q : 4 * q]), 0)
     return total + each_sum(same, (x[4 * q :],), 0)
 
