@@ -111,8 +111,8 @@ def test_large_arrays_are_far():
     assert [is_far.py_func(np.empty(size, np.float32)) for size in (FAR // 4 - 1, FAR // 4)] == [False, True]
 
 
-@pytest.mark.parametrize("name", ["Softmax", "LogSoftmax"])
-def test_large_rows_are_those_of_small_arrays(name):
+@pytest.mark.parametrize(("name", "rounding"), [("Softmax", 1e-9), ("LogSoftmax", 1e-7)])
+def test_large_rows_are_those_of_small_arrays(name, rounding):
     rows, length = 7, FAR // 4 // 6 + 3
     x, dy = (np.random.default_rng(seed).standard_normal((rows, length), np.float32) for seed in (0, 1))
     x[3, 5], x[4, 6] = np.nan, -np.inf
@@ -121,7 +121,7 @@ def test_large_rows_are_those_of_small_arrays(name):
     dx = large.backward(dy)
     for row in range(rows):
         np.testing.assert_allclose(y[row], small.forward(x[row : row + 1])[0], rtol=3e-5)
-        np.testing.assert_allclose(dx[row], small.backward(dy[row : row + 1])[0], rtol=1e-4, atol=1e-9)
+        np.testing.assert_allclose(dx[row], small.backward(dy[row : row + 1])[0], rtol=1e-4, atol=rounding)
 
 
 def test_a_large_result_is_that_of_its_parts():
