@@ -2,11 +2,13 @@
 
 A polynomial is a chain: each step waits four cycles for the one before. LLVM's vectoriser goes through the body of such a loop
 with one vector at a time, and the CPU's window holds two or three of them. `each` asks for `INTERLEAVED` vectors, by a note on
-the loop; what they compute is the same. Large results are written past the caches.
+the loop; what they compute is the same. Large sources are fetched ahead, and large results may be written past the caches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
@@ -15,11 +17,13 @@ from numba.core.cpu import CPUContext
 from numba.extending import intrinsic
 
 from numba_nn.core.kernel import inlined
-from numba_nn.core.reduce import BLOCK
-from numba_nn.core.simd import INT32, INTP, Emitter
+from numba_nn.core.simd import INT32, INTP, LINE, Emitter, prefetch
 
+DOUBLE = ir.DoubleType()
 INTERLEAVED = 4  # vectors
 FAR = 2**25  # bytes: see `is_far`
+PIECE = 512  # elements; a float32 sum of more would have an error above 1e-7
+AHEAD = 2 * PIECE  # elements
 
 
 def _interleave(module: Any) -> Any:
@@ -56,55 +60,150 @@ def each(typingctx, function, target, sources):
 
 
 @intrinsic
-def each_far(typingctx, function, target, sources, far):
-    """`each` for a block of at most BLOCK elements, ``each_far(function, target, sources, far)``: past the caches if ``far``.
+def each_ahead(typingctx, function, target, sources, far):
+    """`each`, ``each_ahead(function, target, sources, far)``, whose sources are fetched ahead if ``far``: for costly functions.
 
-    It pays where little is computed: a ReLU of 64 MB takes 5.6 ms in place of 8, a sigmoid 9 as before (Intel Xeon).
+    The target may also be a tuple of two arrays that get the same; the second may be empty, and goes past the caches. CPUs
+    fetch ahead themselves, but not beyond a page: GELU of 64 MB in pages of 4 KB takes 12.8 ms in place of 14.2 (Intel Xeon).
     """
     return _each(typingctx, function, target, sources, far)
 
 
-def _each(typingctx: Any, function: Any, target: Any, sources: Any, *far: Any) -> tuple[Any, Any]:
-    """Signature and code of `each`, or with one argument more of `each_far`."""
-    indexed = [isinstance(source, types.Array) for source in sources]
-    call = function.get_call_type(
-        typingctx, tuple(s.dtype if array else s for s, array in zip(sources, indexed, strict=True)), {}
-    )
+@intrinsic
+def each_far(typingctx, function, target, sources, far):
+    """`each_ahead` that writes everything past the caches if ``far``; for what computes little, or reads more than it writes.
+
+    A ReLU of 64 MB takes 5.6 ms in place of 8, a sigmoid 9 as before (Intel Xeon).
+    """
+    return _each(typingctx, function, target, sources, far, past=True)
+
+
+def _each(typingctx: Any, function: Any, target: Any, sources: Any, *far: Any, past: bool = False) -> tuple[Any, Any]:
+    """Signature and code of `each`, or with one argument more of `each_ahead` and, ``past`` the caches, of `each_far`."""
+    call, several = _call_type(typingctx, function, sources), isinstance(target, types.BaseTuple)
+    kinds = tuple(target) if several else (target,)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def elements(array_type: Any, value: Any) -> Any:
-            return context.make_array(array_type)(context, builder, value)
-
-        _, to, given, *past = arguments
-        to, given = elements(target, to), cgutils.unpack_tuple(builder, given, len(sources))
-        given = [elements(s, g).data if array else g for s, g, array in zip(sources, given, indexed, strict=True)]
-
-        def value(i: Any) -> Any:
-            values = [builder.load(builder.gep(g, [i])) if array else g for g, array in zip(given, indexed, strict=True)]
-            return context.get_function(function, call)(builder, values)
-
+        _, to, given, *is_far = arguments
+        values = _Values(context, builder, context.get_function(function, call), sources, given)
+        to = cgutils.unpack_tuple(builder, to, len(kinds)) if several else [to]
+        to = [context.make_array(kind)(context, builder, array) for kind, array in zip(kinds, to, strict=True)]
         if not isinstance(context, CPUContext):  # a thread of the GPU has one element
-            with builder.if_then(builder.icmp_signed(">", to.nitems, INTP(0))):
-                builder.store(value(INTP(0)), to.data)
-        elif not past:
-            _loop(builder, to.nitems, to.data, value)
+            for array in to:
+                with builder.if_then(builder.icmp_signed(">", array.nitems, INTP(0))):
+                    builder.store(values(INTP(0)), array.data)
+        elif not is_far:
+            values.store(to[0].data, INTP(0), to[0].nitems)
         else:
-            room = Room(builder, target)
-            _loop(builder, to.nitems, builder.select(*past, room.data, to.data), value)
-            with builder.if_then(*past):
-                room.stream(to.data, to.nitems)
+            _each_piece(Room(builder, kinds[0]), to, values, is_far[0], past)
         return context.get_dummy_value()
 
     return types.void(function, target, sources, *far), codegen
 
 
-def _loop(builder: Any, count: Any, to: Any, value: Any) -> None:
-    """to[i] = value(i) for i < count."""
+@intrinsic
+def each_sum(typingctx, function, sources, ahead):
+    """``each_sum(function, sources, ahead)``: the sum of function(sources[0][i], ...), in float64.
+
+    The first source is an array. `PIECE` elements at a time are summed in their own precision. Unless ``ahead`` is 0, what lies
+    so many elements behind them is fetched meanwhile.
+    """
+    call = _call_type(typingctx, function, sources)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, given, ahead = arguments
+        values = _Values(context, builder, context.get_function(function, call), sources, given)
+        total = cgutils.alloca_once_value(builder, DOUBLE(0))
+        with _pieces(builder, values.arrays[0].nitems, INTP(PIECE)) as (start, count):
+            with builder.if_then(builder.icmp_signed("!=", ahead, INTP(0))):
+                values.fetch(builder.add(start, ahead))
+            part = values.sum(start, count)
+            part = part if part.type == DOUBLE else builder.fpext(part, DOUBLE)
+            builder.store(builder.fadd(builder.load(total), part), total)
+        return builder.load(total)
+
+    return types.float64(function, sources, types.intp), codegen
+
+
+def _call_type(typingctx: Any, function: Any, sources: Any) -> Any:
+    """Signature of a function of one element of each source."""
+    return function.get_call_type(typingctx, tuple(s.dtype if isinstance(s, types.Array) else s for s in sources), {})
+
+
+@contextmanager
+def _pieces(builder: Any, length: Any, size: Any) -> Iterator[tuple[Any, Any]]:
+    """Start and number of elements of every piece of ``size``, as instructions within a loop."""
+    with cgutils.for_range_slice(builder, INTP(0), length, size) as (start, _):
+        left = builder.sub(length, start)
+        yield start, builder.select(builder.icmp_signed("<", left, size), left, size)
+
+
+def _each_piece(room: Room, to: list[Any], values: _Values, far: Any, past: bool) -> None:
+    """The loop of `each_ahead` and `each_far`: in one piece, or if ``far`` in pieces of `PIECE` elements."""
+    builder, (first, *others) = room.builder, to
+    with _pieces(builder, first.nitems, builder.select(far, INTP(PIECE), first.nitems)) as (start, count):
+        with builder.if_then(far):
+            values.fetch(builder.add(start, INTP(AHEAD)))
+        place = builder.gep(first.data, [start])
+        data = builder.select(far, room.data, place) if past else place
+        values.store(data, start, count)
+        with builder.if_else(far) as (beyond, through):
+            with beyond:
+                for array in to[0 if past else 1 :]:
+                    with builder.if_then(builder.icmp_signed("!=", array.nitems, INTP(0))):
+                        room.stream(builder.gep(array.data, [start]), data, count)
+            with through:
+                for array in others:
+                    room.copy_exactly(array.data, data, array.nitems)
+
+
+class _Values:
+    """A function of the i-th elements of its sources; ``builder`` stands where instructions go."""
+
+    def __init__(self, context: Any, builder: Any, function: Any, sources: Any, given: Any) -> None:
+        self.builder, self.function = builder, function
+        self.given = list(cgutils.unpack_tuple(builder, given, len(sources)))
+        self.indexed = [k for k, source in enumerate(sources) if isinstance(source, types.Array)]
+        self.arrays = [context.make_array(sources[k])(context, builder, self.given[k]) for k in self.indexed]
+        self.alignments = [sources[k].dtype.bitwidth // 8 for k in self.indexed]
+
+    def __call__(self, i: Any) -> Any:
+        """The function's value for the i-th elements."""
+        values = list(self.given)
+        for k, array in zip(self.indexed, self.arrays, strict=True):
+            values[k] = self.builder.load(self.builder.gep(array.data, [i]))
+        return self.function(self.builder, values)
+
+    def fetch(self, start: Any) -> None:
+        """Fetch PIECE elements of every source, from there on, into the L1 cache: a hint, never a fault."""
+        for array, alignment in zip(self.arrays, self.alignments, strict=True):
+            stop, step = self.builder.add(start, INTP(PIECE)), INTP(LINE // alignment)
+            with cgutils.for_range_slice(self.builder, start, stop, step) as (at, _):
+                prefetch(self.builder, self.builder.gep(array.data, [at]), writes=0, level=3)
+
+    def store(self, to: Any, start: Any, count: Any) -> None:
+        """to[i] = value(start + i) for i < count."""
+        with _loop(self.builder, count) as i:
+            self.builder.store(self(self.builder.add(start, i)), self.builder.gep(to, [i]))
+
+    def sum(self, start: Any, count: Any) -> Any:
+        """The sum of value(start + i) for i < count, in the type of the first source."""
+        builder, kind = self.builder, self.arrays[0].data.type.pointee
+        total = cgutils.alloca_once(builder, kind)
+        builder.store(kind(0), total)
+        with _loop(builder, count) as i:
+            builder.store(builder.fadd(builder.load(total), self(builder.add(start, i)), flags=("reassoc",)), total)
+        return builder.load(total)
+
+
+@contextmanager
+def _loop(builder: Any, count: Any) -> Iterator[Any]:
+    """i < count, as instructions within a loop."""
     before, loop, done = builder.block, builder.append_basic_block("each"), builder.append_basic_block("each.done")
     builder.cbranch(builder.icmp_signed(">", count, INTP(0)), loop, done)
     builder.position_at_end(loop)
     i = builder.phi(INTP)
-    builder.store(value(i), builder.gep(to, [i]))
+    yield i
     following = builder.add(i, INTP(1))
     i.add_incoming(INTP(0), before)
     i.add_incoming(following, builder.block)
@@ -114,15 +213,15 @@ def _loop(builder: Any, count: Any, to: Any, value: Any) -> None:
 
 
 class Room(Emitter):
-    """BLOCK elements in the L1 cache, which `stream` writes to where they belong."""
+    """PIECE elements in the L1 cache, which `stream` writes to where they belong."""
 
     def __init__(self, builder: Any, array: Any) -> None:
         super().__init__(builder, array)
-        room = cgutils.alloca_once(builder, ir.ArrayType(self.element, BLOCK))
+        room = cgutils.alloca_once(builder, ir.ArrayType(self.element, PIECE))
         self.data = builder.bitcast(room, self.element.as_pointer())
 
-    def stream(self, target: Any, length: Any) -> None:
-        """target[:length] = room[:length], whole vectors past the caches, which needs their addresses aligned.
+    def stream(self, target: Any, data: Any, length: Any) -> None:
+        """target[:length] = data[:length], whole vectors past the caches, which needs their addresses aligned.
 
         Other threads see them after a locked instruction of this one, as all locks and barriers have.
         """
@@ -131,10 +230,10 @@ class Room(Emitter):
         address = builder.and_(builder.neg(builder.ptrtoint(target, INTP)), INTP(vector - 1))
         lead = builder.udiv(address, INTP(self.alignment))
         lead = builder.select(builder.icmp_signed("<", lead, length), lead, length)
-        self.copy_exactly(target, self.data, lead)
+        self.copy_exactly(target, data, lead)
         whole = builder.add(lead, builder.and_(builder.sub(length, lead), INTP(-self.lanes)))
         with cgutils.for_range_slice(builder, lead, whole, lanes) as (i, _):
-            store = builder.store(self.load(self.data, i), self.vector_pointer(target, i), align=vector)
+            store = builder.store(self.load(data, i), self.vector_pointer(target, i), align=vector)
             store.set_metadata("nontemporal", builder.module.add_metadata([INT32(1)]))
-        end, rest = (builder.gep(array, [whole]) for array in (target, self.data))
+        end, rest = (builder.gep(array, [whole]) for array in (target, data))
         self.copy_exactly(end, rest, builder.sub(length, whole))

@@ -23,7 +23,7 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_number
-from numba_nn.core.each import each, each_far, is_far, same
+from numba_nn.core.each import each_ahead, each_far, is_far
 from numba_nn.core.epilogue import LEAKY_RELU, RELU, RELU6, SIGMOID, TANH, leaky_relu, relu, relu6
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Saved, portable
@@ -105,11 +105,10 @@ def relu6_backward(dx: Out, x: In, dy: In):
 @portable
 def sigmoid_forward(y: Out, saved_y: Saved, x: In):
     """y = 1 / (1 + exp(-x)); saved_y: a second copy, or empty."""
-    far = is_far(saved_y)
+    far = is_far(y)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        each(sigmoid, y[start:stop], (x[start:stop],))
-        each_far(same, saved_y[start:stop], (y[start:stop],), far)
+        each_ahead(sigmoid, (y[start:stop], saved_y[start:stop]), (x[start:stop],), far)
 
 
 @portable
@@ -124,11 +123,10 @@ def sigmoid_backward(dx: Out, saved_y: Saved, dy: In):
 @portable
 def tanh_forward(y: Out, saved_y: Saved, x: In):
     """y = tanh(x); saved_y: a second copy, or empty."""
-    far = is_far(saved_y)
+    far = is_far(y)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        each(tanh, y[start:stop], (x[start:stop],))
-        each_far(same, saved_y[start:stop], (y[start:stop],), far)
+        each_ahead(tanh, (y[start:stop], saved_y[start:stop]), (x[start:stop],), far)
 
 
 @portable
@@ -143,49 +141,55 @@ def tanh_backward(dx: Out, saved_y: Saved, dy: In):
 @portable
 def silu_forward(y: Out, x: In):
     """y = x sigmoid(x)."""
+    far = is_far(y)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        each(silu, y[start:stop], (x[start:stop],))
+        each_ahead(silu, y[start:stop], (x[start:stop],), far)
 
 
 @portable
 def silu_backward(dx: Out, x: In, dy: In):
     """dx = dy times the derivative at x."""
+    far = is_far(dx)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        each(silu_gradient, dx[start:stop], (x[start:stop], dy[start:stop]))
+        each_far(silu_gradient, dx[start:stop], (x[start:stop], dy[start:stop]), far)
 
 
 @portable
 def gelu_forward(y: Out, x: In):
     """y = x times the share of the normal distribution below x."""
+    far = is_far(y)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        each(gelu, y[start:stop], (x[start:stop],))
+        each_ahead(gelu, y[start:stop], (x[start:stop],), far)
 
 
 @portable
 def gelu_backward(dx: Out, x: In, dy: In):
     """dx = dy times the derivative at x."""
+    far = is_far(dx)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        each(gelu_gradient, dx[start:stop], (x[start:stop], dy[start:stop]))
+        each_far(gelu_gradient, dx[start:stop], (x[start:stop], dy[start:stop]), far)
 
 
 @portable
 def gelu_tanh_forward(y: Out, x: In):
     """y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
+    far = is_far(y)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        each(gelu_tanh, y[start:stop], (x[start:stop],))
+        each_ahead(gelu_tanh, y[start:stop], (x[start:stop],), far)
 
 
 @portable
 def gelu_tanh_backward(dx: Out, x: In, dy: In):
     """dx = dy times the derivative at x."""
+    far = is_far(dx)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
-        each(gelu_tanh_gradient, dx[start:stop], (x[start:stop], dy[start:stop]))
+        each_far(gelu_tanh_gradient, dx[start:stop], (x[start:stop], dy[start:stop]), far)
 
 
 # ---- layers --------------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from numba_nn.core.ptx import cuda, device_function
 from numba_nn.core.rows import task_bounds, task_count
 from numba_nn.core.vmath import EXP_WORK, log
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.softmax import exponentials
+from numba_nn.layers.exponentials import exponentials
 from numba_nn.losses.classes import ClassLoss, class_or_none, score_cube
 
 

@@ -12,7 +12,7 @@ from fake_cuda import GuardedNarrow
 from scipy import special
 
 from numba_nn.core import address, narrow, vmath
-from numba_nn.core.each import each, each_far
+from numba_nn.core.each import each, each_ahead, each_far
 
 Number = np.floating[Any]
 
@@ -35,8 +35,11 @@ def part_at(address: int, start: int, stop: int, like: np.ndarray) -> np.ndarray
 
 
 def _each(function: Any, target: Any, sources: Any, far: bool = False) -> None:
-    for i in range(target.size):
-        target[i] = function(*(source[i] if isinstance(source, np.ndarray) else source for source in sources))
+    first, *others = target if isinstance(target, tuple) else (target,)
+    for i in range(first.size):
+        first[i] = function(*(source[i] if isinstance(source, np.ndarray) else source for source in sources))
+    for other in others:
+        other[...] = first[: other.size]
 
 
 def _reader(dtype: Any) -> Any:
@@ -49,6 +52,7 @@ HOST_TWINS: dict[Any, Any] = {
     address.part_at: part_at,
     each: _each,
     each_far: _each,
+    each_ahead: _each,
     vmath.number: lambda x, single, double: type(x)(single if isinstance(x, np.float32) else double),
     vmath.multiply_add: lambda a, b, c: type(a)(np.float64(a) * np.float64(b) + np.float64(c)),
     vmath.polynomial: lambda x, single, double: np.polynomial.polynomial.polyval(

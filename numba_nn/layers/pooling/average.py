@@ -5,7 +5,7 @@ one for its column; tables of shares have their inverses. Backward adds dy / div
 
 A row of windows is summed in two steps, as in `maximum`: down every column, then along the row of the columns' sums; backward
 goes the other way. Sums are float64 in either dtype. Two kinds of windows have kernels of their own: 2 x 2 side by side
-(7 times as fast on planes of 32 x 32), and the whole plane, the global average (5 times as fast on planes of 7 x 7).
+(7 times as fast on planes of 32 x 32), and the whole plane, in `plane_mean`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,15 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_flag, is_whole
-from numba_nn.core.cuda_planes import first_plane, gather, next_plane, over_planes, place_of_window, planes_together, split
-from numba_nn.core.cuda_reduce import WARPS, block_per_row, block_sum
 from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.narrow import wide
-from numba_nn.core.portable import fetch, put
-from numba_nn.core.ptx import WINDOW, cuda, flat_part
-from numba_nn.core.reduce import float_sum
 from numba_nn.core.vector import AHEAD, read_ahead, write_ahead
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import flat_planes, planes
 from numba_nn.layers.pooling.cuda import gather_means, pool_means
+from numba_nn.layers.pooling.plane_mean import plane_mean_backward, plane_mean_forward
 from numba_nn.layers.pooling.windows import WORK, Adaptive, Global, Pooling, Sliding, collect, deal, scratch_rows
 
 
@@ -138,53 +134,6 @@ def avg_pool2x2_backward(dx: Out, dy: In, row_shares: In, shares: In):
                 upper[j] = upper[j + np.uintp(1)] = lower[j] = lower[j + np.uintp(1)] = share
             upper[2 * dy_row.size :] = lower[2 * dy_row.size :] = zero
         dx[p, 2 * dy.shape[1] :] = zero
-
-
-@kernel
-def plane_mean_forward(y: Out, x: In):
-    """y = mean of a plane; x: (P, H W), y: (P,)."""
-    for p in prange(y.size):
-        y[p] = float_sum(x[p]) / x.shape[1]
-
-
-@plane_mean_forward.on_cuda(grid=lambda y, x: block_per_row(x))
-def plane_mean_forward(y: Out, x: In):
-    """A block has a plane."""
-    room, window = cuda.shared.array(WARPS, x.dtype), cuda.local.array(WINDOW, x.dtype)
-    p, i, total = np.uint32(cuda.blockIdx.x), np.uint64(cuda.threadIdx.x) * np.uint64(WINDOW), x.dtype.type(0)
-    plane = x[p]
-    while i < np.uint64(plane.size):
-        fetch(window, plane, i)
-        total += window[0] + window[1] + window[2] + window[3]
-        i += np.uint64(cuda.blockDim.x) * np.uint64(WINDOW)
-    total = block_sum(total, room)
-    if cuda.threadIdx.x == 0:
-        y[p] = total / x.dtype.type(x.shape[1])
-
-
-@kernel
-def plane_mean_backward(dx: Out, dy: In):
-    """dx = dy / size of the plane."""
-    for p in prange(dy.size):
-        share = dx.dtype.type(dy[p] / dx.shape[1])
-        for i in range(dx.shape[1]):
-            dx[p, i] = share
-
-
-@plane_mean_backward.on_cuda(grid=over_planes)
-def plane_mean_backward(dx: Out, dy: In):
-    """A thread has a window, perhaps of several planes."""
-    at, places, g = place_of_window(), np.uint32(dx.shape[1]), first_plane()
-    window, owners = cuda.local.array(WINDOW, dx.dtype), cuda.local.array(WINDOW, np.uint32)
-    for lane in range(WINDOW):
-        owners[lane], _ = split(at + np.uint32(lane), places)
-    together, share = planes_together(places), dx.dtype.type(1) / dx.dtype.type(dx.shape[1])
-    while at < together * places and g * together < np.uint32(dx.shape[0]):
-        gather(window, dy, g * together, owners, dx.dtype.type(0))
-        for lane in range(WINDOW):
-            window[lane] *= share
-        put(flat_part(dx, 0, dx.size), g * together * places + at, window, dx.size)
-        g = next_plane(g)
 
 
 class _Average(Pooling):
