@@ -12,6 +12,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array
+from numba_nn.core.checks import is_destination
 from numba_nn.core.device import device_of
 from numba_nn.core.kernel import In, Kernel, Out, portable
 from numba_nn.core.reduce import block_bounds, block_count
@@ -20,7 +21,7 @@ from numba_nn.core.vmath import log as logarithm
 from numba_nn.core.vmath import sigmoid as logistic
 from numba_nn.core.vmath import tanh as hyperbolic_tangent
 from numba_nn.core.workspace import thread_workspace
-from numba_nn.ops.function import Function, is_free, is_plain
+from numba_nn.ops.function import Function, is_plain
 
 
 @portable
@@ -130,7 +131,7 @@ class UnaryFunction(Function):
         DeviceError
             If ``out`` lives on another device than ``a``.
         """
-        if is_plain(a) and (out is None or is_free(out, a)):
+        if is_plain(a) and (out is None or out is a or is_destination(out, a.shape, a.dtype, a)):
             y = np.empty_like(a) if out is None else out
             self._run.for_work(y.size)(y.ravel(), a.ravel())
             return y
