@@ -5,7 +5,7 @@ Each has two kernels: of flat arrays, y may be an operand; and for operands that
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numba import prange
@@ -219,6 +219,8 @@ class BinaryFunction(Function):
         if is_number(b) and is_plain(a):
             b = number(b, a.dtype, CPU)
         plain = is_plain(a) and is_plain(b) and a.dtype is b.dtype
+        one: Any
+        other: Any
         one, other, device = (a, b, CPU) if plain else self._accept(a, b)
         try:
             shape, rows, dims = dimensions(one.shape, other.shape, device)
@@ -226,7 +228,7 @@ class BinaryFunction(Function):
             raise ShapeError(f"{self.__name__}: shapes {one.shape} and {other.shape} do not broadcast") from None
         if out is None:
             y = device.empty(shape, one.dtype)
-        elif plain and is_destination(out, shape, one.dtype, b if out is a else a) and b.base is None:
+        elif plain and is_destination(out, shape, one.dtype, other if out is a else one) and other.base is None:
             y = out  # an operand itself, or apart from both
         else:
             apart = [x for x, given in ((one, a), (other, b)) if given is not out]
@@ -253,7 +255,7 @@ class BinaryFunction(Function):
         return a, number(b, a.dtype, device) if is_number(b) else self._checked("b", b, a.dtype, device), device
 
 
-def is_number(given: Any) -> bool:
+def is_number(given: Any) -> TypeGuard[float]:
     """Whether an operand is a number: of Python's or NumPy's."""
     return type(given) is not ndarray and isinstance(given, NUMBERS)
 

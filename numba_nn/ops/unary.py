@@ -7,13 +7,13 @@ its remainder may differ in the last bit.
 from __future__ import annotations
 
 import math
+from typing import Any
 
-import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import is_destination
-from numba_nn.core.device import device_of
+from numba_nn.core.device import CPU, device_of
 from numba_nn.core.kernel import In, Kernel, Out, portable
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.vmath import exp as exponential
@@ -131,15 +131,14 @@ class UnaryFunction(Function):
         DeviceError
             If ``out`` lives on another device than ``a``.
         """
-        if is_plain(a) and (out is None or out is a or is_destination(out, a.shape, a.dtype, a)):
-            y = np.empty_like(a) if out is None else out
-            self._run.for_work(y.size)(y.ravel(), a.ravel())
-            return y
-        device = device_of(a)
-        x = self._checked("a", a, None, device)
-        y = self._destination(out, x.shape, x.dtype, device, *(() if out is a else (x,)))
+        plain = is_plain(a)
+        device = CPU if plain else device_of(a)
+        x = a if plain else self._checked("a", a, None, device)
+        y: Any = out
+        if not (plain and (out is a or is_destination(out, a.shape, a.dtype, a))):
+            y = self._destination(out, x.shape, x.dtype, device, *(() if out is a else (x,)))
         if y.size:
-            x = thread_workspace(device).contiguous("a", x)
+            x = x if plain else thread_workspace(device).contiguous("a", x)
             self._run.for_work(y.size, device)(y.ravel(), x.ravel())
         return y if out is None else out
 
