@@ -118,7 +118,8 @@ class Room(Emitter):
 
     def __init__(self, builder: Any, array: Any) -> None:
         super().__init__(builder, array)
-        room = cgutils.alloca_once(builder, ir.ArrayType(self.element, BLOCK))
+        with builder.goto_entry_block():  # not `cgutils.alloca_once`, which fills it with zeros at every call: 0.3 us
+            room = builder.alloca(ir.ArrayType(self.element, BLOCK))
         self.data = builder.bitcast(room, self.element.as_pointer())
 
     def stream(self, target: Any, length: Any) -> None:
