@@ -89,6 +89,11 @@ def test_functions_of_two_arrays_broadcast(name, dtype):
         (lambda x: ops.add(x, [1, 2, 3]), nn.DTypeError, "add: b must be a NumPy array, got list"),
         (lambda x: ops.add(x, x, out=x[:1].copy()), nn.ShapeError, "add: out must have shape"),
         (lambda x: ops.add(x[:1], x[1:], out=x[:1][::-1]), nn.DestinationError, "add: out overlaps"),
+        (lambda x: ops.add(x.copy(), x[:], out=x), nn.DestinationError, "add: out overlaps"),
+        (lambda x: ops.add(x, x[:1], out=x), nn.DestinationError, "add: out overlaps"),
+        (lambda x: ops.add(x[:], 1, out=x), nn.DestinationError, "add: out overlaps"),
+        (lambda x: ops.sum(x, (), out=x), nn.DestinationError, "sum: out overlaps"),
+        (lambda x: ops.sum(x, 0, 1), nn.ArgumentError, "sum: keepdims must be True or False, got 1"),
         (lambda x: ops.sum(x, 2), nn.ArgumentError, r"sum: axis must be an int .* in -2 \.\. 1, got 2"),
         (lambda x: ops.sum(x, [0, 1]), nn.ArgumentError, r"sum: axis must be .* a tuple of ints in -2 \.\. 1, got \[0, 1\]"),
         (lambda x: ops.sum(x, True), nn.ArgumentError, "sum: axis must be an int .* got True"),
@@ -141,6 +146,12 @@ def test_numbers_that_are_no_floats_are_refused(number):
         ops.multiply(numbers((2, 3)), number)
 
 
+def test_a_number_beyond_float32_is_infinite():
+    x = numbers((2, 3), dtype=np.float32)
+    for call in (lambda: ops.multiply(abs(x), 1e300), lambda: ops.maximum(1e300, x)):
+        np.testing.assert_array_equal(call(), np.full((2, 3), np.inf, np.float32))
+
+
 def test_functions_are_copied_and_pickled_by_reference():
     for function in (ops.add, ops.exp, ops.sum, ops.argmax, ops.norm):
         assert pickle.loads(pickle.dumps(function)) is copy.deepcopy(function) is function
@@ -148,7 +159,7 @@ def test_functions_are_copied_and_pickled_by_reference():
 
 # Reductions
 
-SHAPES = [(7,), (3, 5), (2, 3, 4), (300, 70), (2, 9000, 3), (1, 40_000), (5, 1, 2, 3), (600, 2, 300)]
+SHAPES = [(7,), (3, 5), (2, 3, 4), (300, 70), (2, 9000, 3), (1, 40_000), (5, 1, 2, 3), (600, 2, 300), (11, 20_000)]
 
 
 def axes_of(rank):

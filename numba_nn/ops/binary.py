@@ -5,13 +5,14 @@ Each has two kernels: of flat arrays, y may be an operand; and for operands that
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numba import prange
 from numpy import ndarray
 
 from numba_nn.core.call import Array
+from numba_nn.core.checks import is_destination
 from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.each import each_far, is_far
 from numba_nn.core.errors import ArgumentError, ShapeError
@@ -21,7 +22,7 @@ from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.workspace import thread_workspace
 from numba_nn.layers.merge import add_forward, multiply_forward, product, total
 from numba_nn.ops.broadcast import combine_rows, combine_windows, dimensions, row_tasks
-from numba_nn.ops.function import Function, is_free, is_plain
+from numba_nn.ops.function import Function, is_plain
 
 
 @inlined
@@ -215,54 +216,55 @@ class BinaryFunction(Function):
         DeviceError
             If arrays live on different devices.
         """
-        one: Any = a
-        other: Any = b
-        device: Device = CPU
-        if not (is_plain(a) and is_plain(b) and a.dtype is b.dtype):
-            one, other, device = self._accept(a, b)
-        elif a.shape == b.shape and (out is None or (is_free(out, a) and is_free(out, b))):
-            y = np.empty_like(a) if out is None else out
-            self._run.for_work(y.size)(y.ravel(), a.ravel(), b.ravel())
-            return y
+        if is_number(b) and is_plain(a):
+            b = number(b, a.dtype, CPU)
+        plain = is_plain(a) and is_plain(b) and a.dtype is b.dtype
+        one: Any
+        other: Any
+        one, other, device = (a, b, CPU) if plain else self._accept(a, b)
         try:
-            shape, length, dims = dimensions(one.shape, other.shape, device)
+            shape, rows, dims = dimensions(one.shape, other.shape, device)
         except ValueError:
             raise ShapeError(f"{self.__name__}: shapes {one.shape} and {other.shape} do not broadcast") from None
-        apart = [x for x, given in ((one, a), (other, b)) if given is not out]
-        y = self._destination(out, shape, one.dtype, device, *apart)
+        if out is None:
+            y = device.empty(shape, one.dtype)
+        elif plain and is_destination(out, shape, one.dtype, other if out is a else one) and other.base is None:
+            y = out  # an operand itself, or apart from both
+        else:
+            apart = [x for x, given in ((one, a), (other, b)) if given is not out]
+            y = self._destination(out, shape, one.dtype, device, *apart)
         if y.size:
-            workspace = thread_workspace(device)
-            one, other = workspace.contiguous("a", one), workspace.contiguous("b", other)
-            if one.size == other.size == y.size:
+            if not plain:
+                workspace = thread_workspace(device)
+                one, other = workspace.contiguous("a", one), workspace.contiguous("b", other)
+            if rows is None:
                 self._run.for_work(y.size, device)(y.ravel(), one.ravel(), other.ravel())
             else:
-                rows = y.reshape(y.size // length, length)
-                self._run_repeated.for_work(y.size, device)(rows, one.ravel(), other.ravel(), dims)
+                self._run_repeated.for_work(y.size, device)(y.reshape(rows), one.ravel(), other.ravel(), dims)
         return y if out is None else out
 
     def _accept(self, a: Any, b: Any) -> tuple[Array, Array, Device]:
         """The operands as checked arrays, a number as an array of no dimension; and where they live."""
+        if is_number(a) and is_number(b):
+            raise ArgumentError(f"{self.__name__}: a or b must be an array, got {a!r} and {b!r}")
+        device = device_of(b if is_number(a) else a)
         if is_number(a):
-            if is_number(b):
-                raise ArgumentError(f"{self.__name__}: a or b must be an array, got {a!r} and {b!r}")
-            device = device_of(b)
             b = self._checked("b", b, None, device)
             return number(a, b.dtype, device), b, device
-        device = device_of(a)
         a = self._checked("a", a, None, device)
         return a, number(b, a.dtype, device) if is_number(b) else self._checked("b", b, a.dtype, device), device
 
 
-def is_number(given: Any) -> bool:
+def is_number(given: Any) -> TypeGuard[float]:
     """Whether an operand is a number: of Python's or NumPy's."""
     return type(given) is not ndarray and isinstance(given, NUMBERS)
 
 
 def number(value: float, dtype: Any, device: Device) -> Array:
-    """A number as an array of no dimension, until the next call."""
-    room = thread_workspace(device).array("number", (1,), dtype)
-    fill_forward.for_work(1, device)(room, float(value))
-    return room.reshape(())
+    """A number as an array of no dimension; on a GPU until the next call."""
+    room = np.empty((), dtype) if device is CPU else thread_workspace(device).array("number", (), dtype)
+    fill_forward.for_work(1, device)(room.ravel(), float(value))
+    return room
 
 
 add = BinaryFunction("add", add_forward, add_repeated, "a + b")

@@ -9,6 +9,7 @@ operand's elements lie side by side, or one of them serves all. The others say w
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -123,9 +124,15 @@ def combine_windows(function, y, a, b, dims):
 
 
 @functools.lru_cache(maxsize=256)
-def dimensions(a: Shape, b: Shape, device: Device = CPU) -> tuple[Shape, int, Array]:
-    """The shape that a and b broadcast to, the length of its rows, and what `rows_at` takes; ValueError where they do not."""
+def dimensions(a: Shape, b: Shape, device: Device = CPU) -> tuple[Shape, Shape | None, Array | None]:
+    """The shape that a and b broadcast to, that of its rows, and what `rows_at` takes; ValueError where they do not.
+
+    Where no element is repeated, so that flat arrays do, there are no rows.
+    """
     shape = np.broadcast_shapes(a, b)
+    size = math.prod(shape)
+    if math.prod(a) == math.prod(b) == size:
+        return shape, None, None
     lengths = zip(shape, *((1,) * (len(shape) - len(s)) + s for s in (a, b)), strict=True)
     merged: list[list[int]] = []  # length of the result, and of a and of b, which is 1 where they are repeated
     for n, along_a, along_b in lengths:
@@ -139,4 +146,4 @@ def dimensions(a: Shape, b: Shape, device: Device = CPU) -> tuple[Shape, int, Ar
     for n, *along in reversed(merged or [[1, 1, 1]]):
         dims.append([n, *(step if length == n else 0 for length, step in zip(along, steps, strict=True))])
         steps = [step * length for step, length in zip(steps, along, strict=True)]
-    return shape, dims[0][0], device.from_host(np.array(dims[::-1], np.int64))
+    return shape, (size // dims[0][0], dims[0][0]), device.from_host(np.array(dims[::-1], np.int64))

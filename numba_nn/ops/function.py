@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 from numpy import ndarray
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import FLOATS, check_array, check_destination, is_destination
+from numba_nn.core.checks import FLOATS, check_array, check_destination
 from numba_nn.core.device import Device
 from numba_nn.core.workspace import Shape
 
@@ -52,8 +52,3 @@ class Function:
 def is_plain(a: Any) -> TypeGuard[Array]:
     """Whether an operand needs no further look: one of NumPy's arrays of floats, in order. It takes 0.1 us."""
     return type(a) is ndarray and a.dtype in FLOATS and a.flags.carray
-
-
-def is_free(out: Any, a: Array) -> bool:
-    """Whether ``out`` is the operand itself, or memory of its own for as much, as far as can be seen in 0.2 us."""
-    return out is a or is_destination(out, a.shape, a.dtype, a)

@@ -1,94 +1,120 @@
 """Functions of one array, element by element: `UnaryFunction` objects.
 
-Kernels take flat arrays; y may be the operand. Those with a transcendental function run over fixed blocks: a vector loop and
-its remainder may differ in the last bit.
+Kernels take flat arrays; y may be the operand. They run over fixed blocks: a vector loop of a transcendental function and its
+remainder may differ in the last bit. Large results of the others pass by the caches; an exponential of 64 MB takes longer so.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
-import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array
-from numba_nn.core.device import device_of
-from numba_nn.core.kernel import In, Kernel, Out, portable
+from numba_nn.core.checks import is_destination
+from numba_nn.core.device import CPU, device_of
+from numba_nn.core.each import each, each_far, is_far
+from numba_nn.core.kernel import In, Kernel, Out, inlined, portable
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.vmath import exp as exponential
 from numba_nn.core.vmath import log as logarithm
 from numba_nn.core.vmath import sigmoid as logistic
 from numba_nn.core.vmath import tanh as hyperbolic_tangent
 from numba_nn.core.workspace import thread_workspace
-from numba_nn.ops.function import Function, is_free, is_plain
+from numba_nn.ops.function import Function, is_plain
+
+
+@inlined
+def opposite(a):
+    """-a."""
+    return -a
+
+
+@inlined
+def size(a):
+    """|a|."""
+    return abs(a)
+
+
+@inlined
+def squared(a):
+    """a^2."""
+    return a * a
+
+
+@inlined
+def root(a):
+    """The square root of a."""
+    return math.sqrt(a)
 
 
 @portable
 def negative_forward(y: Out, a: In):
     """y = -a."""
-    for i in prange(y.size):
-        y[i] = -a[i]
+    far = is_far(y)
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each_far(opposite, y[start:stop], (a[start:stop],), far)
 
 
 @portable
 def absolute_forward(y: Out, a: In):
     """y = |a|."""
-    for i in prange(y.size):
-        y[i] = abs(a[i])
+    far = is_far(y)
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each_far(size, y[start:stop], (a[start:stop],), far)
 
 
 @portable
 def square_forward(y: Out, a: In):
     """y = a^2."""
-    for i in prange(y.size):
-        y[i] = a[i] * a[i]
+    far = is_far(y)
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each_far(squared, y[start:stop], (a[start:stop],), far)
 
 
 @portable
 def sqrt_forward(y: Out, a: In):
     """y = the square root of a."""
-    for i in prange(y.size):
-        y[i] = math.sqrt(a[i])
+    far = is_far(y)
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each_far(root, y[start:stop], (a[start:stop],), far)
 
 
 @portable
 def exp_forward(y: Out, a: In):
     """y = e^a."""
-    for block in prange(block_count(a.size)):
-        start, stop = block_bounds(block, a.size)
-        source, target = a[start:stop], y[start:stop]
-        for i in range(source.size):
-            target[i] = exponential(source[i])
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each(exponential, y[start:stop], (a[start:stop],))
 
 
 @portable
 def log_forward(y: Out, a: In):
     """y = the natural logarithm of a."""
-    for block in prange(block_count(a.size)):
-        start, stop = block_bounds(block, a.size)
-        source, target = a[start:stop], y[start:stop]
-        for i in range(source.size):
-            target[i] = logarithm(source[i])
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each(logarithm, y[start:stop], (a[start:stop],))
 
 
 @portable
 def hyperbolic_tangent_forward(y: Out, a: In):
     """y = tanh(a)."""
-    for block in prange(block_count(a.size)):
-        start, stop = block_bounds(block, a.size)
-        source, target = a[start:stop], y[start:stop]
-        for i in range(source.size):
-            target[i] = hyperbolic_tangent(source[i])
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each(hyperbolic_tangent, y[start:stop], (a[start:stop],))
 
 
 @portable
 def logistic_forward(y: Out, a: In):
     """y = 1 / (1 + e^-a)."""
-    for block in prange(block_count(a.size)):
-        start, stop = block_bounds(block, a.size)
-        source, target = a[start:stop], y[start:stop]
-        for i in range(source.size):
-            target[i] = logistic(source[i])
+    for block in prange(block_count(y.size)):
+        start, stop = block_bounds(block, y.size)
+        each(logistic, y[start:stop], (a[start:stop],))
 
 
 class UnaryFunction(Function):
@@ -130,15 +156,16 @@ class UnaryFunction(Function):
         DeviceError
             If ``out`` lives on another device than ``a``.
         """
-        if is_plain(a) and (out is None or is_free(out, a)):
-            y = np.empty_like(a) if out is None else out
-            self._run.for_work(y.size)(y.ravel(), a.ravel())
-            return y
-        device = device_of(a)
-        x = self._checked("a", a, None, device)
-        y = self._destination(out, x.shape, x.dtype, device, *(() if out is a else (x,)))
+        plain = is_plain(a)
+        device = CPU if plain else device_of(a)
+        x = a if plain else self._checked("a", a, None, device)
+        y: Any = out
+        if out is None:
+            y = device.empty(x.shape, x.dtype)
+        elif not (plain and (out is a or is_destination(out, a.shape, a.dtype, a))):
+            y = self._destination(out, x.shape, x.dtype, device, *(() if out is a else (x,)))
         if y.size:
-            x = thread_workspace(device).contiguous("a", x)
+            x = x if plain else thread_workspace(device).contiguous("a", x)
             self._run.for_work(y.size, device)(y.ravel(), x.ravel())
         return y if out is None else out
 
