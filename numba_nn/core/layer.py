@@ -13,32 +13,24 @@ What a subclass writes:
 * in its constructor, after ``super().__init__()``, parameters as attributes, ``self.weight = Parameter(array, "weight")``, and
   ``self.dtype``, the `numpy.dtype` of parameters and arrays; a layer without parameters leaves it None and follows its input.
 
-All of it in one, a factor for each feature::
+``examples/own_layer.py`` has all of it in one: a factor for each feature, with kernels that run on a GPU, too. A layer may do
+without kernels: ``nn.ops`` and NumPy, with ``out=``, serve in ``_forward`` and ``_backward``, NumPy on the CPU alone.
 
-    class Scale(nn.Layer):
-        keeps_input = True
+What else a subclass may write, each only where it is needed:
 
-        def __init__(self, features, dtype=np.float32):
-            super().__init__()
-            self.dtype = np.dtype(dtype)
-            self.weight = nn.Parameter(np.ones(features, dtype), "weight")
+* ``_geometry(x_shape, dtype)``: what follows from the shape, made once, such as the kernels' ``for_work``: ``call.geometry``;
+* ``_tables(x_shape, dtype)``: arrays that do not depend on the first dimension, so that smaller batches share them:
+  ``call.tables``;
+* ``inference_spec``: what of ``saved_spec`` a forward writes even if no backward comes; nothing, in most layers that have one;
+* ``buffer_names``: attributes that are state without being learned, such as running statistics;
+* ``_derive()``: arrays that follow from parameters or the device, made anew where these change;
+* ``_pack_for(call)``: has `Parameter.packed` make what a forward reads of locked parameters;
+* ``forward_flops(x_shape)``: of its matrix products, for reports;
+* ``_arguments()``: what `repr`, and so every message, shows between the parentheses;
+* ``epilogue_role``, ``behind(before)``: its part in layers that run as one, see `numba_nn.core.fusion`.
 
-        def output_shape(self, x_shape):
-            if len(x_shape) != 2 or x_shape[1] != self.weight.value.size:
-                raise nn.ShapeError(f"{self}: x must have shape (N, {self.weight.value.size}), got {x_shape}")
-            return x_shape
-
-        def scratch_spec(self, x_shape, dtype):
-            return {"product": (x_shape, dtype)}
-
-        def _forward(self, call, y, x, saved):
-            np.multiply(x, self.weight.value, out=y)
-
-        def _backward(self, call, dx, dy, x, saved):
-            if self.weight.requires_grad:
-                self.weight.grad[...] += np.multiply(dy, x, out=call.scratch["product"]).sum(0)
-            if dx is not None:
-                np.multiply(dy, self.weight.value, out=dx)
+Arrays of statistics and of partial sums are declared with the dtype ``wide(dtype)``, which is float32 where the layer's arrays
+have 16 bits.
 
 What depends on the mode reads ``self.training`` in ``_forward``. Whether a forward is kept is another matter: a container that
 is trained keeps those of layers in eval mode too.
