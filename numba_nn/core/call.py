@@ -32,7 +32,7 @@ class Call:
     x_shape, y_shape : tuple of int
         Input and output shape; ``x_shape`` is a tuple of shapes in a layer of several inputs.
     dtype : dtype
-        Of both, but for integer inputs.
+        Of input and output; of the output alone where the input holds indices.
 
     Attributes
     ----------

@@ -32,7 +32,7 @@ class Held(ndarray):
 
 
 def memory_of(array: NDArray[Any]) -> Any:
-    """What an array is a view of, a `Held` or what is no array of NumPy's; None where an array owns the memory."""
+    """What owns the memory under an array: a `Held`, or what is no array of NumPy's; None for any other array."""
     base = array.base
     while isinstance(base, ndarray) and type(base) is not Held:
         base = base.base

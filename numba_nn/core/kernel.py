@@ -67,7 +67,7 @@ def inner(py_func: Callable[..., Any]) -> Helper:
 
 
 def inlined(py_func: Callable[..., Any]) -> Helper:
-    """`inner` for what stands inside a vector loop: a call, as LLVM leaves of a long helper, ends the vectors."""
+    """`inner`, always inlined: LLVM leaves a call to a long helper, and a call stops vectorisation."""
     return Helper(py_func, {**FLAGS, "forceinline": True})
 
 

@@ -27,7 +27,7 @@ What else a subclass may write, each only where it is needed:
 * ``_pack_for(call)``: has `Parameter.packed` make what a forward reads of locked parameters;
 * ``forward_flops(x_shape)``: of its matrix products, for reports;
 * ``_arguments()``: what `repr`, and so every message, shows between the parentheses;
-* ``epilogue_role``, ``behind(before)``: its part in layers that run as one, see `numba_nn.core.fusion`.
+* ``epilogue_role``, ``merged_with(before)``: its part in layers that run as one, see `numba_nn.core.fusion`.
 
 Arrays of statistics and of partial sums are declared with the dtype ``wide(dtype)``, which is float32 where the layer's arrays
 have 16 bits.
@@ -36,8 +36,8 @@ What depends on the mode reads ``self.training`` in ``_forward``. Whether a forw
 is trained keeps those of layers in eval mode too.
 
 A layer of several inputs or outputs has a ``forward`` and ``backward`` of its own, made of the same parts: `_call`,
-`_destination`, `_compute`, `_newest`, `_finish`; its ``_forward`` and ``_backward`` get tuples. Of several inputs it says
-``takes_several = True``, and containers, which have one for it, refuse it.
+`_destination`, `_compute`, `_newest`, `_finish`; its ``_forward`` and ``_backward`` get tuples. It sets
+``takes_several = True`` if it takes several inputs; containers, which pass one array on, refuse it.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ class Layer(Buffers):
         """
         raise undefined(self, "output_shape(x_shape)")
 
-    def behind(self, before: Layer) -> Layer | None:
-        """One layer in place of the one before and this one, if there is such; its ``pays`` says for which shapes."""
+    def merged_with(self, before: Layer) -> Layer | None:
+        """One layer in place of the one before and this one, if there is such; its `merging_pays` says for which shapes."""
         return None
 
-    def pays(self, x_shape: Shape) -> bool:
-        """Whether a layer made by `behind` is faster than the two that it stands for; for batches of any size."""
+    def merging_pays(self, x_shape: Shape) -> bool:
+        """Whether a layer made by `merged_with` is faster than the two that it stands for; for batches of any size."""
         return False
 
     def forward_flops(self, x_shape: Shape) -> int:
@@ -167,7 +167,7 @@ class Layer(Buffers):
         return device.accept(x)
 
     def _apply(self, call: Call, y: Array, x: Array, keep: bool, epilogue: Epilogue = NOTHING) -> None:
-        """The forward of arrays that fit; a container, which comes here at once, says what of the next layers it does."""
+        """The forward of checked arrays. A container calls it directly, and says which of the next layers it does, too."""
         call.epilogue = epilogue
         if keep or self.device is not CPU or not x.flags.carray:
             self._compute(call, y, x, keep)
@@ -176,7 +176,7 @@ class Layer(Buffers):
             self._forward(call, y, x, call.inference)
 
     def _call_for(self, x: Any) -> Call:
-        """The call for an input, which is checked: at once, if it is of the shape and dtype of the newest call's."""
+        """The call for an input, once it is checked; one of the newest call's shape and dtype needs no further look."""
         call = self._newest_call
         if type(x) is ndarray and x.shape == call.x_shape and x.dtype is call.dtype:
             if call.generation == self._workspace.generation:

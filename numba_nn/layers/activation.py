@@ -158,7 +158,7 @@ def silu_backward(dx: Out, x: In, dy: In):
 
 @portable
 def gelu_forward(y: Out, x: In):
-    """y = x times the share of the normal distribution below x."""
+    """y = x Phi(x), Phi the standard normal CDF."""
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
         each(gelu, y[start:stop], (x[start:stop],))
@@ -311,12 +311,12 @@ class SiLU(FromInput):
 
 
 class GELU(FromInput):
-    """Gaussian error linear unit: y = x times the share of the standard normal distribution below x, for arrays of any shape.
+    """Gaussian error linear unit: y = x Phi(x), Phi the standard normal CDF, for arrays of any shape.
 
     Parameters
     ----------
     approximate : {"none", "tanh"}, optional
-        Compute that share by the error function, or approximate it by a hyperbolic tangent.
+        Compute Phi by the error function, or approximate it by a hyperbolic tangent.
 
     Raises
     ------

@@ -53,23 +53,23 @@ def silu_gradient(x, dy):
 
 
 @inlined
-def normal_share(x):
-    """How much of the standard normal distribution lies below x."""
+def normal_cdf(x):
+    """Phi(x), the cumulative distribution function of the standard normal distribution."""
     half = number(x, 0.5, 0.5)
     return multiply_add(half, erf(x * number(x, math.sqrt(0.5), math.sqrt(0.5))), half)
 
 
 @inlined
 def gelu(x):
-    """x times `normal_share`."""
-    return x * normal_share(x)
+    """x Phi(x)."""
+    return x * normal_cdf(x)
 
 
 @inlined
 def gelu_gradient(x, dy):
-    """dy times its derivative: that share, and x times the density at x."""
+    """dy times its derivative: Phi(x) + x times the density at x."""
     density = number(x, 1 / math.sqrt(2 * math.pi), 1 / math.sqrt(2 * math.pi)) * exp_below(number(x, -0.5, -0.5) * x * x)
-    return dy * (normal_share(x) + x * density)
+    return dy * (normal_cdf(x) + x * density)
 
 
 CUBIC = 0.044715

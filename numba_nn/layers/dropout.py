@@ -102,8 +102,8 @@ def drop_rows(y: Out, draw: Saved, x: In, least: int, scale: float):
 class Dropout(Layer):
     """Set random elements to zero in training mode, and scale the others by 1 / (1 - p); in eval mode y = x.
 
-    Masks depend on the seed (`manual_seed`), and from it on, on how many such layers drew a first mask before this one, and
-    on how many masks this one drew.
+    A mask follows from the seed (`manual_seed`), from how many dropout layers drew first since seeding, and from how many
+    masks this one drew.
 
     Parameters
     ----------

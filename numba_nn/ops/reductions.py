@@ -29,7 +29,7 @@ from numba_nn.core.workspace import Shape, Workspace, thread_workspace
 from numba_nn.layers.permute import permutation
 from numba_nn.ops.cuda_parts import extremes_of_parts, positions_of_extremes, sums_of_parts
 from numba_nn.ops.function import Function
-from numba_nn.ops.measures import SIZE, SQUARE, VALUE, finished, measured
+from numba_nn.ops.measures import ABSOLUTE, SQUARE, VALUE, finished, measured
 
 Axis = int | tuple[int, ...] | None
 Run = Callable[[Array, Array], None]
@@ -310,9 +310,9 @@ min = Reduction("min", _extreme(-1), "smallest element; NaN if there is one")
 argmax = Reduction("argmax", _position(1), "first position of the largest element, or of NaN", positions=True)
 argmin = Reduction("argmin", _position(-1), "first position of the smallest element, or of NaN", positions=True)
 _norms = {
-    1: Reduction("norm", _sum(SIZE), "sum of the absolute values", of_nothing=True),
+    1: Reduction("norm", _sum(ABSOLUTE), "sum of the absolute values", of_nothing=True),
     2: Reduction("norm", _sum(SQUARE), "square root of the sum of squares", of_nothing=True),
-    math.inf: Reduction("norm", _extreme(1, SIZE), "largest absolute value"),
+    math.inf: Reduction("norm", _extreme(1, ABSOLUTE), "largest absolute value"),
 }
 
 

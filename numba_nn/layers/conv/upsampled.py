@@ -161,7 +161,7 @@ class UpsampledConvolution(ByAlgorithms):
     def output_shape(self, x_shape: Shape) -> Shape:
         return self.convolution.output_shape(self.upsample.output_shape(x_shape))
 
-    def pays(self, x_shape: Shape) -> bool:
+    def merging_pays(self, x_shape: Shape) -> bool:
         """Whether it is faster than the two by themselves, for batches of any size.
 
         The factor must be whole, and the convolution one that Winograd's algorithm, or one of its own, does not serve better.

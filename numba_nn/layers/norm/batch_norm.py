@@ -148,7 +148,7 @@ class _BatchNorm(Layer):
         return x_shape
 
     def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """Statistics that x was normalised with; forward notes beside them the share of one value in them."""
+        """Statistics that normalised x; forward also stores ``share``: 1 / (values per channel), 0 for running ones."""
         channels = (self.num_features,)
         return {"mean": (channels, wide(dtype)), "inv_std": (channels, wide(dtype))}
 
