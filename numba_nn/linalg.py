@@ -71,7 +71,7 @@ def matmul(
 @kernel
 def matrix_products(
     c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
-    depth: int, turned_a: int, turned_b: int, keep: int,
+    depth: int, turned_a: int, turned_b: int, accumulate: int,
 ):  # fmt: skip
     """`gemm` of matrices that lie one below the other, each ``turned`` one transposed: c (S M, N), a (A M, K), b (B K, N).
 
@@ -81,20 +81,20 @@ def matrix_products(
     gemm(
         c.reshape((a_of.size, m * n)), packed_a, packed_b,
         a.reshape((a.size // (m * depth), m * depth)), b.reshape((b.size // (depth * n), depth * n)), a_of, b_of,
-        (m, n, depth), (1, m) if turned_a else (depth, 1), (1, depth) if turned_b else (n, 1), keep,
+        (m, n, depth), (1, m) if turned_a else (depth, 1), (1, depth) if turned_b else (n, 1), accumulate,
     )  # fmt: skip
 
 
 @matrix_products.on_cuda(steps=True)
 def matrix_products(
     c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
-    depth: int, turned_a: int, turned_b: int, keep: int,
+    depth: int, turned_a: int, turned_b: int, accumulate: int,
 ):  # fmt: skip
     """On tensor cores, or by multiply-adds; nothing is packed."""
     m, n = c.shape[0] // a_of.size, c.shape[1]
     gemm.cuda(
         c, packed_a, packed_b, a, b, a_of, b_of,
-        (m, n, depth), (1, m) if turned_a else (depth, 1), (1, depth) if turned_b else (n, 1), keep,
+        (m, n, depth), (1, m) if turned_a else (depth, 1), (1, depth) if turned_b else (n, 1), accumulate,
     )  # fmt: skip
 
 
@@ -167,10 +167,10 @@ class _Plan:
             and a.flags.carray and b.flags.carray and transpose_a is self.given[0] and transpose_b is self.given[1]
         )  # fmt: skip
 
-    def multiply(self, c: Array, a: Array, b: Array, keep: bool, plain: bool) -> None:
+    def multiply(self, c: Array, a: Array, b: Array, accumulate: bool, plain: bool) -> None:
         """C = A B, or added to what C holds; operands that are not known to be ``plain`` perhaps by way of a copy."""
         if self.is_empty:
-            if not keep:
+            if not accumulate:
                 self.device.clear(c)
             return
         if not plain:
@@ -178,7 +178,7 @@ class _Plan:
         if not self.are_matrices:
             c, a, b = c.reshape(-1, self.columns), a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
         run = matrix_products.for_work(self.work, self.device)
-        run(c, *self._room(), a, b, *self.of, self.depth, *self.turned, int(keep))
+        run(c, *self._room(), a, b, *self.of, self.depth, *self.turned, int(accumulate))
 
     def _room(self) -> tuple[Array, ...]:
         """Room for the packed operands."""

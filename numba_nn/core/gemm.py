@@ -76,9 +76,9 @@ def block_span(block, blocks, panels, length, size):
 @kernel
 def gemm(
     c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
-    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], keep: int,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], accumulate: int,
 ):  # fmt: skip
-    """C[s] = A[a_of[s]] B[b_of[s]] for every product s, added to what C holds if ``keep``.
+    """C[s] = A[a_of[s]] B[b_of[s]] for every product s, added to what C holds if ``accumulate``.
 
     c: (S, M N); a: (A, M K); b: (B, K N); a_of, b_of: (S,) which matrix a product takes (broadcasting);
     strides: of rows and columns, which is how a transposed operand is told.
@@ -86,28 +86,28 @@ def gemm(
     m, n, depth = shape
     in_order = a_strides[1] == 1 and b_strides[0] == 1  # of both operands the depth
     if m == 1 and b_strides[1] == 1:
-        multiply_row(c, a, b, a_of, b_of, n, depth, keep)
+        multiply_row(c, a, b, a_of, b_of, n, depth, accumulate)
     elif n == 1 and a_strides[0] == 1:
-        multiply_row(c, b, a, b_of, a_of, m, depth, keep)
+        multiply_row(c, b, a, b_of, a_of, m, depth, accumulate)
     elif b_strides[0] == 1 and c.shape[0] == b.shape[0] and turning_pays(m, n, depth, fills_panels(m, tile_columns(c))):
-        multiply_turned(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides[1], keep)
+        multiply_turned(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides[1], accumulate)
     elif in_order and few_rows_suffice(m, n, depth):
-        dot_products(c, a, b, a_of, b_of, (m, n, depth), (n, 1), keep)
+        dot_products(c, a, b, a_of, b_of, (m, n, depth), (n, 1), accumulate)
     elif in_order and few_rows_suffice(n, m, depth) and not fills_panels(n, tile_columns(c)):
-        dot_products(c, b, a, b_of, a_of, (n, m, depth), (1, n), keep)
+        dot_products(c, b, a, b_of, a_of, (n, m, depth), (1, n), accumulate)
     elif n == 1 < m:  # rather one row than one column: see `packed_sizes`
-        multiply_stack(c, packed_b, packed_a, b, a, b_of, a_of, (n, m, depth), b_strides[::-1], a_strides[::-1], keep)
+        multiply_stack(c, packed_b, packed_a, b, a, b_of, a_of, (n, m, depth), b_strides[::-1], a_strides[::-1], accumulate)
     else:
-        multiply_stack(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides, keep)
+        multiply_stack(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides, accumulate)
 
 
 @gemm.on_cuda(steps=True)
 def gemm(
     c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
-    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], keep: int,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], accumulate: int,
 ):  # fmt: skip
     """On tensor cores, or by multiply-adds; nothing is packed."""
-    multiply_matrices(c, a, b, a_of, b_of, shape, a_strides, b_strides, ADD if keep else OVERWRITE)
+    multiply_matrices(c, a, b, a_of, b_of, shape, a_strides, b_strides, ADD if accumulate else OVERWRITE)
 
 
 @inner
@@ -132,13 +132,13 @@ def turning_pays(m, n, depth, full):
 
 
 @kernel
-def multiply_row(c: Out, a: In, b: In, a_of: In, b_of: In, n: int, depth: int, keep: int):
+def multiply_row(c: Out, a: In, b: In, a_of: In, b_of: In, n: int, depth: int, accumulate: int):
     """`gemm` where A has one row and the columns of B lie side by side: sums of rows of B, which are read in order."""
     blocks = max(1, min(TASKS, n // ROW_COLUMNS))
     for t in prange(c.shape[0] * blocks):
         s, first, last = t // blocks, t % blocks * n // blocks, (t % blocks + 1) * n // blocks
         y, factors, matrix = c[s, first:last], a[a_of[s]], b[b_of[s]]
-        for j in range(y.size if keep == 0 else 0):
+        for j in range(y.size if accumulate == 0 else 0):
             y[j] = 0
         whole = depth // ROW_DEPTH * ROW_DEPTH
         for k in range(0, whole, ROW_DEPTH):
@@ -165,7 +165,7 @@ def add_eight_rows(y, factors, matrix, at, n):
 @kernel
 def multiply_turned(
     c: Out, packed: Scratch, turned: Scratch, a: In, b: In, a_of: In, b_of: In,
-    shape: tuple[int, int, int], a_strides: tuple[int, int], b_stride: int, keep: int,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_stride: int, accumulate: int,
 ):  # fmt: skip
     """`gemm` by way of C^T, where every product has a B of its own, whose columns lie ``b_stride`` apart.
 
@@ -182,23 +182,23 @@ def multiply_turned(
             turned, at, columns, rows, -(-m // lanes) * lanes, False, b[b_of[s]], first * b_stride,
             (height * b_stride, b_stride, 1), packed[:], a_of[s] * columns * depth, (width * depth, width), depth,
         )  # fmt: skip
-        turn(c[s], first, n, turned, at, rows, columns, m, keep)
+        turn(c[s], first, n, turned, at, rows, columns, m, accumulate)
 
 
 @inner
-def turn(c, first, stride, turned, at, rows, columns, m, keep):
-    """C[i, first + j] = turned[j, i], added to what C holds if ``keep``: m rows of C, which lie ``stride`` apart."""
+def turn(c, first, stride, turned, at, rows, columns, m, accumulate):
+    """C[i, first + j] = turned[j, i], added to what C holds if ``accumulate``: m rows of C, which lie ``stride`` apart."""
     lanes = vector_lanes(c)
     for j in range(0, rows, lanes):
         for i in range(0, m, lanes):
-            if keep == 0 and j + lanes <= rows and i + lanes <= m:
+            if accumulate == 0 and j + lanes <= rows and i + lanes <= m:
                 transpose_lanes(c, i * stride + first + j, stride, turned, at + j * columns + i, columns, 0, lanes)
                 continue
             for p in range(i, min(m, i + lanes)):
                 for q in range(j, min(rows, j + lanes)):
                     to = np.uintp(p * stride + first + q)
-                    kept = c[to] if keep else c.dtype.type(0)
-                    c[to] = kept + turned[np.uintp(at + q * columns + p)]
+                    held = c[to] if accumulate else c.dtype.type(0)
+                    c[to] = held + turned[np.uintp(at + q * columns + p)]
 
 
 @inner
@@ -225,20 +225,20 @@ def columns_in_place(n, width, rows):
 @kernel
 def multiply_stack(
     c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
-    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], keep: int,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], accumulate: int,
 ):  # fmt: skip
     """`gemm` by way of `fma_tile`: an operand is packed if it is read often enough, or cannot be read where it is."""
     m, n, depth = shape
     in_place = columns_in_place(n, tile_columns(c), m) if b_strides[1] == 1 else 0
     if in_place < n:  # or threads would meet for nothing
         pack_matrices(packed_b, b, (n, depth), (b_strides[1], b_strides[0]), tile_columns(c), in_place)
-    multiply_packed(c, packed_a, a, b, packed_b, a_of, b_of, shape, a_strides, b_strides[0], in_place, keep)
+    multiply_packed(c, packed_a, a, b, packed_b, a_of, b_of, shape, a_strides, b_strides[0], in_place, accumulate)
 
 
 @kernel
 def multiply_packed(
     c: Out, packed_a: Scratch, a: In, b: In, packed_b: In, a_of: In, b_of: In,
-    shape: tuple[int, int, int], a_strides: tuple[int, int], b_stride: int, in_place: int, keep: int,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_stride: int, in_place: int, accumulate: int,
 ):  # fmt: skip
     """`gemm` where B is packed from its column ``in_place`` on, and before it has rows ``b_stride`` apart."""
     m, n, depth = shape
@@ -262,23 +262,23 @@ def multiply_packed(
         j0, columns = block_span(j, column_blocks, column_panels, width, n)
         a_at = a_of[s] * left_size + i0 // height * left_steps[0]
         multiply_columns(
-            c[s], i0 * n, n, rows, j0, columns, keep != 0, left, a_at, left_steps,
+            c[s], i0 * n, n, rows, j0, columns, accumulate != 0, left, a_at, left_steps,
             b[b_of[s]], b_stride, in_place, packed_b, b_of[s] * rest, depth,
         )  # fmt: skip
 
 
 @inner
 def multiply_columns(
-    c, at, stride, rows, first, columns, keep, a, a_at, a_steps, b, b_stride, in_place, packed_b, packed_at, depth
+    c, at, stride, rows, first, columns, accumulate, a, a_at, a_steps, b, b_stride, in_place, packed_b, packed_at, depth
 ):  # fmt: skip
-    """Some columns of C = A B (+ C if ``keep``), from ``first`` on, where B is packed from its column ``in_place`` on only."""
+    """Some columns of C = A B (+ C if ``accumulate``), from ``first`` on, where B is packed from its column ``in_place`` on."""
     width = tile_columns(c)
     split = max(0, min(columns, in_place - first))
     multiply_block(
-        c, at + first, stride, rows, split, keep, a, a_at, a_steps, b, first, (width, b_stride), depth
+        c, at + first, stride, rows, split, accumulate, a, a_at, a_steps, b, first, (width, b_stride), depth
     )  # fmt: skip
     multiply_block(
-        c, at + first + split, stride, rows, columns - split, keep, a, a_at, a_steps,
+        c, at + first + split, stride, rows, columns - split, accumulate, a, a_at, a_steps,
         packed_b[:], packed_at + (first + split - in_place) * depth, (width * depth, width), depth,
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ from numba_nn.core.simd import maximum
 from numba_nn.core.vector import read_ahead
 from numba_nn.core.vmath import EXP_WORK, exp_below, log
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.from_output import FromOutput, keep
+from numba_nn.layers.from_output import FromOutput, copy_unless_empty
 
 PIECE = 1024  # elements of a row that are summed in their own precision
 FETCHED = 512, 2**16  # elements of rows that are fetched while the one before is computed: longer ones would fill the cache
@@ -101,7 +101,7 @@ def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x:
             y_row, share = flat_y[first:last], x.dtype.type(1 / row_exponentials(flat_y, flat, first, last)[1])
             for k in range(y_row.size):
                 y_row[k] *= share
-            keep(saved_y[first:last], y_row)
+            copy_unless_empty(saved_y[first:last], y_row)
         else:
             exponentials(y, largest, total, x, o, start, stop)
             shares = total[o, start:stop]
@@ -112,7 +112,7 @@ def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x:
                 for i in range(shares.size):
                     y_line[i] *= shares[i]
                 at = (o * x.shape[1] + k) * x.shape[2] + start
-                keep(saved_y[at : at + y_line.size], y_line)
+                copy_unless_empty(saved_y[at : at + y_line.size], y_line)
 
 
 @kernel
@@ -159,7 +159,7 @@ def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch
             depth = log(x.dtype.type(mass))
             for k in range(y_row.size):
                 y_row[k] = (x_row[k] - top) - depth
-            keep(saved_y[first:last], y_row)
+            copy_unless_empty(saved_y[first:last], y_row)
         else:
             exponentials(y, largest, total, x, o, start, stop)
             tops, depths = largest[o, start:stop], total[o, start:stop]
@@ -170,7 +170,7 @@ def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch
                 for i in range(depths.size):
                     y_line[i] = (x_line[i] - tops[i]) - depths[i]
                 at = (o * x.shape[1] + k) * x.shape[2] + start
-                keep(saved_y[at : at + y_line.size], y_line)
+                copy_unless_empty(saved_y[at : at + y_line.size], y_line)
 
 
 @kernel

@@ -134,8 +134,8 @@ def correlate_block(
 
 
 @inner
-def multiply_taps(sums, rows, size, keep, a, a_at, a_depth, planes, b_at, offsets, table_at, depth, numbers):
-    """sums = weights times patches (+ sums if ``keep``), for rows of panels of a whole depth of ``a_depth``.
+def multiply_taps(sums, rows, size, accumulate, a, a_at, a_depth, planes, b_at, offsets, table_at, depth, numbers):
+    """sums = weights times patches (+ sums if ``accumulate``), for rows of panels of a whole depth of ``a_depth``.
 
     The last tile of FEW_ROWS may reach beyond the rows.
     """
@@ -152,7 +152,7 @@ def multiply_taps(sums, rows, size, keep, a, a_at, a_depth, planes, b_at, offset
             for j in range(run * pitch, run * pitch + length, tile_columns(sums)):
                 for i in range(0, done, whole):
                     fma_taps(
-                        sums, i * width + j, width, whole, run * pitch + length - j, keep, a, a_at + i * a_depth, height,
+                        sums, i * width + j, width, whole, run * pitch + length - j, accumulate, a, a_at + i * a_depth, height,
                         planes, b_at + j, offsets, table_at, depth,
                     )  # fmt: skip
     across = one_columns(sums) if height == 1 else few_columns(sums)
@@ -160,8 +160,8 @@ def multiply_taps(sums, rows, size, keep, a, a_at, a_depth, planes, b_at, offset
         first = a_at + i // height * height * a_depth + i % height
         for j in range(0, columns, across):
             fma_taps(
-                sums, i * width + j, width, min(height, FEW_ROWS), lanes, keep, a, first, height, planes, b_at + j, offsets,
-                table_at, depth,
+                sums, i * width + j, width, min(height, FEW_ROWS), lanes, accumulate, a, first, height, planes, b_at + j,
+                offsets, table_at, depth,
             )  # fmt: skip
 
 

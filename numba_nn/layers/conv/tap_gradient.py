@@ -142,7 +142,7 @@ def turn_gradient(panels, dy, groups, panel, n, images, m, q, pixels):
 
 
 @inner
-def multiply_tap(sums, panels, planes, pixels, taps, task, blocks, row_panels, column_panels, channels, depth, keep):
+def multiply_tap(sums, panels, planes, pixels, taps, task, blocks, row_panels, column_panels, channels, depth, accumulate):
     """The products of a task: a panel of channels, a tap, and some panels of output channels."""
     height, size = tile_rows(sums), tile_columns(sums)
     product, part = task // blocks.parts, task % blocks.parts
@@ -151,7 +151,7 @@ def multiply_tap(sums, panels, planes, pixels, taps, task, blocks, row_panels, c
     first = panel // column_panels * row_panels
     for p in range(part * row_panels // blocks.parts, (part + 1) * row_panels // blocks.parts):
         fma_taps(
-            sums, (product * row_panels + p) * height * size, size, FEW_ROWS + 1, left, keep,
+            sums, (product * row_panels + p) * height * size, size, FEW_ROWS + 1, left, accumulate,
             panels, (first + p) * height * depth, height, planes, origin, pixels, 0, depth,
         )  # fmt: skip
 

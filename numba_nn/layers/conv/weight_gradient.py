@@ -65,11 +65,11 @@ def conv2d_backward_weight(
 
 @inner
 def gradient_block(
-    dweight, keep, packed_dy, padded, patches, panels, x, dy, geometry, groups, g, row, row_end, channel, count, n, n_end
+    dweight, accumulate, packed_dy, padded, patches, panels, x, dy, geometry, groups, g, row, row_end, channel, count, n, n_end
 ):  # fmt: skip
     """Gradient of some output channels and a slice of input channels of group g, from images n to n_end.
 
-    It is added to what dweight holds if ``keep``.
+    It is added to what dweight holds if ``accumulate``.
     """
     taps, stride, origin, _ = pairs(geometry)
     height, width = tile_rows(dy), tile_columns(dy)
@@ -79,7 +79,7 @@ def gradient_block(
     columns = channels * taps[0] * taps[1]
     one_tap = taps == stride == (1, 1) and origin == (0, 0) and x.shape[2:] == dy.shape[2:]
     at, c0 = o * columns + channel * taps[0] * taps[1], g * channels + channel
-    if n == n_end and not keep:
+    if n == n_end and not accumulate:
         fill_block(dweight, at, columns, row_end - row, depth, dweight.dtype.type(0))
     for image in range(n, n_end):
         for first in range(0, pixels, BLOCK_PIXELS):
@@ -92,7 +92,7 @@ def gradient_block(
                 pack_panels(packed_dy, 0, flat, source, pixels, 1, row_end - row, height, length, 0, length)
                 left, at_left, left_steps = packed_dy, 0, (height * length, 1, height)
             multiply_block(
-                dweight, at, columns, row_end - row, depth, keep or image > n or first > 0,
+                dweight, at, columns, row_end - row, depth, accumulate or image > n or first > 0,
                 left, at_left, left_steps, panels, 0, (width * length, width), length,
             )  # fmt: skip
 

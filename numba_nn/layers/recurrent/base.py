@@ -241,7 +241,7 @@ class Recurrent(Layer):
                 self._hand_out(dc, cell)
             target = between if index else dx[0]
             for number, direction in enumerate(layer if target is not None else []):
-                direction.backward_input(target, saved, packed, call.geometry, keep=number > 0)
+                direction.backward_input(target, saved, packed, call.geometry, accumulate=number > 0)
             given = target
             if index and self.dropout:
                 self._drop(source, between, saved, index)  # the layer's input has been read for the last time
