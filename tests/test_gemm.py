@@ -96,8 +96,8 @@ def test_vectors(left, right):
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal(left), rng.standard_normal(right)
     for x in (a, a.repeat(2, axis=-1)[..., ::2]):  # as it is, and strided
-        for turned in (False, True):
-            y = nn.matmul(x, b, transpose_a=turned and a.ndim == 1, transpose_b=turned and b.ndim == 1)
+        for transposed in (False, True):
+            y = nn.matmul(x, b, transpose_a=transposed and a.ndim == 1, transpose_b=transposed and b.ndim == 1)
             assert y.shape == np.shape(a @ b)
             assert_close(y, np.asarray(a @ b))
     out = np.full(np.shape(a @ b), 7.0)

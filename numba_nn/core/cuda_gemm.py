@@ -80,8 +80,8 @@ def multiply_matrices(
     """
     (rows, columns, depth), kind = shape, kind_of(a.dtype)
     c, a, b = (as_bits(array.ravel()) for array in (c, a, b))
-    turned = b_strides[::-1]
-    loaders = loader_of(kind, a, rows * depth, a_strides), loader_of(kind, b, depth * columns, turned)
+    transposed = b_strides[::-1]
+    loaders = loader_of(kind, a, rows * depth, a_strides), loader_of(kind, b, depth * columns, transposed)
     place, partial = (in_rows, partial) if c_strides is None else (in_strided_rows, None)
-    views = (rows, depth, *a_strides), (columns, depth, *turned), c_strides or (rows, columns)
+    views = (rows, depth, *a_strides), (columns, depth, *transposed), c_strides or (rows, columns)
     multiply(kind, loaders, place, finish, c, partial, (a, b, a_of, b_of), scale, shift, shape, views, slope)

@@ -26,7 +26,7 @@ from numba_nn.core.ptx import (
     from_f16,
     load16,
     load_matrices,
-    load_matrices_turned,
+    load_matrices_transposed,
     multiply_bf16,
     multiply_f16,
     multiply_tf32,
@@ -187,7 +187,7 @@ def fragment_of_16_bits(layout: Layout) -> Helper:
     @device_function
     def of_depths(tile, at, row, k, lane):
         deeper, lower = lane // u32(16) * u32(8), lane // u32(8) % u32(2) * u32(8)
-        return load_matrices_turned(tile, u32(at + (k + lane % u32(8) + deeper) * u32(depth_step) + row + lower))
+        return load_matrices_transposed(tile, u32(at + (k + lane % u32(8) + deeper) * u32(depth_step) + row + lower))
 
     return of_rows if depth_step == 1 else of_depths
 

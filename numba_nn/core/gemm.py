@@ -36,7 +36,8 @@ IN_PLACE_PANELS = 4  # see `columns_in_place`
 PLACE_ELEMENTS = 2**14  # of C in a block where B is read in place, at least, or ROW_COLUMNS of each row
 LEFT_ROWS, LEFT_COLUMNS, MANY_COLUMNS, LEFT_ELEMENTS = 12, 128, 512, 2**18  # see `left_is_packed`
 ALIASING = 1024  # rows a multiple of so many elements apart all fall into the same set of the L1 cache
-TURN_ROWS, TURN_BLOCK = 128, 48  # see `turning_pays`; rows of C^T that are turned while they are in the L1 cache
+TRANSPOSE_ROWS = 128  # see `transposing_pays`
+TRANSPOSE_BLOCK = 48  # rows of C^T that are transposed while they are in the L1 cache
 ROW_COLUMNS, ROW_DEPTH = 512, 8  # of one row times a matrix: columns of a task, at least, and rows of B that it adds at once
 THIN = 16  # products of no more depth are cut into rows of tiles: they write C in order, which is most of their work
 TASKS = 16  # what is cut by shape alone is cut into so many, where its size allows: a multiple of most core counts
@@ -89,8 +90,8 @@ def gemm(
         multiply_row(c, a, b, a_of, b_of, n, depth, accumulate)
     elif n == 1 and a_strides[0] == 1:
         multiply_row(c, b, a, b_of, a_of, m, depth, accumulate)
-    elif b_strides[0] == 1 and c.shape[0] == b.shape[0] and turning_pays(m, n, depth, fills_panels(m, tile_columns(c))):
-        multiply_turned(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides[1], accumulate)
+    elif b_strides[0] == 1 and c.shape[0] == b.shape[0] and transposing_pays(m, n, depth, fills_panels(m, tile_columns(c))):
+        multiply_transposed(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides[1], accumulate)
     elif in_order and few_rows_suffice(m, n, depth):
         dot_products(c, a, b, a_of, b_of, (m, n, depth), (n, 1), accumulate)
     elif in_order and few_rows_suffice(n, m, depth) and not fills_panels(n, tile_columns(c)):
@@ -123,12 +124,12 @@ def fills_panels(columns, width):
 
 
 @inner
-def turning_pays(m, n, depth, full):
+def transposing_pays(m, n, depth, full):
     """Whether C^T = B^T A^T is faster, where B has its depth in order: B^T is read where it lies, and only A is packed.
 
     full: whether m rows fill panels of columns, by `fills_panels`.
     """
-    return full and 0 < m <= min(n, TURN_ROWS) and m * DOT_DEPTH <= depth
+    return full and 0 < m <= min(n, TRANSPOSE_ROWS) and m * DOT_DEPTH <= depth
 
 
 @kernel
@@ -163,42 +164,42 @@ def add_eight_rows(y, factors, matrix, at, n):
 
 
 @kernel
-def multiply_turned(
-    c: Out, packed: Scratch, turned: Scratch, a: In, b: In, a_of: In, b_of: In,
+def multiply_transposed(
+    c: Out, packed: Scratch, transposed: Scratch, a: In, b: In, a_of: In, b_of: In,
     shape: tuple[int, int, int], a_strides: tuple[int, int], b_stride: int, accumulate: int,
 ):  # fmt: skip
     """`gemm` by way of C^T, where every product has a B of its own, whose columns lie ``b_stride`` apart.
 
-    packed: rows of A, as panels of columns; turned: (S, N, columns of these panels).
+    packed: rows of A, as panels of columns; transposed: (S, N, columns of these panels).
     """
     m, n, depth = shape
     height, width, lanes = tile_rows(c), tile_columns(c), vector_lanes(c)
-    columns, blocks = -(-m // width) * width, -(-n // TURN_BLOCK)
+    columns, blocks = -(-m // width) * width, -(-n // TRANSPOSE_BLOCK)
     pack_matrices(packed, a, (m, depth), a_strides, width, 0)
     for t in prange(c.shape[0] * blocks):
-        s, first = t // blocks, t % blocks * TURN_BLOCK
-        rows, at = min(TURN_BLOCK, n - first), (s * n + first) * columns
+        s, first = t // blocks, t % blocks * TRANSPOSE_BLOCK
+        rows, at = min(TRANSPOSE_BLOCK, n - first), (s * n + first) * columns
         multiply_block(
-            turned, at, columns, rows, -(-m // lanes) * lanes, False, b[b_of[s]], first * b_stride,
+            transposed, at, columns, rows, -(-m // lanes) * lanes, False, b[b_of[s]], first * b_stride,
             (height * b_stride, b_stride, 1), packed[:], a_of[s] * columns * depth, (width * depth, width), depth,
         )  # fmt: skip
-        turn(c[s], first, n, turned, at, rows, columns, m, accumulate)
+        write_transposed(c[s], first, n, transposed, at, rows, columns, m, accumulate)
 
 
 @inner
-def turn(c, first, stride, turned, at, rows, columns, m, accumulate):
-    """C[i, first + j] = turned[j, i], added to what C holds if ``accumulate``: m rows of C, which lie ``stride`` apart."""
+def write_transposed(c, first, stride, transposed, at, rows, columns, m, accumulate):
+    """C[i, first + j] = transposed[j, i], added to what C holds if ``accumulate``: m rows of C, which lie ``stride`` apart."""
     lanes = vector_lanes(c)
     for j in range(0, rows, lanes):
         for i in range(0, m, lanes):
             if accumulate == 0 and j + lanes <= rows and i + lanes <= m:
-                transpose_lanes(c, i * stride + first + j, stride, turned, at + j * columns + i, columns, 0, lanes)
+                transpose_lanes(c, i * stride + first + j, stride, transposed, at + j * columns + i, columns, 0, lanes)
                 continue
             for p in range(i, min(m, i + lanes)):
                 for q in range(j, min(rows, j + lanes)):
                     to = np.uintp(p * stride + first + q)
                     held = c[to] if accumulate else c.dtype.type(0)
-                    c[to] = held + turned[np.uintp(at + q * columns + p)]
+                    c[to] = held + transposed[np.uintp(at + q * columns + p)]
 
 
 @inner
@@ -288,16 +289,16 @@ def packed_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
     if n == 1 < m:
         return packed_sizes(1, m, k, dtype)[::-1]
     left, right = panel_sizes(m, n, k, dtype)
-    return max(left, panel_sizes(1, m, k, dtype)[1]), right  # rows of A may be packed as columns: `multiply_turned`
+    return max(left, panel_sizes(1, m, k, dtype)[1]), right  # rows of A may be packed as columns: `multiply_transposed`
 
 
 def packing_pays(m: int, n: int, k: int, dtype: Any) -> bool:
     """Whether B (K x N) is read faster from panels that were packed before, where it has its depth in order.
 
-    It is not where `multiply_turned` serves. In place of dot products, 3 to 12 rows take 0.5 to 0.9 of the time, and 2 rows up
-    to 1.4 (Zen 3).
+    It is not where `multiply_transposed` serves. In place of dot products, 3 to 12 rows take 0.5 to 0.9 of the time, and 2 rows
+    up to 1.4 (Zen 3).
     """
-    return m > 2 and n > 1 and not turning_pays.py_func(m, n, k, fills_panels.py_func(m, tile_shape(dtype)[1]))
+    return m > 2 and n > 1 and not transposing_pays.py_func(m, n, k, fills_panels.py_func(m, tile_shape(dtype)[1]))
 
 
 def product_work(m: int, n: int, k: int, packed: bool = True) -> float:

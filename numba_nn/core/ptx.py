@@ -271,7 +271,7 @@ def _load_matrices(name: str, transposed: str) -> Any:
 load_matrices = _load_matrices("load_matrices", "")
 """``load_matrices(array, at)``: four 8 x 8 matrices of 16 bits from shared memory; lane i names row i % 8 of matrix i / 8, and
 gets two elements of each matrix, those of row i / 4 from column 2 (i % 4) on (``ldmatrix.x4``)."""
-load_matrices_turned = _load_matrices("load_matrices_turned", ".trans")
+load_matrices_transposed = _load_matrices("load_matrices_transposed", ".trans")
 """`load_matrices` of transposed matrices (``ldmatrix.x4.trans``)."""
 
 

@@ -187,7 +187,7 @@ class ClipNorm:
         NonFiniteError
             If the norm is NaN or infinite, and this was asked for; the gradients stay as they were.
         """
-        with self._table.turn():
+        with self._table.on_stream():
             return self._clip()
 
     def _clip(self) -> Any:
@@ -210,7 +210,7 @@ class ClipNorm:
 
     def refresh(self) -> None:
         """Have kernels see what changed on the host: frozen parameters, parameters that moved; a call does it too."""
-        with self._table.turn():
+        with self._table.on_stream():
             self._table.refresh()
         if self._table.device is not self._device:
             self._place()

@@ -136,7 +136,7 @@ class ParameterTable:
             self.entries = [(p, g, beside) for (p, g, _), beside in zip(self.entries, moved, strict=True)]
         self._build()
 
-    def turn(self) -> AbstractContextManager[None]:
+    def on_stream(self) -> AbstractContextManager[None]:
         """Within, work goes to the stream of the parameters, which is that of their model."""
         return self.device.on(self.stream)
 
@@ -147,7 +147,7 @@ class ParameterTable:
 
     def clear_gradients(self) -> None:
         """Overwrite all gradients with zeros, also of parameters that require none."""
-        with self.turn():
+        with self.on_stream():
             self.refresh()
             for tasks in self.tasks:
                 gradient_clear.for_work(tasks.elements, self.device)(tasks.like, self.rows.array, tasks.chunks)

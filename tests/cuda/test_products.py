@@ -49,7 +49,7 @@ def product(kind, m, n, k, transposed=(False, False), finish=OVERWRITE, of=((0,)
     a_of, b_of = (np.array(which, np.int64) for which in of)
     a, b = normal((1 + a_of.max(initial=0), m, k), kind, 0), normal((1 + b_of.max(initial=0), k, n), kind, 1)
     c = normal((len(a_of), m, n), kind, 2)
-    given = [x.swapaxes(1, 2) if turned else x for x, turned in zip((a, b), transposed, strict=True)]
+    given = [x.swapaxes(1, 2) if swapped else x for x, swapped in zip((a, b), transposed, strict=True)]
     found = on_device(c)
     multiply_matrices(
         found, *map(on_device, given), CUDA.from_host(a_of), CUDA.from_host(b_of), (m, n, k),

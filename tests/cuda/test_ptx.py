@@ -18,7 +18,7 @@ from numba_nn.core.ptx import (
     from_f16,
     load16,
     load_matrices,
-    load_matrices_turned,
+    load_matrices_transposed,
     multiply_bf16,
     multiply_f16,
     multiply_tf32,
@@ -117,7 +117,7 @@ def bf16_product(c: Out, a: In, b: In):
         store16(right, lane * 8, load16(b, lane * 8))
     cuda.syncthreads()
     zero = np.float32(0)
-    rows, columns = load_matrices(left, (lane % 16) * 16 + lane // 16 * 8), load_matrices_turned(right, (lane % 16) * 8)
+    rows, columns = load_matrices(left, (lane % 16) * 16 + lane // 16 * 8), load_matrices_transposed(right, (lane % 16) * 8)
     got = multiply_bf16(rows, (columns[0], columns[1]), (zero, zero, zero, zero))
     for i in range(4):
         c[lane // 4 + 8 * (i >> 1), 2 * (lane & 3) + (i & 1)] = got[i]

@@ -122,17 +122,17 @@ def pack_pixels(panels, patches, padded, x, image, channel, count, first, last, 
 
 
 @kernel
-def add_turned(dweight: Out, turned: In, groups: int):
-    """dweight[o, c, k] += turned[c, o, last tap - k], group by group.
+def add_transposed(dweight: Out, transposed: In, groups: int):
+    """dweight[o, c, k] += transposed[c, o, last tap - k], group by group.
 
-    dweight: (O, C / groups, taps), turned: (C, O / groups, taps).
+    dweight: (O, C / groups, taps), transposed: (C, O / groups, taps).
     """
     rows, channels, taps = dweight.shape[0] // groups, dweight.shape[1], dweight.shape[2]
     for o in prange(dweight.shape[0]):
         g, row = o // rows, o % rows
         for c in range(channels):
             for k in range(taps):
-                dweight[o, c, k] += turned[g * channels + c, row, taps - 1 - k]
+                dweight[o, c, k] += transposed[g * channels + c, row, taps - 1 - k]
 
 
 class WeightGradient(Algorithm):
@@ -156,7 +156,7 @@ class WeightGradient(Algorithm):
         )  # fmt: skip
 
 
-class TurnedGradient(Algorithm):
+class TransposedGradient(Algorithm):
     """The weight gradient of several taps and half as many output as input channels, or fewer, with stride 1."""
 
     name = "direct"
@@ -165,7 +165,7 @@ class TurnedGradient(Algorithm):
         super().__init__(problem)
         steps = zip(problem.taps, problem.dilation, problem.padding, strict=True)
         height, width = ((k - 1) * d - p for k, d, p in steps)
-        self._turned = WeightGradient(
+        self._transposed = WeightGradient(
             dataclasses.replace(problem, x_shape=problem.y_shape, y_shape=problem.x_shape, padding=(height, width))
         )
 
@@ -178,11 +178,11 @@ class TurnedGradient(Algorithm):
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem = self.problem
         shape = problem.x_shape[1], problem.y_shape[1] // problem.groups, math.prod(problem.taps)
-        return {"turned": (shape, problem.dtype), **self._turned.scratch_spec(one_pass, workers)}
+        return {"transposed": (shape, problem.dtype), **self._transposed.scratch_spec(one_pass, workers)}
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
-        turned = scratch["turned"]
-        turned.fill(0)
-        self._turned.backward_weight(scratch, turned, dy, x)
+        transposed = scratch["transposed"]
+        transposed.fill(0)
+        self._transposed.backward_weight(scratch, transposed, dy, x)
         dweight = dweight.reshape(*dweight.shape[:2], -1)
-        add_turned.for_work(dweight.size)(dweight, turned, self.problem.groups)
+        add_transposed.for_work(dweight.size)(dweight, transposed, self.problem.groups)

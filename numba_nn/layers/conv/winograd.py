@@ -81,7 +81,7 @@ def winograd_transform_weight(transformed: Out, taps: Scratch, weight: In):
 
 @kernel
 def winograd_transform_weight_transposed(transformed: Out, taps: Scratch, weight: In):
-    """The same for the input gradient: panels of input channels, taps reversed; taps: (workers, see `turn_taps`)."""
+    """The same for the input gradient: panels of input channels, taps reversed; taps: (workers, see `transpose_taps`)."""
     rows, channels, step = weight.shape[0], weight.shape[1], transformed.shape[2]
     flat, target, height, lanes = weight.reshape(weight.size), transformed.reshape(-1), tile_rows(weight), vector_lanes(weight)
     panels, workers = transformed.shape[0], taps.shape[0]
@@ -90,24 +90,24 @@ def winograd_transform_weight_transposed(transformed: Out, taps: Scratch, weight
             row = p * height
             for o in range(rows):
                 for r in range(0, height, lanes):
-                    turn_taps(taps[worker], flat, (o * channels + row) * TAPS * TAPS, r, min(height, channels - row))
+                    transpose_taps(taps[worker], flat, (o * channels + row) * TAPS * TAPS, r, min(height, channels - row))
                     reversed_to_lanes(target, p * NUMBERS * step + o * height + r, step, taps[worker], 0, lanes)
 
 
 @inner
-def turn_taps(turned, weight, at, first, rows):
+def transpose_taps(transposed, weight, at, first, rows):
     """Taps of ``rows`` channels, which lie side by side, from the ``first`` of them on: a channel in each lane.
 
-    turned: squares of a vector's lanes.
+    transposed: squares of a vector's lanes.
     """
-    lanes, size = vector_lanes(turned), TAPS * TAPS
+    lanes, size = vector_lanes(transposed), TAPS * TAPS
     if at + rows * size + lanes <= weight.size:  # whole vectors do not read beyond the weights
         for k in range(0, size, lanes):
-            transpose_lanes(turned, k * lanes, lanes, weight, at + k, size, first, rows)
+            transpose_lanes(transposed, k * lanes, lanes, weight, at + k, size, first, rows)
         return
     for r in range(lanes):
         for k in range(size):
-            turned[np.uintp(k * lanes + r)] = weight[np.uintp(at + (first + r) * size + k)] if first + r < rows else 0
+            transposed[np.uintp(k * lanes + r)] = weight[np.uintp(at + (first + r) * size + k)] if first + r < rows else 0
 
 
 @inner

@@ -105,12 +105,12 @@ def add_taps(dweight, strips, products, channels, row, row_end, column):
     strips: the taps of as many pairs of channels as there are lanes, first a vector for each tap, then pair by pair.
     """
     width, lanes, size = tile_columns(products), vector_lanes(products), TAPS * TAPS
-    flat, step, turned = products.reshape(products.size), products.shape[1], size * lanes
+    flat, step, transposed = products.reshape(products.size), products.shape[1], size * lanes
     for o in range(row, row_end):
         for c in range(column, min(channels, column + width), lanes):
             lanes_to_taps(strips, 0, lanes, flat, (o - row) * width + c - column, step)
             for k in range((size - 1) // lanes * lanes, -1, -lanes):  # what reaches into the next pair is written again
-                transpose_lanes(strips, turned + k, size, strips, 0, lanes, k, size)
+                transpose_lanes(strips, transposed + k, size, strips, 0, lanes, k, size)
             taps = dweight[(o * channels + c) * size : (o * channels + min(channels, c + lanes)) * size]
             for i in range(taps.size):
-                taps[i] += strips[np.uintp(turned + i)]
+                taps[i] += strips[np.uintp(transposed + i)]
