@@ -3,9 +3,9 @@
     Y = A' [ sum_c (G g_c G') * (B' d_c B) ] A
 
 for a tile Y of 4 x 4 outputs, the 6 x 6 inputs d_c that it depends on, and the weights g_c of input channel c
-(`numba_nn.layers.conv.points` has the matrices and the sources). The sum over channels is a matrix product for each of the 36
-numbers of a tile, which is where the time goes. The input gradient is the same convolution of dy, with weights of input and
-output channels exchanged, taps reversed, and padding 2 - p.
+(`numba_nn.layers.conv.winograd_matrices` has the matrices and the sources). The sum over channels is a matrix product for
+each of the 36 numbers of a tile, which is where the time goes. The input gradient is the same convolution of dy, with weights
+of input and output channels exchanged, taps reversed, and padding 2 - p.
 
 Images are worked off in chunks of tiles whose transformed inputs stay in the cache. For each chunk, first all channels are
 transformed, lanes of a vector holding tiles, right into the panels of the product; then every task multiplies for some output
@@ -29,11 +29,10 @@ from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.packing import pack_panels
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape, transpose_lanes, vector_lanes
-from numba_nn.core.tiles import lane_transform, strip_transform
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
-from numba_nn.layers.conv.points import TAPS, TILE, from_taps, rounding_error, to_outputs
 from numba_nn.layers.conv.winograd_gradient import winograd_backward_weight
+from numba_nn.layers.conv.winograd_matrices import TAPS, TILE, from_taps, rounding_error, to_outputs
 from numba_nn.layers.conv.winograd_tiles import (
     BLOCK_PANELS,
     GRADIENT_TILES,
@@ -50,6 +49,7 @@ from numba_nn.layers.conv.winograd_tiles import (
     tile_grid,
     write_tiles,
 )
+from numba_nn.layers.conv.winograd_transforms import lane_transform, strip_transform
 
 # What a tile's transform costs for an input channel and for an output channel, in multiply-adds, and for a pair of them that of
 # the weights, which is bound by memory, or, with every chunk of a weight gradient, that of the taps (Zen 4; weights: Zen 3).
@@ -212,7 +212,7 @@ class Winograd(Algorithm):
 
     @classmethod
     def error(cls, one_pass: str, problem: Problem) -> float:
-        """Estimate of the largest error relative to the largest result: see `numba_nn.layers.conv.points.rounding_error`."""
+        """Estimate of the largest error relative to the largest result: see `rounding_error`."""
         epsilon = float(np.finfo(problem.dtype).eps)
         if one_pass == "weight":
             return epsilon * rounding_error(TAPS, TILE, GRADIENT_TILES)

@@ -16,8 +16,7 @@ from numba import prange
 
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import tile_columns, tile_rows, transpose_lanes, vector_lanes
-from numba_nn.core.tiles import gather_transform, lane_transform
-from numba_nn.layers.conv.points import TAPS, TILE, from_taps, to_outputs
+from numba_nn.layers.conv.winograd_matrices import TAPS, TILE, from_taps, to_outputs
 from numba_nn.layers.conv.winograd_tiles import (
     BLOCK_PANELS,
     clear,
@@ -28,6 +27,7 @@ from numba_nn.layers.conv.winograd_tiles import (
     place_tiles,
     tile_grid,
 )
+from numba_nn.layers.conv.winograd_transforms import gather_transform, lane_transform
 
 outputs_to_lanes = gather_transform(from_taps(TILE))
 lanes_to_taps = lane_transform(to_outputs(TAPS))

@@ -33,8 +33,9 @@ from numba_nn.core.narrow import wide
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.norm import planes, rows
-from numba_nn.layers.norm.statistics import (
+from numba_nn.layers.norm import batch_planes as planes
+from numba_nn.layers.norm import batch_rows as rows
+from numba_nn.layers.norm.batch_statistics import (
     batch_statistics,
     fold_running,
     gradient_coefficients,
