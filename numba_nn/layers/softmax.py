@@ -122,12 +122,8 @@ def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
-            dx_row, p_row, dy_row, mean = (
-                dx[o].reshape(-1),
-                saved_y[o].reshape(-1),
-                dy[o].reshape(-1),
-                zero,
-            )
+            dx_row, p_row, dy_row = dx[o].reshape(-1), saved_y[o].reshape(-1), dy[o].reshape(-1)
+            mean = zero
             for k in range(dx_row.size):
                 mean += dy_row[k] * p_row[k]
             for k in range(dx_row.size):

@@ -247,10 +247,10 @@ class BinaryFunction(Function):
                 raise ArgumentError(f"{self.__name__}: a or b must be an array, got {a!r} and {b!r}")
             device = device_of(b)
             b = self._checked("b", b, None, device)
-            return number(a, b.dtype, device), b, device
+            return scalar_array(a, b.dtype, device), b, device
         device = device_of(a)
         a = self._checked("a", a, None, device)
-        return a, number(b, a.dtype, device) if is_number(b) else self._checked("b", b, a.dtype, device), device
+        return a, scalar_array(b, a.dtype, device) if is_number(b) else self._checked("b", b, a.dtype, device), device
 
 
 def is_number(given: Any) -> bool:
@@ -258,7 +258,7 @@ def is_number(given: Any) -> bool:
     return type(given) is not ndarray and isinstance(given, NUMBERS)
 
 
-def number(value: float, dtype: Any, device: Device) -> Array:
+def scalar_array(value: float, dtype: Any, device: Device) -> Array:
     """A number as an array of no dimension, until the next call."""
     room = thread_workspace(device).array("number", (1,), dtype)
     fill_forward.for_work(1, device)(room, float(value))

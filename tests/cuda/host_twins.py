@@ -49,6 +49,7 @@ HOST_TWINS: dict[Any, Any] = {
     address.part_at: part_at,
     each: _each,
     each_far: _each,
+    vmath.constant: lambda x, value: type(x)(value),
     vmath.number: lambda x, single, double: type(x)(single if isinstance(x, np.float32) else double),
     vmath.multiply_add: lambda a, b, c: type(a)(np.float64(a) * np.float64(b) + np.float64(c)),
     vmath.polynomial: lambda x, single, double: np.polynomial.polynomial.polyval(

@@ -37,7 +37,7 @@ from numba_nn.core.portable import fetch, put
 from numba_nn.core.ptx import WINDOW, cuda, device_function
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.core.twin import cuda_helper, cuda_kernel
-from numba_nn.core.vmath import number, sigmoid, tanh
+from numba_nn.core.vmath import constant, sigmoid, tanh
 from numba_nn.layers.recurrent.gates import add_recurrent, multiply_recurrent, one_matrix, recurrent_by_dots
 
 GATES = 4
@@ -126,7 +126,7 @@ def lstm_forward(
 @inlined
 def lstm_unit_backward(i, f, g, o, t, old_c, dh, dc):
     """One unit's step back: the gradients of the gates before they are activated, and dc; t: tanh(c)."""
-    one = number(i, 1, 1)
+    one = constant(i, 1)
     dc = dc + dh * o * (one - t * t)
     return dc * g * i * (one - i), dc * old_c * f * (one - f), dc * i * (one - g * g), dh * t * o * (one - o), dc * f
 
