@@ -27,7 +27,7 @@ Pair = tuple[Array, Array]
 SomePair = tuple[Array | None, Array | None]
 
 
-class Recurrent(Layer):
+class LSTMBase(Layer):
     """Base: makes the parameters, checks states, and runs the layers, each of one direction or two, over a sequence.
 
     A subclass says how its input is walked and which shape its states have, in `_walk`.
