@@ -13,8 +13,8 @@ from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination, check_flag, is_destination
 from numba_nn.core.device import CPU, CUDA, Device, device_of
 from numba_nn.core.errors import DestinationError, ShapeError
-from numba_nn.core.gemm import gemm, packed_sizes, product_work
 from numba_nn.core.kernel import In, Out, Scratch, kernel
+from numba_nn.core.product.gemm import gemm, packed_sizes, product_work
 from numba_nn.core.workspace import Shape, thread_workspace
 
 

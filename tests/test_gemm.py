@@ -8,7 +8,7 @@ from numba import njit
 from numba.core.errors import TypingError
 
 import numba_nn as nn
-from numba_nn.core.gemm import gemm, packed_sizes
+from numba_nn.core.product.gemm import gemm, packed_sizes
 from numba_nn.core.simd import tile_rows
 from tests import reference
 from tests.allocations import no_array_data, no_runtime_memory

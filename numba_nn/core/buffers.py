@@ -12,10 +12,10 @@ import numpy as np
 
 from numba_nn.core.call import NO_CALL, Arrays, Call, Slot
 from numba_nn.core.checks import as_shape, check_count, check_dtype, check_flag
+from numba_nn.core.cuda.narrow import wide
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError, DTypeError, ReserveError, undefined
 from numba_nn.core.module import Module
-from numba_nn.core.narrow import wide
 from numba_nn.core.workspace import Shape, Spec, Workspace
 
 

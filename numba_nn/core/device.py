@@ -17,9 +17,9 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from numba_nn.core.dlpack import lendable, lender_of, lives_on_gpu
+from numba_nn.core.cuda.dlpack import lendable, lender_of, lives_on_gpu
+from numba_nn.core.cuda.ptx import cuda, is_refusal
 from numba_nn.core.errors import ArgumentError, DeviceError, OutOfMemoryError
-from numba_nn.core.ptx import cuda, is_refusal
 
 Shape = tuple[int, ...]
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
@@ -171,7 +171,7 @@ class CudaDevice(Device, threading.local):
     stream : object
         A stream of ``numba.cuda``; 0 for the default one. See `on`.
     used : list or None
-        Where it is a list, everything that kernels and copies are given is kept in it: see `numba_nn.core.capture`.
+        Where it is a list, everything that kernels and copies are given is kept in it: see `numba_nn.core.cuda.capture`.
     """
 
     name = "cuda"

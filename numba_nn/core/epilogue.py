@@ -15,14 +15,14 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from numba_nn.core.cuda_planes import place_of_window, row_of_windows
+from numba_nn.core.cuda.narrow import wide
+from numba_nn.core.cuda.planes import place_of_window, row_of_windows
+from numba_nn.core.cuda.portable import covering_windows, fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.each import each
 from numba_nn.core.kernel import In, Out, inlined, inner, kernel
-from numba_nn.core.narrow import wide
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.portable import covering_windows, fetch, put
-from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.simd import affine_run
 from numba_nn.core.vmath import constant, sigmoid, tanh

@@ -19,12 +19,12 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.cuda_reduce import WARPS, team_sum
-from numba_nn.core.cuda_rows import HELD, exponentials_of_row, held_exponentials, hold, release, row_grid, row_of_team, u32
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.reduce import WARPS, team_sum
+from numba_nn.core.cuda.rows import HELD, exponentials_of_row, held_exponentials, hold, release, row_grid, row_of_team, u32
 from numba_nn.core.each import each
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inlined, inner, kernel
-from numba_nn.core.ptx import cuda
 from numba_nn.core.rows import task_bounds, task_count
 from numba_nn.core.simd import maximum
 from numba_nn.core.vector import read_ahead
@@ -193,7 +193,7 @@ def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
                 each(less_share, dx_line, (dy_line, y_line, masses))
 
 
-# ---- on a GPU: a team of threads has a row, see `numba_nn.core.cuda_rows` ------------------------------------------------
+# ---- on a GPU: a team of threads has a row, see `numba_nn.core.cuda.rows` ------------------------------------------------
 
 
 @softmax_forward.on_cuda(grid=row_grid)

@@ -12,11 +12,11 @@ import math
 import numpy as np
 from numba import prange
 
+from numba_nn.core.cuda.portable import fetch
+from numba_nn.core.cuda.ptx import WINDOW, cuda
+from numba_nn.core.cuda.twin import cuda_kernel
 from numba_nn.core.kernel import In, Out, Scratch, exact, inner, kernel, portable
-from numba_nn.core.portable import fetch
-from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
-from numba_nn.core.twin import cuda_kernel
 from numba_nn.core.vmath import constant, exp_below, log, multiply_add, polynomial, sigmoid
 from numba_nn.losses.sums import STEP, block_per_sum, put_sum, scaled_total, windows_of_thread
 

@@ -12,11 +12,11 @@ from numba import prange
 from numpy import ndarray
 
 from numba_nn.core.call import Array
+from numba_nn.core.cuda.portable import covering_windows
 from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.each import each_far, is_far
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, exact, inlined, kernel, portable
-from numba_nn.core.portable import covering_windows
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.workspace import thread_workspace
 from numba_nn.layers.merge import add_forward, multiply_forward, product, total

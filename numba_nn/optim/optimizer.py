@@ -14,8 +14,8 @@ import numpy as np
 from numba_nn.core.call import Array
 from numba_nn.core.carry import arrived, departing
 from numba_nn.core.checks import check_keeps_gradients
+from numba_nn.core.cuda.feed import Mirror
 from numba_nn.core.errors import ArgumentError, StateDictError, undefined
-from numba_nn.core.feed import Mirror
 from numba_nn.core.kernel import Kernel
 from numba_nn.core.state import check_arrays, load_arrays
 from numba_nn.optim.table import ParameterTable, as_parameters, check_once

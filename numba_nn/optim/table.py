@@ -15,12 +15,12 @@ from numba import prange
 from numba_nn.core.address import part_at
 from numba_nn.core.call import Array
 from numba_nn.core.carry import packed, unpacked
+from numba_nn.core.cuda.feed import Mirror
+from numba_nn.core.cuda.twin import THREADS
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError, DeviceError
-from numba_nn.core.feed import Mirror
 from numba_nn.core.kernel import In, inner, portable
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.twin import THREADS
 
 CHUNK = 16_384  # elements of a task: 64 KB of each array in float32
 CUDA_CHUNK = 8 * THREADS

@@ -11,9 +11,9 @@ import numpy as np
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_count
+from numba_nn.core.cuda.feed import Feed
 from numba_nn.core.device import CPU, device_of
 from numba_nn.core.errors import ArgumentError, DataError, DTypeError, ShapeError
-from numba_nn.core.feed import Feed
 from numba_nn.core.layer import Layer
 from numba_nn.losses import Loss
 from numba_nn.metrics import Metric

@@ -1,4 +1,4 @@
-"""What the instructions of `numba_nn.core.ptx` do, in NumPy; fragments as in the PTX ISA, under ``mma`` and ``ldmatrix``."""
+"""The instructions of `numba_nn.core.cuda.ptx` in NumPy; fragments as in the PTX ISA, under ``mma`` and ``ldmatrix``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from fake_cuda import FULL, poisoned
 from lanes import meet, this_lane
 
-from numba_nn.core import ptx
+from numba_nn.core.cuda import ptx
 
 VECTOR_BYTES = 16
 LANE = np.arange(32)

@@ -11,7 +11,8 @@ import numpy as np
 from fake_cuda import GuardedNarrow
 from scipy import special
 
-from numba_nn.core import address, narrow, vmath
+from numba_nn.core import address, vmath
+from numba_nn.core.cuda import narrow
 from numba_nn.core.each import each, each_far
 
 Number = np.floating[Any]

@@ -14,11 +14,11 @@ from trials import EXTRAS, PRODUCT_EXTRAS, PRODUCT_TRIALS, TRIALS, WINDOWS, Tria
 
 import numba_nn as nn
 from examples.own_layer import Scale
+from numba_nn.core.cuda.portable import covering_windows
+from numba_nn.core.cuda.ptx import WINDOW, store_window
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.errors import RangeError
-from numba_nn.core.portable import covering_windows
-from numba_nn.core.ptx import WINDOW, store_window
 
 SPEAKING = ("BatchNorm", "Softmax", "LogSoftmax", "Transpose", "GlobalAvg")
 ROWS = [trial for trial in TRIALS if trial.name.startswith(SPEAKING)][::3]

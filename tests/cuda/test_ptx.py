@@ -8,8 +8,7 @@ import pytest
 from lanes import ORDERS
 from simulator import launch
 
-from numba_nn.core.kernel import In, Out
-from numba_nn.core.ptx import (
+from numba_nn.core.cuda.ptx import (
     commit_copies,
     copy16,
     copy_element,
@@ -28,7 +27,8 @@ from numba_nn.core.ptx import (
     to_f16,
     wait_copies,
 )
-from numba_nn.core.twin import CudaKernel
+from numba_nn.core.cuda.twin import CudaKernel
+from numba_nn.core.kernel import In, Out
 
 
 def simulate(function, block, *arguments, order="depth-first"):

@@ -25,11 +25,11 @@ from numba import prange
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel, finish_copy
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.packing import PACK_PANELS, PACK_WORK, pack_one, pack_panels
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.product.packing import PACK_PANELS, PACK_WORK, pack_one, pack_panels
+from numba_nn.core.product.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import copy_run, tile_columns, tile_rows, vector_lanes
-from numba_nn.core.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.planes import CHUNK, Numbers, layouts, pad_planes

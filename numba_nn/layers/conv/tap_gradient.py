@@ -20,12 +20,12 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.gemm import TASKS
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.packing import pack_panels
+from numba_nn.core.product.gemm import TASKS
+from numba_nn.core.product.packing import pack_panels
+from numba_nn.core.product.tap_tile import FEW_ROWS, fma_taps
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import tile_columns, tile_rows, tile_shape, transpose_lanes, vector_lanes
-from numba_nn.core.tap_tile import FEW_ROWS, fma_taps
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 

@@ -17,10 +17,10 @@ import math
 
 from numba import prange
 
-from numba_nn.core.block import multiply_block
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.packing import pack_panels
+from numba_nn.core.product.block import multiply_block
+from numba_nn.core.product.packing import pack_panels
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import tile_columns, tile_rows

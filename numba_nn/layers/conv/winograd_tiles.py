@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.block import multiply_block
 from numba_nn.core.kernel import inner
+from numba_nn.core.product.block import multiply_block
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
 from numba_nn.core.workspace import Shape, Spec

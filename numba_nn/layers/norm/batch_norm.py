@@ -24,12 +24,12 @@ import numpy as np
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.carry import held_once
 from numba_nn.core.checks import check_count, check_dtype, check_finite, check_flag, check_number
+from numba_nn.core.cuda.narrow import wide
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import Kernel
 from numba_nn.core.layer import Layer
-from numba_nn.core.narrow import wide
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.workspace import Shape, Spec

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numba import float64, prange
 
-from numba_nn.core.cuda_reduce import WARP, one_block, warp_sum
+from numba_nn.core.cuda.portable import thread, threads_in_grid
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.reduce import WARP, one_block, warp_sum
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inlined, kernel
-from numba_nn.core.portable import thread, threads_in_grid
-from numba_nn.core.ptx import cuda
 from numba_nn.core.vmath import constant
 
 CUMULATIVE = -1.0  # in place of a momentum: the mean over all batches

@@ -18,14 +18,14 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_flag, is_whole
-from numba_nn.core.cuda_planes import first_plane, gather, next_plane, over_planes, place_of_window, planes_together, split
-from numba_nn.core.cuda_reduce import WARPS, block_per_row, block_sum
+from numba_nn.core.cuda.narrow import wide
+from numba_nn.core.cuda.planes import first_plane, gather, next_plane, over_planes, place_of_window, planes_together, split
+from numba_nn.core.cuda.portable import fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.cuda.reduce import WARPS, block_per_row, block_sum
 from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.narrow import wide
-from numba_nn.core.portable import fetch, put
-from numba_nn.core.ptx import WINDOW, cuda, flat_part
 from numba_nn.core.reduce import float_sum
 from numba_nn.core.vector import AHEAD, read_ahead, write_ahead
 from numba_nn.core.workspace import Shape, Spec

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.cast import copy_forward
 from numba_nn.core.checks import check_array, check_count, check_dtype, check_flag, check_shape
+from numba_nn.core.cuda.cast import copy_forward
+from numba_nn.core.cuda.narrow import is_narrow, wide
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
-from numba_nn.core.narrow import is_narrow, wide
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import MaskStream, uniform
 from numba_nn.core.workspace import Shape, Spec

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.cast import weight_as, weight_room
+from numba_nn.core.cuda.cast import weight_as, weight_room
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import neutral_terms
-from numba_nn.core.gemm import SINGLE, packing_pays, product_work
-from numba_nn.core.packing import pack_columns, panel_sizes
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.product.gemm import SINGLE, packing_pays, product_work
+from numba_nn.core.product.packing import pack_columns, panel_sizes
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.recurrent.gates import (
     EACH,

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.block import multiply_block
-from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
-from numba_nn.core.cuda_planes import PlaneGrid, fetch_row, first_plane, next_plane, place_of_window, plane_grid, put_row, split
-from numba_nn.core.cuda_product import ADD, OVERWRITE
-from numba_nn.core.cuda_slices import partial_size
+from numba_nn.core.cuda.gemm import multiply_matrices, own_matrices
+from numba_nn.core.cuda.planes import PlaneGrid, fetch_row, first_plane, next_plane, place_of_window, plane_grid, put_row, split
+from numba_nn.core.cuda.product import ADD, OVERWRITE
+from numba_nn.core.cuda.ptx import WINDOW, cuda
+from numba_nn.core.cuda.slices import partial_size
 from numba_nn.core.device import CUDA
-from numba_nn.core.dot import dot_block
-from numba_nn.core.gemm import DOT_DEPTH, DOT_ROWS, gemm, multiply_columns, multiply_packed, packed_sizes
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.packing import panel_sizes
-from numba_nn.core.ptx import WINDOW, cuda
+from numba_nn.core.product.block import multiply_block
+from numba_nn.core.product.dot import dot_block
+from numba_nn.core.product.gemm import DOT_DEPTH, DOT_ROWS, gemm, multiply_columns, multiply_packed, packed_sizes
+from numba_nn.core.product.packing import panel_sizes
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.layers.linear import BIAS_ROWS, linear_backward_bias
 

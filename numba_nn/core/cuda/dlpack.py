@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.errors import DeviceError
-from numba_nn.core.ptx import cuda
 
 GPU_DEVICES = 2, 13  # of dlpack.h: kDLCUDA, and kDLCUDAManaged
 BFLOAT16 = 4  # of dlpack.h: kDLBfloat

@@ -2,7 +2,7 @@
 
 A CUDA twin writes ``cuda.grid(1)`` as in any Numba tutorial:
 
-    from numba_nn.core.ptx import cuda
+    from numba_nn.core.cuda.ptx import cuda
 
     @relu_forward.on_cuda
     def relu_forward(y: Out, x: In):
@@ -30,7 +30,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from numba_nn.core.narrow import FORMS, convert, narrowed, stored_bits, widened
+from numba_nn.core.cuda.narrow import FORMS, convert, narrowed, stored_bits, widened
 from numba_nn.core.parts import Helper
 
 I16, I32, I64 = (ir.IntType(bits) for bits in (16, 32, 64))

@@ -15,9 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numba_nn.core.cuda_reduce import WARP
-from numba_nn.core.parts import Helper
-from numba_nn.core.ptx import (
+from numba_nn.core.cuda.ptx import (
     VECTOR_BYTES,
     copy_element,
     cuda,
@@ -34,6 +32,8 @@ from numba_nn.core.ptx import (
     to_bf16,
     to_f16,
 )
+from numba_nn.core.cuda.reduce import WARP
+from numba_nn.core.parts import Helper
 
 WARP_ROWS, WARP_COLUMNS = 2, 4  # warps of a block over its tile of C; each has a rectangle of fragments, 16 x 8
 TILE_THREADS = WARP * WARP_ROWS * WARP_COLUMNS

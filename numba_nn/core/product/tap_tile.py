@@ -1,8 +1,8 @@
 """The multiply-add tile whose B lies where it is: a table says where each row starts, as taps of a convolution do.
 
 B needs no packing then, and neighbouring taps share the cache lines that they read. The tile has the rows and columns of
-`numba_nn.core.fma_tile`, or few rows and more columns, and runs at the same speed: 117 GFLOP/s with 12 or 4 rows (Zen 4,
-one thread), all of the measured peak.
+`numba_nn.core.product.fma_tile`, or few rows and more columns, and runs at the same speed: 117 GFLOP/s with 12 or 4 rows
+(Zen 4, one thread), all of the measured peak.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The packed matrix product that linear, convolution and recurrent layers share.
 
 C (M x N) is cut into blocks, and each block into tiles that fit the vector registers (`numba_nn.core.simd`). Operands are read
-where they lie, or packed into *panels* first if that pays (`numba_nn.core.packing`).
+where they lie, or packed into *panels* first if that pays (`numba_nn.core.product.packing`).
 
 Letters: M rows, N columns, K depth of a product; matrices are flat arrays with an offset and strides in elements.
 """
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.block import multiply_block
-from numba_nn.core.cuda_gemm import multiply_matrices
-from numba_nn.core.cuda_product import ADD, OVERWRITE
-from numba_nn.core.dot import dot_products
+from numba_nn.core.cuda.gemm import multiply_matrices
+from numba_nn.core.cuda.product import ADD, OVERWRITE
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.packing import pack_matrices, panel_sizes
+from numba_nn.core.product.block import multiply_block
+from numba_nn.core.product.dot import dot_products
+from numba_nn.core.product.packing import pack_matrices, panel_sizes
 from numba_nn.core.simd import (
     register_file,
     tile_columns,

@@ -6,8 +6,8 @@ The order of loads follows the caches (Goto and van de Geijn, "Anatomy of high-p
 
 from __future__ import annotations
 
-from numba_nn.core.fma_tile import FETCH_DEPTHS, ROW_PANELS, fma_tile
 from numba_nn.core.kernel import inner
+from numba_nn.core.product.fma_tile import FETCH_DEPTHS, ROW_PANELS, fma_tile
 from numba_nn.core.simd import partial_rows, tile_columns, tile_rows
 
 DEPTH = 256  # B panel: 256 x 128 B = 32 KB with AVX-512, two thirds of a 48 KB L1
