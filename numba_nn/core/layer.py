@@ -1,7 +1,7 @@
 """`Layer`: the contract that every layer keeps, in one place.
 
 A layer class says what it computes and which buffers it needs; `Layer` checks the arrays that users pass and runs it, and
-`numba_nn.core.buffers.Buffers`, its base, owns the memory and keeps forwards until their backward.
+`LayerMemory`, its base, owns the memory and keeps forwards until their backward.
 
 What a subclass writes:
 
@@ -47,16 +47,16 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from numba_nn.core.buffers import Buffers
 from numba_nn.core.call import Array, Arrays, Call, Slot
 from numba_nn.core.checks import check_array, check_destination, check_fits, check_flag, check_indices, is_destination
 from numba_nn.core.device import CPU, device_of
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError, undefined
+from numba_nn.core.layer_memory import LayerMemory
 from numba_nn.core.workspace import Shape
 
 
-class Layer(Buffers):
+class Layer(LayerMemory):
     """Base of all layers.
 
     Attributes

@@ -1,4 +1,4 @@
-"""`Buffers`: the half of a layer that owns memory. What is allocated when, how long it is kept, and how it is shared.
+"""`LayerMemory`: the half of a layer that owns memory. What is allocated when, how long it is kept, and how it is shared.
 
 A `Call` is what a layer knows about one input shape, with its views of the scratch; a `Slot` is room for one forward until its
 backward.
@@ -19,7 +19,7 @@ from numba_nn.core.module import Module
 from numba_nn.core.workspace import Shape, Spec, Workspace
 
 
-class Buffers(Module):
+class LayerMemory(Module):
     """Base of `numba_nn.core.layer.Layer`.
 
     Attributes
@@ -232,8 +232,8 @@ class Buffers(Module):
         for slot in self._free + self._kept:
             slot.forget_views()
 
-    def _layers_inside(self) -> list[Buffers]:
-        return [module for module in self.modules() if isinstance(module, Buffers)]
+    def _layers_inside(self) -> list[LayerMemory]:
+        return [module for module in self.modules() if isinstance(module, LayerMemory)]
 
     @property
     def scratch_nbytes(self) -> int:
