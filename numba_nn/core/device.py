@@ -28,7 +28,7 @@ OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
 class Held(ndarray):
-    """Memory of an array that a model holds: users see views of it, which `Device.is_held` tells by their base."""
+    """Memory of an array that a model holds: users see views of it, which `Device.is_held` recognises by their base."""
 
 
 def memory_of(array: NDArray[Any]) -> Any:

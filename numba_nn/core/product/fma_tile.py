@@ -156,9 +156,10 @@ class FmaEmitter(Emitter):
     def whole_tile(self, c: Any, a: Any, b: Any, size: Any, strides: Any, accumulate: Any, ahead: Any) -> None:
         """A tile of all rows. Where A and B are panels, offsets are constants, and no address is computed in the loop.
 
-        On an Intel Xeon additions take the place of multiply-adds: 2048^3 went from 0.68 to 0.80 of MKL's speed. C and the next
-        panel are fetched a few lines at a time: an L1 cache waits for some 16 lines at once, those from L2 among them. With all
-        of them fetched before the tile, packed panels of 2048^3 were multiplied at 0.83 of the peak, and at 0.94 so.
+        On an Intel Xeon additions of addresses crowd out multiply-adds: without them 2048^3 went from 0.68 to 0.80 of MKL's
+        speed. C and the next panel are fetched a few lines at a time: an L1 cache waits for some 16 lines at once, those from
+        L2 among them. With all of them fetched before the tile, packed panels of 2048^3 were multiplied at 0.83 of the peak,
+        and at 0.94 so.
         """
         builder, (stride, a_row, a_depth, b_panel, b_depth) = self.builder, strides
         width, height, one = INTP(VECTORS * self.lanes), INTP(self.rows), INTP(1)

@@ -70,7 +70,7 @@ def choose(problem: Problem, wanted: str, device: Device = CPU) -> dict[str, Pas
 
 
 def scratch_nbytes(plans: dict[str, Passes], workers: int) -> int:
-    """Bytes of the scratch that all passes share, with smaller batches, and with either precision.
+    """Bytes of the scratch that all passes share; it serves smaller batches and either precision, too.
 
     A smaller batch, or exactness, may have no use for Winograd's algorithm.
     """

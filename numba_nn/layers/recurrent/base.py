@@ -139,7 +139,7 @@ class LSTMBase(Layer):
         self._compute(call, (y, call.scratch["h"], call.scratch["c"]), (x, None, None), keep)
 
     def _advance(self, call: Call, x: Array, state: Any, out: Any, state_out: Any, keep: bool) -> tuple[Array, Pair]:
-        """Forward; what is written where nothing is given is fresh."""
+        """Forward; without a destination, fresh arrays are written."""
         h0, c0 = self._check_pair("state", state, call)
         inputs = [array for array in (x, h0, c0) if array is not None]
         y = self._destination(out, "out", call.y_shape, call.dtype, *inputs)
@@ -155,7 +155,7 @@ class LSTMBase(Layer):
     def _retreat(
         self, dy: Array | None, dstate: Any, out: Array | None, dstate_out: Any, input_gradient: bool
     ) -> tuple[Array | None, Pair]:
-        """Backward; what is written where nothing is given is fresh."""
+        """Backward; without a destination, fresh arrays are written."""
         input_gradient = check_flag(self, "input_gradient", input_gradient)
         slot, call = self._newest()
         if dy is not None:
