@@ -92,7 +92,8 @@ def lstm_forward(
 ):  # fmt: skip
     """Every step from (h0, c0) to (h, c), each (N, H); gates, before, cells, squashed (tanh of c): of all steps.
 
-    cells, squashed: empty if no backward follows; then gates are not their activations afterwards. weight: (Q, ...), weight_hh as it is if `recurrent_by_dots`, else packed.
+    cells, squashed: empty if no backward follows; then gates are not their activations afterwards. weight: (Q, ...), weight_hh
+    as it is if `recurrent_by_dots`, else packed.
     """
     steps, first, step, across = walk
     batch, hidden = h.shape
