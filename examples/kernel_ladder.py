@@ -19,12 +19,12 @@ import numpy as np
 from numba import jit
 
 import numba_nn as nn
-from numba_nn.core.block import DEPTH, multiply_block, multiply_slice
 from numba_nn.core.kernel import FLAGS
-from numba_nn.core.packing import pack_panels
 from numba_nn.core.peak import measure_peak
+from numba_nn.core.product.block import DEPTH, multiply_block, multiply_slice
+from numba_nn.core.product.packing import pack_panels
+from numba_nn.core.product.tap_tile import fma_taps
 from numba_nn.core.simd import tile_columns, tile_rows, tile_shape
-from numba_nn.core.tap_tile import fma_taps
 
 ladder = jit(**FLAGS)
 """Numba's compiler as the library's kernels use it, without threads."""

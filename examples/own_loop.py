@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from numba_nn.core.epilogue import IDENTITY
-from numba_nn.core.gemm import packed_sizes
+from numba_nn.core.product.gemm import packed_sizes
 from numba_nn.core.reduce import block_count
 from numba_nn.layers.linear import linear_backward_bias, linear_backward_weight, linear_forward
 from numba_nn.losses.elementwise import squared_error_backward, squared_error_forward

@@ -13,8 +13,8 @@ from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination, check_flag, is_destination
 from numba_nn.core.device import CPU, CUDA, Device, device_of
 from numba_nn.core.errors import DestinationError, ShapeError
-from numba_nn.core.gemm import gemm, packed_sizes, product_work
 from numba_nn.core.kernel import In, Out, Scratch, kernel
+from numba_nn.core.product.gemm import gemm, packed_sizes, product_work
 from numba_nn.core.workspace import Shape, thread_workspace
 
 
@@ -71,9 +71,9 @@ def matmul(
 @kernel
 def matrix_products(
     c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
-    depth: int, turned_a: int, turned_b: int, keep: int,
+    depth: int, transposed_a: int, transposed_b: int, accumulate: int,
 ):  # fmt: skip
-    """`gemm` of matrices that lie one below the other, each ``turned`` one transposed: c (S M, N), a (A M, K), b (B K, N).
+    """`gemm` of matrices that lie one below the other, each ``transposed`` one transposed: c (S M, N), a (A M, K), b (B K, N).
 
     Shapes say what tuples would, which a call takes 0.1 us each to hand over.
     """
@@ -81,20 +81,20 @@ def matrix_products(
     gemm(
         c.reshape((a_of.size, m * n)), packed_a, packed_b,
         a.reshape((a.size // (m * depth), m * depth)), b.reshape((b.size // (depth * n), depth * n)), a_of, b_of,
-        (m, n, depth), (1, m) if turned_a else (depth, 1), (1, depth) if turned_b else (n, 1), keep,
+        (m, n, depth), (1, m) if transposed_a else (depth, 1), (1, depth) if transposed_b else (n, 1), accumulate,
     )  # fmt: skip
 
 
 @matrix_products.on_cuda(steps=True)
 def matrix_products(
     c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
-    depth: int, turned_a: int, turned_b: int, keep: int,
+    depth: int, transposed_a: int, transposed_b: int, accumulate: int,
 ):  # fmt: skip
     """On tensor cores, or by multiply-adds; nothing is packed."""
     m, n = c.shape[0] // a_of.size, c.shape[1]
     gemm.cuda(
         c, packed_a, packed_b, a, b, a_of, b_of,
-        (m, n, depth), (1, m) if turned_a else (depth, 1), (1, depth) if turned_b else (n, 1), keep,
+        (m, n, depth), (1, m) if transposed_a else (depth, 1), (1, depth) if transposed_b else (n, 1), accumulate,
     )  # fmt: skip
 
 
@@ -133,10 +133,10 @@ class _Plan:
         if not a or not b:
             raise ShapeError(f"matmul: a and b need at least one dimension, got {a} and {b}")
         self.a_shape, self.b_shape, self.given = a, b, (transpose_a, transpose_b)
-        one, a, turned_a = _as_rows(a, transpose_a, False)
-        other, b, turned_b = _as_rows(b, transpose_b, True)  # a column as a row that is turned
-        m, k = a[::-1] if turned_a else a
-        depth, n = b[::-1] if turned_b else b
+        one, a, transposed_a = _as_rows(a, transpose_a, False)
+        other, b, transposed_b = _as_rows(b, transpose_b, True)  # a column as a row that is transposed
+        m, k = a[::-1] if transposed_a else a
+        depth, n = b[::-1] if transposed_b else b
         if k != depth:
             shapes = f"shapes {(*one, m, k)} and {(*other, depth, n)}"  # as they are multiplied
             raise ShapeError(f"matmul: a is {m} x {k}, b is {depth} x {n}: inner dimensions differ ({shapes})")
@@ -147,7 +147,7 @@ class _Plan:
         self.shape = (*batch, *((m,) if len(self.a_shape) > 1 else ()), *((n,) if len(self.b_shape) > 1 else ()))
         self.dtype, self.device, self.workspace = dtype, device, thread_workspace(device)
         self.columns, self.depth = n, k
-        self.turned = int(turned_a), int(turned_b)  # a call takes 30 ns more for a bool
+        self.transposed = int(transposed_a), int(transposed_b)  # a call takes 30 ns more for a bool
         self.is_empty = 0 in (*self.shape, k)
         self.are_matrices = len(self.shape) == len(self.a_shape) == len(self.b_shape) == 2
         which = _which(one, batch), _which(other, batch)
@@ -167,10 +167,10 @@ class _Plan:
             and a.flags.carray and b.flags.carray and transpose_a is self.given[0] and transpose_b is self.given[1]
         )  # fmt: skip
 
-    def multiply(self, c: Array, a: Array, b: Array, keep: bool, plain: bool) -> None:
+    def multiply(self, c: Array, a: Array, b: Array, accumulate: bool, plain: bool) -> None:
         """C = A B, or added to what C holds; operands that are not known to be ``plain`` perhaps by way of a copy."""
         if self.is_empty:
-            if not keep:
+            if not accumulate:
                 self.device.clear(c)
             return
         if not plain:
@@ -178,7 +178,7 @@ class _Plan:
         if not self.are_matrices:
             c, a, b = c.reshape(-1, self.columns), a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
         run = matrix_products.for_work(self.work, self.device)
-        run(c, *self._room(), a, b, *self.of, self.depth, *self.turned, int(keep))
+        run(c, *self._room(), a, b, *self.of, self.depth, *self.transposed, int(accumulate))
 
     def _room(self) -> tuple[Array, ...]:
         """Room for the packed operands."""
@@ -195,10 +195,10 @@ class _Plan:
         return self._scratch
 
 
-def _as_rows(shape: Shape, transposed: bool, vector_turned: bool) -> tuple[Shape, Shape, bool]:
-    """Leading dimensions and the last two of an operand, and whether it is turned; a vector is a row of its own."""
+def _as_rows(shape: Shape, transposed: bool, vector_transposed: bool) -> tuple[Shape, Shape, bool]:
+    """Leading dimensions and the last two of an operand, and whether it is transposed; a vector is a row of its own."""
     if len(shape) == 1:
-        return (), (1, *shape), vector_turned
+        return (), (1, *shape), vector_transposed
     return shape[:-2], shape[-2:], transposed
 
 

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.cast import copy_forward
 from numba_nn.core.checks import check_number
 from numba_nn.core.container import Container
+from numba_nn.core.cuda.cast import copy_forward
+from numba_nn.core.cuda.narrow import FORMS, narrow_dtype
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
 from numba_nn.core.module import Module
-from numba_nn.core.narrow import FORMS, narrow_dtype
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.optim.loss_scale import LossScale, NoScale

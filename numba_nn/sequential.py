@@ -120,7 +120,7 @@ class Sequential(Container):
         return output_shapes(zip(self._order, self._steps, strict=True), x_shape)
 
     def runs(self, x_shape: Shape, keep: bool) -> list[list[int]]:
-        """Positions of the layers in the order in which they run; those that run as one together, the first does the others.
+        """Positions in execution order, grouped: the first layer of a group computes all of it.
 
         Parameters
         ----------

@@ -1,4 +1,8 @@
-"""The configurations that every test of the layers' contract runs over: a line each. A new layer adds its lines here."""
+"""The configurations that every test of the layers' contract runs over: a line each. A new layer adds its lines here.
+
+Families with many lines have a file of their own: ``conv_cases.py``, ``algorithm_cases.py``, ``pooling_cases.py``,
+``shape_cases.py``.
+"""
 
 import functools
 
@@ -7,21 +11,14 @@ from tests import reference
 from tests.algorithm_cases import ALGORITHM_CASES
 from tests.case import Case, FirstOutput, LSTMCellOutput, LSTMOutput, assert_close, assert_same, case, gradients
 from tests.conv_cases import CONVOLUTIONS
+from tests.pooling_cases import POOLING_AND_RESIZING, REFUSED_BY_POOLING_AND_RESIZING
+from tests.shape_cases import REFUSED_BY_SHAPES_AND_PADDING, SHAPES_AND_PADDING
 
 __all__ = ["CASES", "ONE_OF_EACH", "REFUSED", "Case", "assert_close", "assert_same", "gradients"]
 
 linear = functools.partial(case, nn.Linear, reference.linear)
 conv = functools.partial(case, nn.Conv2d, reference.conv2d)
 conv1d = functools.partial(case, nn.Conv1d, reference.conv1d)
-pool = functools.partial(case, nn.MaxPool2d, reference.max_pool2d)
-pool1d = functools.partial(case, nn.MaxPool1d, reference.max_pool1d)
-average = functools.partial(case, nn.AvgPool2d, reference.avg_pool2d)
-average1d = functools.partial(case, nn.AvgPool1d, reference.avg_pool1d)
-adaptive_average = functools.partial(case, nn.AdaptiveAvgPool2d, reference.adaptive_avg_pool2d)
-adaptive_average1d = functools.partial(case, nn.AdaptiveAvgPool1d, reference.adaptive_avg_pool1d)
-adaptive_max = functools.partial(case, nn.AdaptiveMaxPool2d, reference.adaptive_max_pool2d)
-adaptive_max1d = functools.partial(case, nn.AdaptiveMaxPool1d, reference.adaptive_max_pool1d)
-upsample = functools.partial(case, nn.Upsample, reference.upsample)
 relu = functools.partial(case, nn.ReLU, reference.relu)
 sigmoid = functools.partial(case, nn.Sigmoid, reference.sigmoid)
 leaky_relu = functools.partial(case, nn.LeakyReLU, reference.leaky_relu)
@@ -38,20 +35,6 @@ softmax = functools.partial(case, nn.Softmax, reference.softmax)
 log_softmax = functools.partial(case, nn.LogSoftmax, reference.log_softmax)
 lstm = functools.partial(case, LSTMOutput, FirstOutput.of(reference.lstm))
 lstm_cell = functools.partial(case, LSTMCellOutput, FirstOutput.of(reference.lstm_cell))
-identity = functools.partial(case, nn.Identity, reference.identity)
-flatten = functools.partial(case, nn.Flatten, reference.flatten)
-unflatten = functools.partial(case, nn.Unflatten, reference.unflatten)
-reshape = functools.partial(case, nn.Reshape, reference.reshape)
-squeeze = functools.partial(case, nn.Squeeze, reference.squeeze)
-unsqueeze = functools.partial(case, nn.Unsqueeze, reference.unsqueeze)
-permute = functools.partial(case, nn.Permute, reference.permute)
-transpose = functools.partial(case, nn.Transpose, reference.transpose)
-constant_pad1d = functools.partial(case, nn.ConstantPad1d, reference.constant_pad)
-constant_pad2d = functools.partial(case, nn.ConstantPad2d, reference.constant_pad)
-zero_pad1d = functools.partial(case, nn.ZeroPad1d, reference.zero_pad)
-zero_pad2d = functools.partial(case, nn.ZeroPad2d, reference.zero_pad)
-reflection_pad1d = functools.partial(case, nn.ReflectionPad1d, reference.reflection_pad)
-reflection_pad2d = functools.partial(case, nn.ReflectionPad2d, reference.reflection_pad)
 
 CASES = [
     # rows, features: around the tile (12 x 32) and its halves, the block (240 rows), the depth (256), and one
@@ -111,83 +94,8 @@ CASES = [
     conv((2, 3, 9, 10), 3, 4, 3, dilation=2, padding=2),
     conv((1, 2, 10, 11), 2, 3, (2, 3), dilation=(3, 2), stride=(2, 3), padding=1),
     *CONVOLUTIONS,
-    # convolutions of signals: images of height 1
     *ALGORITHM_CASES,
-    # pooling
-    pool((2, 3, 6, 8), 2),
-    pool((1, 1, 1, 1), 1),
-    pool((2, 3, 7, 9), 2),
-    pool((2, 3, 7, 9), 2, ceil_mode=True),
-    pool((1, 2, 8, 7), 3, stride=2, padding=1),
-    pool((2, 3, 9, 71), 3, stride=2, padding=1),
-    pool((2, 3, 8, 44), 3, stride=2),
-    pool((1, 2, 5, 6), 2, stride=3),
-    pool((1, 2, 5, 6), 2, stride=3, ceil_mode=True),
-    pool((2, 2, 9, 10), (3, 2), stride=(1, 2), padding=(1, 0), dilation=(2, 3)),
-    pool((1, 2, 5, 5), 3, stride=2, padding=1, ceil_mode=True),
-    pool((1, 1, 3, 300), (1, 4), stride=1),
-    pool((3, 13, 33, 34), 2),
-    pool((1, 2, 3, 9), 2, padding=1, dilation=(2, 4)),
-    pool1d((2, 3, 8), 2),
-    pool1d((1, 1, 1), 1),
-    pool1d((2, 3, 9), 3, stride=2, padding=1),
-    pool1d((1, 2, 10), 3, 3, 1, 2, False, True),
-    pool1d((3, 17, 301), 4, stride=3),
-    average((2, 3, 6, 8), 2),
-    average((1, 1, 1, 1), 1),
-    average((1, 2, 5, 6), (2, 3), stride=(3, 1)),
-    average((2, 3, 7, 9), 3, stride=2, padding=1),
-    average((2, 3, 7, 9), 3, 2, 1, False, False),
-    average((1, 2, 6, 8), 3, stride=2, padding=1, ceil_mode=True),
-    average((1, 2, 6, 8), 3, stride=2, padding=1, ceil_mode=True, count_include_pad=False),
-    average((1, 2, 5, 6), 2, stride=3, ceil_mode=True),
-    average((1, 2, 5, 5), (4, 2), stride=(3, 4), padding=(2, 1), ceil_mode=True),
-    average((1, 2, 6, 8), 3, stride=2, padding=1, ceil_mode=True, divisor_override=5),
-    average((1, 2, 5, 4), 2, divisor_override=-3),
-    average((1, 3, 300, 1), (4, 1)),
-    average((3, 13, 33, 34), 2),
-    average1d((2, 3, 8), 2),
-    average1d((1, 1, 1), 1),
-    average1d((2, 3, 10), 3, stride=2, padding=1, ceil_mode=True),
-    average1d((2, 3, 10), 3, 2, 1, True, False),
-    average1d((3, 17, 301), 4, stride=3),
-    adaptive_average((2, 3, 6, 8), (3, 4)),
-    adaptive_average((2, 3, 7, 10), (3, 4)),
-    adaptive_average((1, 2, 3, 2), 5),
-    adaptive_average((1, 2, 5, 6), (None, 4)),
-    adaptive_average((1, 2, 5, 6), (2, None)),
-    adaptive_average((1, 2, 5, 1), 3),
-    adaptive_average((2, 3, 5, 7), 1),
-    adaptive_average((2, 13, 61, 70), 1),
-    adaptive_average((2, 13, 37, 38), 7),
-    adaptive_average1d((2, 3, 10), 4),
-    adaptive_average1d((2, 3, 10), 1),
-    adaptive_average1d((1, 2, 3), 7),
-    adaptive_average1d((3, 17, 301), 20),
-    adaptive_max((2, 3, 6, 8), (3, 4)),
-    adaptive_max((2, 3, 7, 10), (3, 4)),
-    adaptive_max((1, 2, 3, 2), 5),
-    adaptive_max((1, 2, 5, 6), (None, 4)),
-    adaptive_max((1, 2, 5, 1), (3, 1)),
-    adaptive_max((2, 13, 37, 38), 7),
-    adaptive_max1d((2, 3, 10), 4),
-    adaptive_max1d((2, 3, 10), 1),
-    adaptive_max1d((1, 2, 3), 7),
-    adaptive_max1d((3, 17, 301), 20),
-    case(nn.GlobalAvgPool1d, reference.global_avg_pool, (2, 3, 5)),
-    case(nn.GlobalAvgPool2d, reference.global_avg_pool, (2, 3, 5, 7)),
-    case(nn.GlobalMaxPool1d, reference.global_max_pool, (2, 3, 5)),
-    case(nn.GlobalMaxPool2d, reference.global_max_pool, (2, 3, 5, 7)),
-    # resizing
-    upsample((2, 3, 4, 5), scale_factor=2),
-    upsample((1, 1, 1, 1), scale_factor=3),
-    upsample((2, 3, 4, 5), scale_factor=(1, 3)),
-    upsample((1, 2, 3, 4), scale_factor=2.5),
-    upsample((1, 2, 8, 7), scale_factor=0.5),
-    upsample((1, 2, 7, 5), scale_factor=(1.1, 2.1)),
-    upsample((1, 2, 4, 5), size=(7, 11)),
-    upsample((1, 2, 9, 8), size=4),
-    upsample((2, 17, 16, 17), scale_factor=2),
+    *POOLING_AND_RESIZING,
     # element by element
     relu((3, 5)),
     relu((1,)),
@@ -262,66 +170,7 @@ CASES = [
     lstm_cell((3, 5), 5, 4),
     lstm_cell((1, 5), 5, 1, bias=False),
     lstm_cell((13, 40), 40, 65),
-    # shape
-    identity((2, 3, 4), 54, unused=0.1),
-    identity((6,)),
-    flatten((2, 3, 4, 5)),
-    flatten((2, 3, 4), start_dim=0),
-    flatten((2, 3, 4, 5), 1, 2),
-    flatten((6, 7, 31, 33)),
-    unflatten((2, 12, 5), 1, (3, 4)),
-    unflatten((2, 12), -1, (2, -1, 3)),
-    unflatten((6, 5), 0, (-1, 3)),
-    reshape((2, 3, 4), 6, 2),
-    reshape((2, 3, 4), (4, -1)),
-    reshape((3, 5), -1),
-    reshape((2, 3, 1), (3,)),
-    squeeze((1, 3, 1, 4, 1)),
-    squeeze((2, 1, 1), -1),
-    squeeze((1, 3, 1, 1), (0, 1, -2)),
-    unsqueeze((2, 3), 1),
-    unsqueeze((2, 3), -1),
-    unsqueeze((3,), 0),
-    # dimensions in another order: squares of 16 x 16 (8 x 8), tiles of 64 x 64, runs of 4096, neighbours that become one
-    permute((2, 3, 5), 0, 2, 1),
-    permute((2, 3, 4, 5), (0, 2, 3, 1)),
-    permute((2, 5, 6, 3), 0, 3, 1, 2),
-    permute((2, 3, 4, 5, 6), 4, 2, -5, 3, 1),
-    permute((2, 7, 3, 33), 0, 2, 1, -1),
-    permute((1, 3, 1), 2, 0, 1),
-    permute((5, 1, 1, 4), 0, 2, 3, 1),
-    permute((2, 3, 1, 2, 2, 3), 5, 0, 4, 2, 1, 3),
-    transpose((2, 3, 4), 0, 1),
-    transpose((2, 3, 4), 1, 2),
-    transpose((3, 5), 0, 1),
-    transpose((3, 1, 1), 0, -1),
-    transpose((16, 16), 0, 1),
-    transpose((2, 17, 79), -1, -2),
-    transpose((65, 2, 130), 0, 2),
-    transpose((70, 33, 3), 0, 1),
-    transpose((3, 2, 4100), 0, 1),
-    transpose((2, 4100), 1, 1),
-    # padding
-    constant_pad1d((2, 3, 5), (1, 2), 1.5),
-    constant_pad1d((2, 3, 5), 2, -1.0),
-    constant_pad1d((2, 3, 5), (-2, 3), 0.5),
-    constant_pad1d((1, 2, 2), (-2, 4), 0.5),
-    constant_pad1d((1, 2, 2), (4, -2), 0.5),
-    constant_pad2d((2, 3, 4, 5), (1, 2, 3, 4), 1.5),
-    constant_pad2d((2, 3, 4, 5), (-1, 2, 0, -3), 1.5),
-    constant_pad2d((3, 17, 40, 41), 1, 0.25),
-    zero_pad1d((2, 3, 5), 1),
-    zero_pad1d((1, 1, 300), (0, 30)),
-    zero_pad2d((2, 3, 4, 5), (1, 2, 3, 4)),
-    zero_pad2d((1, 2, 4, 5), -1),
-    reflection_pad1d((2, 3, 5), (1, 2)),
-    reflection_pad1d((2, 3, 5), 4),
-    reflection_pad1d((1, 2, 1), 0),
-    reflection_pad1d((1, 2, 2), (0, 1)),
-    reflection_pad2d((2, 3, 4, 5), (4, 1, 2, 3)),
-    reflection_pad2d((2, 3, 4, 5), 3),
-    reflection_pad2d((1, 2, 6, 5), (-1, 3, 4, -2)),
-    reflection_pad2d((3, 17, 40, 41), 2),
+    *SHAPES_AND_PADDING,
 ]
 
 # What a layer must refuse: a configuration, with the shape of an input that does not fit.
@@ -334,58 +183,14 @@ REFUSED = [
     conv((2, 3, 5, 7), 3, 4, 3, dilation=3),
     conv((1, 1, 3, 0), 1, 1, 1, padding=1),
     conv((1, 1, 0, 3), 1, 1, 1, padding=1),
-    pool((6, 8), 2),
-    pool((2, 3, 1, 8), 2),
-    pool((1, 1, 3, 0), 2, padding=1),
-    pool1d((3, 8), 2),
-    pool1d((1, 3, 4, 8), 2),
-    pool1d((2, 3, 1), 2),
-    pool1d((2, 3, 0), 2, padding=1),
-    average((3, 6, 8), 2),
-    average((2, 3, 1, 8), 2),
-    average((1, 1, 3, 0), 2, padding=1),
-    average1d((3, 8), 2),
-    average1d((2, 3, 1), 2),
-    adaptive_average((3, 5, 7), 1),
-    adaptive_average((1, 3, 0, 7), 2),
-    adaptive_average1d((3, 5), 1),
-    adaptive_max((3, 5, 7), 1),
-    adaptive_max((1, 3, 0, 7), 2),
-    adaptive_max1d((3, 5), 1),
-    case(nn.GlobalAvgPool2d, reference.global_avg_pool, (3, 5, 7)),
-    case(nn.GlobalMaxPool1d, reference.global_max_pool, (1, 3, 0)),
-    upsample((3, 4, 5), scale_factor=2),
-    upsample((2, 3, 1, 5), scale_factor=0.5),
-    upsample((2, 3, 0, 5), size=4),
     softmax((3, 5), 2),
     softmax((), 1),
     log_softmax((3,), -2),
-    flatten((3,)),
     conv1d((5, 7), 3, 4, 3),
     conv1d((2, 3, 5, 7), 3, 4, 3),
     conv1d((2, 4, 7), 3, 4, 3),
     conv1d((2, 3, 2), 3, 4, 3),
     conv1d((1, 1, 0), 1, 1, 1, padding=1),
-    unflatten((2, 12), 2, (3, 4)),
-    unflatten((2, 12), 1, (5, -1)),
-    unflatten((2, 12), 1, (3, 3)),
-    reshape((2, 3, 4), 5, -1),
-    reshape((2, 3, 4), 2, 3),
-    reshape((), 1),
-    squeeze((2, 1), 2),
-    unsqueeze((2, 3), 3),
-    unsqueeze((2, 3), -4),
-    permute((2, 3), 0, 2, 1),
-    transpose((2, 3), 1, 2),
-    constant_pad1d((3, 5), 1, 0.0),
-    constant_pad1d((2, 3, 5), (-2, -3), 0.0),
-    constant_pad2d((3, 5, 5), 1, 0.0),
-    constant_pad2d((1, 3, 5, 5), (1, 1, -5, 0), 0.0),
-    zero_pad1d((2, 3, 0), 1),
-    zero_pad2d((5, 5), 1),
-    reflection_pad1d((2, 3, 4), (0, 4)),
-    reflection_pad2d((2, 3, 4, 5), (4, 4, 0, 4)),
-    reflection_pad2d((2, 3, 4, 5), (5, 0, 0, 0)),
     batch_norm1d((5,), 5),
     batch_norm1d((7, 4), 5),
     batch_norm1d((2, 5, 3, 4), 5),
@@ -394,6 +199,8 @@ REFUSED = [
     dropout1d((3, 4), p=0),
     dropout1d((2, 3, 4, 5), p=0),
     dropout2d((3, 4, 5), p=0),
+    *REFUSED_BY_POOLING_AND_RESIZING,
+    *REFUSED_BY_SHAPES_AND_PADDING,
 ]
 
 ONE_OF_EACH = list({c.layer: c for c in reversed(CASES)}.values())[::-1]

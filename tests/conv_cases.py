@@ -42,6 +42,7 @@ CONVOLUTIONS = [
     conv((3, 5, 1, 1), 5, 7, 1),
     conv((4, 3, 5, 4), 3, 6, (5, 4), stride=2),
     conv1d((13, 3, 6), 3, 18, 6),
+    # signals: images of height 1
     conv1d((2, 3, 7), 3, 4, 3, padding=1),
     conv1d((1, 1, 1), 1, 1, 1),
     conv1d((2, 5, 33), 5, 7, 4, padding="same", dilation=2),

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
         ("own_loop.py", [], r"y = (2\.0\d+|1\.99\d+) x \+ (1\.0\d+|0\.99\d+)"),
         ("classifier.py", [], r"accuracy 0\.9\d+\n\[\["),
         ("residual.py", [], r"accuracy (1\.000|0\.9\d+)"),
+        ("own_layer.py", [], r"factors 2\.000 -1\.000 0\.500"),
         ("matmul_speed.py", ["40"], r"40\^3 float32 +\d+ GFLOP/s"),
         ("kernel_ladder.py", ["--size", "40", "--shape", "1", "3", "4", "9"], r"three loops \| (?s:.*)Winograd"),
     ],

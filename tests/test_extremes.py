@@ -29,7 +29,7 @@ def sigmoid(x):
     return np.where(x >= 0, 1, e) / (1 + e)
 
 
-def normal_share(x):
+def normal_cdf(x):
     return scipy.special.ndtr(x.astype(np.float64)).astype(Exact)
 
 
@@ -49,7 +49,7 @@ ACTIVATIONS = {
     "Sigmoid": (nn.Sigmoid(), sigmoid, lambda x: sigmoid(x) * sigmoid(-x)),
     "Tanh": (nn.Tanh(), np.tanh, lambda x: 1 - np.tanh(x) ** 2),
     "SiLU": (nn.SiLU(), lambda x: x * sigmoid(x), lambda x: sigmoid(x) * (1 + x * sigmoid(-x))),
-    "GELU": (nn.GELU(), lambda x: x * normal_share(x), lambda x: normal_share(x) + x * normal_density(x)),
+    "GELU": (nn.GELU(), lambda x: x * normal_cdf(x), lambda x: normal_cdf(x) + x * normal_density(x)),
     "GELU(tanh)": (nn.GELU("tanh"), lambda x: x * inside(x)[0], lambda x: inside(x)[0] + x * inside(x)[1]),
 }
 

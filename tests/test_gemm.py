@@ -8,7 +8,7 @@ from numba import njit
 from numba.core.errors import TypingError
 
 import numba_nn as nn
-from numba_nn.core.gemm import gemm, packed_sizes
+from numba_nn.core.product.gemm import gemm, packed_sizes
 from numba_nn.core.simd import tile_rows
 from tests import reference
 from tests.allocations import no_array_data, no_runtime_memory
@@ -96,8 +96,8 @@ def test_vectors(left, right):
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal(left), rng.standard_normal(right)
     for x in (a, a.repeat(2, axis=-1)[..., ::2]):  # as it is, and strided
-        for turned in (False, True):
-            y = nn.matmul(x, b, transpose_a=turned and a.ndim == 1, transpose_b=turned and b.ndim == 1)
+        for transposed in (False, True):
+            y = nn.matmul(x, b, transpose_a=transposed and a.ndim == 1, transpose_b=transposed and b.ndim == 1)
             assert y.shape == np.shape(a @ b)
             assert_close(y, np.asarray(a @ b))
     out = np.full(np.shape(a @ b), 7.0)

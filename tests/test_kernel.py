@@ -347,7 +347,7 @@ def test_a_forked_child_computes_with_serial_variants(run_python, request):
 def test_importing_kernels_and_attaching_twins_does_not_import_numba_cuda(run_python, request):
     script = """
 import sys
-import numba_nn.core.kernel, numba_nn.core.ptx
+import numba_nn.core.kernel, numba_nn.core.cuda.ptx
 import test_kernel
 test_kernel.test_a_twin_is_attached_lazily()
 assert "numba.cuda" not in sys.modules

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-import runpy
-import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import numba_nn as nn
-from numba_nn.core import layer as contract
+from examples.own_layer import Scale
+from examples.residual import Residual
 from tests.allocations import no_array_data
 from tests.cases import gradients
 from tests.test_sequential import numbers
-
-ROOT = Path(__file__).parents[1]
-Residual = runpy.run_path(str(ROOT / "examples" / "residual.py"))["Residual"]
 
 
 class Projected(Residual):
@@ -67,11 +61,7 @@ def differences(model, x, dy, array, step=1e-6):
 
 
 def scale():
-    """The example in the docstring of the contract."""
-    shown = inspect.getdoc(contract).partition("::\n\n")[2].partition("\n\nWhat depends")[0]
-    names = {"nn": nn, "np": np}
-    exec(textwrap.dedent(shown), names)
-    return names["Scale"](5, np.float64)
+    return Scale(5, np.float64)
 
 
 MODELS = [

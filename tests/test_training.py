@@ -8,7 +8,7 @@ from numba import njit
 
 import numba_nn as nn
 from numba_nn.core.epilogue import IDENTITY
-from numba_nn.core.gemm import packed_sizes
+from numba_nn.core.product.gemm import packed_sizes
 from numba_nn.core.reduce import block_count
 from numba_nn.layers.activation import relu_backward, relu_forward
 from numba_nn.layers.linear import linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward

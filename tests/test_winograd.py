@@ -10,7 +10,7 @@ import pytest
 import numba_nn as nn
 from numba_nn.layers.conv.algorithm import PASSES
 from numba_nn.layers.conv.choice import LARGEST_ERROR
-from numba_nn.layers.conv.points import from_inputs, from_taps, rounding_error, to_outputs
+from numba_nn.layers.conv.winograd_matrices import from_inputs, from_taps, rounding_error, to_outputs
 from tests import reference
 from tests.cases import assert_same, gradients
 

@@ -68,8 +68,7 @@ class Gpu(Cpu):
     def __init__(self) -> None:
         device = importlib.import_module("numba_nn.core.device").CUDA
         device.require()
-        self.empty, self.from_host = device.empty, device.from_host
-        self.wait = importlib.import_module("numba_nn.core.ptx").cuda.synchronize
+        self.empty, self.from_host, self.wait = device.empty, device.from_host, device.wait
         self.move = lambda parameter: parameter.move(device)
 
     @staticmethod

@@ -14,7 +14,7 @@ from numba.core.cpu import CPUContext
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-from numba_nn.core.ptx import GLOBAL
+from numba_nn.core.cuda.ptx import GLOBAL
 
 
 @intrinsic

@@ -13,8 +13,8 @@ from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.workspace import Shape, Workspace
 
 if TYPE_CHECKING:
-    from numba_nn.core.buffers import Buffers
     from numba_nn.core.layer import Layer
+    from numba_nn.core.layer_memory import LayerMemory
 
 Array = NDArray[Any]
 Arrays = dict[str, Any]
@@ -32,7 +32,7 @@ class Call:
     x_shape, y_shape : tuple of int
         Input and output shape; ``x_shape`` is a tuple of shapes in a layer of several inputs.
     dtype : dtype
-        Of both, but for integer inputs.
+        Of input and output; of the output alone where the input holds indices.
 
     Attributes
     ----------
@@ -114,7 +114,7 @@ class Slot:
         """Let go of calls that the layer has forgotten."""
         self._views.clear()
 
-    def saved(self, call: Call, layer: Buffers) -> Arrays:
+    def saved(self, call: Call, layer: LayerMemory) -> Arrays:
         """The arrays of ``saved_spec`` in this slot, for the shape of a call."""
         views = self._views.get(call)
         if views is None:

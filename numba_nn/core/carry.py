@@ -1,4 +1,4 @@
-"""What lives on a GPU among what is copied or pickled: device arrays and streams, which know neither.
+"""How device arrays and streams are copied and pickled, which by themselves can be neither.
 
 An object gives `departing` as its state, and takes `arrived`. A copy has arrays of its own on the same device, and works on the
 same streams. A pickle holds the numbers as NumPy arrays and no streams; what comes of it lives on a GPU again.

@@ -10,9 +10,9 @@ import numpy as np
 from numpy import ndarray  # which calls within a microsecond look up often
 from numpy.typing import NDArray
 
+from numba_nn.core.cuda.narrow import is_narrow
 from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.errors import ArgumentError, DestinationError, DeviceError, DTypeError, ShapeError
-from numba_nn.core.narrow import is_narrow
 from numba_nn.core.workspace import Shape
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))

@@ -17,9 +17,9 @@ import numpy as np
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from numba_nn.core.dlpack import lendable, lender_of, lives_on_gpu
+from numba_nn.core.cuda.dlpack import lendable, lender_of, lives_on_gpu
+from numba_nn.core.cuda.ptx import cuda, is_refusal
 from numba_nn.core.errors import ArgumentError, DeviceError, OutOfMemoryError
-from numba_nn.core.ptx import cuda, is_refusal
 
 Shape = tuple[int, ...]
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
@@ -28,11 +28,11 @@ OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
 class Held(ndarray):
-    """Memory of an array that a model holds: users see views of it, which `Device.is_held` tells by their base."""
+    """Memory of an array that a model holds: users see views of it, which `Device.is_held` recognises by their base."""
 
 
 def memory_of(array: NDArray[Any]) -> Any:
-    """What an array is a view of, a `Held` or what is no array of NumPy's; None where an array owns the memory."""
+    """What owns the memory under an array: a `Held`, or what is no array of NumPy's; None for any other array."""
     base = array.base
     while isinstance(base, ndarray) and type(base) is not Held:
         base = base.base
@@ -174,7 +174,7 @@ class CudaDevice(Device, threading.local):
     stream : object
         A stream of ``numba.cuda``; 0 for the default one. See `on`.
     used : list or None
-        Where it is a list, everything that kernels and copies are given is kept in it: see `numba_nn.core.capture`.
+        Where it is a list, everything that kernels and copies are given is kept in it: see `numba_nn.core.cuda.capture`.
     """
 
     name = "cuda"

@@ -15,17 +15,17 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from numba_nn.core.cuda_planes import place_of_window, row_of_windows
+from numba_nn.core.cuda.narrow import wide
+from numba_nn.core.cuda.planes import place_of_window, row_of_windows
+from numba_nn.core.cuda.portable import covering_windows, fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.each import each
 from numba_nn.core.kernel import In, Out, inlined, inner, kernel
-from numba_nn.core.narrow import wide
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.portable import covering_windows, fetch, put
-from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.simd import affine_run
-from numba_nn.core.vmath import number, sigmoid, tanh
+from numba_nn.core.vmath import constant, sigmoid, tanh
 
 IDENTITY, RELU, LEAKY_RELU, RELU6, SIGMOID, TANH = range(6)
 RUN = 2048  # elements at a time: 8 KB of float32 stay in the L1 cache between the affine pass and the activation
@@ -82,20 +82,20 @@ def bias_terms(neutral: Terms, bias: Parameter | None) -> Terms:
 @inlined
 def relu(x):
     """max(x, 0), NaN for NaN."""
-    zero = number(x, 0, 0)
+    zero = constant(x, 0)
     return zero if x <= zero else x
 
 
 @inlined
 def leaky_relu(x, slope):
     """x where x > 0, else slope x."""
-    return x if x > number(x, 0, 0) else number(x, slope, slope) * x
+    return x if x > constant(x, 0) else constant(x, slope) * x
 
 
 @inlined
 def relu6(x):
     """min(max(x, 0), 6), NaN for NaN."""
-    zero, six = number(x, 0, 0), number(x, 6, 6)
+    zero, six = constant(x, 0), constant(x, 6)
     return zero if x <= zero else six if x >= six else x
 
 

@@ -9,8 +9,8 @@ A layer does what follows in its epilogue (`numba_nn.core.epilogue`):
 * these and maximum poolings: an activation whose backward makes do with its output. Where a backward is to come this needs an
   output that the Sequential owns: not the last one, which is the caller's and may be overwritten.
 
-Backward runs layer by layer. But two layers may have *one in their place* (`Layer.behind`), forward and backward: an `Upsample`
-and the convolution that follows it.
+Backward runs layer by layer. But two layers may have *one in their place* (`Layer.merged_with`), forward and backward: an
+`Upsample` and the convolution that follows it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def in_order(layers: Sequence[Layer]) -> list[int]:
 
 def join(layers: Sequence[Layer]) -> dict[int, Layer]:
     """What may stand in place of two neighbours, by the position of the first."""
-    joined = {i: layers[i + 1].behind(layers[i]) for i in range(len(layers) - 1)}
+    joined = {i: layers[i + 1].merged_with(layers[i]) for i in range(len(layers) - 1)}
     return {i: layer for i, layer in joined.items() if layer is not None}
 
 
@@ -84,7 +84,7 @@ def fuse(layers: Sequence[Layer], joined: dict[int, Layer], shapes: Sequence[Sha
     runs, start = [], 0
     while start < len(layers):
         layer, rest = layers[start], start + 1
-        if start in joined and joined[start].pays(shapes[start]):
+        if start in joined and joined[start].merging_pays(shapes[start]):
             layer, rest = joined[start], start + 2
         epilogue = _epilogue(layer, layers[rest:], len(shapes[rest]), keep)
         stop = rest + sum(part is not None for part in epilogue)

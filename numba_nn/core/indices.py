@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.call import Array
-from numba_nn.core.cuda_reduce import WARPS, block_maximum, one_block
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.reduce import WARPS, block_maximum, one_block
 from numba_nn.core.device import CPU, device_of
 from numba_nn.core.errors import RangeError
 from numba_nn.core.kernel import In, Out, kernel
-from numba_nn.core.ptx import cuda
 from numba_nn.core.workspace import thread_workspace
 
 

@@ -39,17 +39,17 @@ from numba.core.registry import CPUDispatcher
 
 from numba_nn.core import threads
 from numba_nn.core.cache import KernelCache
+from numba_nn.core.cuda.portable import portable_twin
+from numba_nn.core.cuda.twin import CudaKernel, Grid, covering
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import MissingTwinError, TwinMismatchError
 from numba_nn.core.parts import Helper, compiled_as_parts
-from numba_nn.core.portable import portable_twin
 from numba_nn.core.roles import In as In
 from numba_nn.core.roles import Out as Out
 from numba_nn.core.roles import Role as Role
 from numba_nn.core.roles import Saved as Saved
 from numba_nn.core.roles import Scratch as Scratch
 from numba_nn.core.roles import argument_roles
-from numba_nn.core.twin import CudaKernel, Grid, covering
 
 # reassoc lets reductions vectorise; nnan and ninf are left out: NaN and infinity pass through every kernel.
 FASTMATH = frozenset({"contract", "reassoc", "arcp"})
@@ -67,7 +67,7 @@ def inner(py_func: Callable[..., Any]) -> Helper:
 
 
 def inlined(py_func: Callable[..., Any]) -> Helper:
-    """`inner` for what stands inside a vector loop: a call, as LLVM leaves of a long helper, ends the vectors."""
+    """`inner`, always inlined: LLVM leaves a call to a long helper, and a call stops vectorisation."""
     return Helper(py_func, {**FLAGS, "forceinline": True})
 
 
@@ -255,7 +255,7 @@ class Kernel:
         grid : callable, optional
             From the arguments to blocks and threads; by default a thread for each element of the first one.
         steps : bool, optional
-            The body is no kernel but plain Python that launches some (`numba_nn.core.twin.cuda_kernel`).
+            The body is no kernel but plain Python that launches some (`numba_nn.core.cuda.twin.cuda_kernel`).
 
         Raises
         ------

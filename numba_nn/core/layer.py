@@ -1,7 +1,7 @@
 """`Layer`: the contract that every layer keeps, in one place.
 
 A layer class says what it computes and which buffers it needs; `Layer` checks the arrays that users pass and runs it, and
-`numba_nn.core.buffers.Buffers`, its base, owns the memory and keeps forwards until their backward.
+`LayerMemory`, its base, owns the memory and keeps forwards until their backward.
 
 What a subclass writes:
 
@@ -13,39 +13,31 @@ What a subclass writes:
 * in its constructor, after ``super().__init__()``, parameters as attributes, ``self.weight = Parameter(array, "weight")``, and
   ``self.dtype``, the `numpy.dtype` of parameters and arrays; a layer without parameters leaves it None and follows its input.
 
-All of it in one, a factor for each feature::
+``examples/own_layer.py`` has all of it in one: a factor for each feature, with kernels that run on a GPU, too. A layer may do
+without kernels: ``nn.ops`` and NumPy, with ``out=``, serve in ``_forward`` and ``_backward``, NumPy on the CPU alone.
 
-    class Scale(nn.Layer):
-        keeps_input = True
+What else a subclass may write, each only where it is needed:
 
-        def __init__(self, features, dtype=np.float32):
-            super().__init__()
-            self.dtype = np.dtype(dtype)
-            self.weight = nn.Parameter(np.ones(features, dtype), "weight")
+* ``_geometry(x_shape, dtype)``: what follows from the shape, made once, such as the kernels' ``for_work``: ``call.geometry``;
+* ``_tables(x_shape, dtype)``: arrays that do not depend on the first dimension, so that smaller batches share them:
+  ``call.tables``;
+* ``inference_spec``: what of ``saved_spec`` a forward writes even if no backward comes; nothing, in most layers that have one;
+* ``buffer_names``: attributes that are state without being learned, such as running statistics;
+* ``_derive()``: arrays that follow from parameters or the device, made anew where these change;
+* ``_pack_for(call)``: has `Parameter.packed` make what a forward reads of locked parameters;
+* ``forward_flops(x_shape)``: of its matrix products, for reports;
+* ``_arguments()``: what `repr`, and so every message, shows between the parentheses;
+* ``epilogue_role``, ``merged_with(before)``: its part in layers that run as one, see `numba_nn.core.fusion`.
 
-        def output_shape(self, x_shape):
-            if len(x_shape) != 2 or x_shape[1] != self.weight.value.size:
-                raise nn.ShapeError(f"{self}: x must have shape (N, {self.weight.value.size}), got {x_shape}")
-            return x_shape
-
-        def scratch_spec(self, x_shape, dtype):
-            return {"product": (x_shape, dtype)}
-
-        def _forward(self, call, y, x, saved):
-            np.multiply(x, self.weight.value, out=y)
-
-        def _backward(self, call, dx, dy, x, saved):
-            if self.weight.requires_grad:
-                self.weight.grad[...] += np.multiply(dy, x, out=call.scratch["product"]).sum(0)
-            if dx is not None:
-                np.multiply(dy, self.weight.value, out=dx)
+Arrays of statistics and of partial sums are declared with the dtype ``wide(dtype)``, which is float32 where the layer's arrays
+have 16 bits.
 
 What depends on the mode reads ``self.training`` in ``_forward``. Whether a forward is kept is another matter: a container that
 is trained keeps those of layers in eval mode too.
 
 A layer of several inputs or outputs has a ``forward`` and ``backward`` of its own, made of the same parts: `_call`,
-`_destination`, `_compute`, `_newest`, `_finish`; its ``_forward`` and ``_backward`` get tuples. Of several inputs it says
-``takes_several = True``, and containers, which have one for it, refuse it.
+`_destination`, `_compute`, `_newest`, `_finish`; its ``_forward`` and ``_backward`` get tuples. It sets
+``takes_several = True`` if it takes several inputs; containers, which pass one array on, refuse it.
 """
 
 from __future__ import annotations
@@ -55,16 +47,16 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from numba_nn.core.buffers import Buffers
 from numba_nn.core.call import Array, Arrays, Call, Slot
 from numba_nn.core.checks import check_array, check_destination, check_fits, check_flag, check_indices, is_destination
 from numba_nn.core.device import CPU, device_of
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError, BackwardError, DeviceError, undefined
+from numba_nn.core.layer_memory import LayerMemory
 from numba_nn.core.workspace import Shape
 
 
-class Layer(Buffers):
+class Layer(LayerMemory):
     """Base of all layers.
 
     Attributes
@@ -98,12 +90,12 @@ class Layer(Buffers):
         """
         raise undefined(self, "output_shape(x_shape)")
 
-    def behind(self, before: Layer) -> Layer | None:
-        """One layer in place of the one before and this one, if there is such; its ``pays`` says for which shapes."""
+    def merged_with(self, before: Layer) -> Layer | None:
+        """One layer in place of the one before and this one, if there is such; its `merging_pays` says for which shapes."""
         return None
 
-    def pays(self, x_shape: Shape) -> bool:
-        """Whether a layer made by `behind` is faster than the two that it stands for; for batches of any size."""
+    def merging_pays(self, x_shape: Shape) -> bool:
+        """Whether a layer made by `merged_with` is faster than the two that it stands for; for batches of any size."""
         return False
 
     def forward_flops(self, x_shape: Shape) -> int:
@@ -175,7 +167,7 @@ class Layer(Buffers):
         return device.accept(x)
 
     def _apply(self, call: Call, y: Array, x: Array, keep: bool, epilogue: Epilogue = NOTHING) -> None:
-        """The forward of arrays that fit; a container, which comes here at once, says what of the next layers it does."""
+        """The forward of checked arrays. A container calls it directly, and says which of the next layers it does, too."""
         call.epilogue = epilogue
         if keep or self.device is not CPU or not x.flags.carray:
             self._compute(call, y, x, keep)
@@ -184,7 +176,7 @@ class Layer(Buffers):
             self._forward(call, y, x, call.inference)
 
     def _call_for(self, x: Any) -> Call:
-        """The call for an input, which is checked: at once, if it is of the shape and dtype of the newest call's."""
+        """The call for an input, once it is checked; one of the newest call's shape and dtype needs no further look."""
         call = self._newest_call
         if type(x) is ndarray and x.shape == call.x_shape and x.dtype is call.dtype:
             if call.generation == self._workspace.generation:

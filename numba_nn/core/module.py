@@ -111,7 +111,7 @@ class Module:
         return ((dotted + name, array) for name, array in self.named_arrays() if name not in learned)
 
     def buffers(self) -> list[NDArray[Any]]:
-        """Every array of state that is not learned once."""
+        """Every array of state that is not learned, each once."""
         return list({id(array): array for _, array in self.named_buffers()}.values())
 
     def named_arrays(self, prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
@@ -133,7 +133,7 @@ class Module:
                 raise DestinationError(f"{self}: {what} overlaps {name}; pass an array with memory of its own")
 
     def parameters(self) -> list[Parameter]:
-        """Every parameter once."""
+        """Every parameter, each once."""
         return list({id(p): p for _, p in self.named_parameters()}.values())
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:

@@ -35,7 +35,7 @@ class Part(JITCodeLibrary):
         self._environments: list[tuple[str, Any]] = []
 
     def add_ir_module(self, ir_module: Any) -> None:
-        """Take functions in, to be vectorised by whole registers: for some CPUs of Intel LLVM would take half of one.
+        """Take functions in, to be vectorised by whole registers: for some of Intel's CPUs LLVM would use half of each.
 
         GELU takes 0.78 of the time so, SiLU and softmax 0.9 (a Xeon with AVX-512).
         """

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.fma_tile import fma_tile
 from numba_nn.core.kernel import In, Out, kernel
+from numba_nn.core.product.fma_tile import fma_tile
 from numba_nn.core.simd import tile_columns, tile_rows, tile_shape
 from numba_nn.core.threads import get_num_threads
 from numba_nn.core.workspace import Workspace

@@ -18,7 +18,7 @@ def set_precision(mode: str) -> None:
     ----------
     mode : {"default", "exact"}
         "default" allows algorithms whose largest error, in float32, is estimated to stay under 2e-5 of the largest output:
-        Winograd's convolutions, which see (`Conv2d`). "exact" sums the products of a layer's formula and nothing else; it
+        Winograd's convolutions (see `Conv2d`). "exact" sums the products of a layer's formula and nothing else; it
         overrides ``algorithm="winograd"``. On a GPU "default" multiplies float32 on tensor cores, with factors rounded to 11
         significant bits (tf32; an error of about 5e-4 of a product), as PyTorch's convolutions do; "exact" does not.
 

@@ -19,10 +19,10 @@ from numba import prange, uint32, uint64
 from numpy.typing import NDArray
 
 from numba_nn.core.checks import is_whole
+from numba_nn.core.cuda.twin import cuda_kernel
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import Out, Saved, inlined, inner, kernel
-from numba_nn.core.twin import cuda_kernel
 
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)

@@ -1,7 +1,7 @@
 """Rows over one dimension of an array, as tasks: x is (O, K, I), all dimensions before that one, it, and all after it.
 
 A task is one row where I is 1, so that loops run along k, and otherwise `LANES` neighbouring rows, so that inner loops run
-along i. For a GPU see `numba_nn.core.cuda_rows`.
+along i. For a GPU see `numba_nn.core.cuda.rows`.
 """
 
 from __future__ import annotations

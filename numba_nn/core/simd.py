@@ -1,6 +1,6 @@
 """CPU vector intrinsics, and the size of the multiply-add tile of matrix products on this CPU.
 
-A tile of C, ``rows x columns``, is held in vector registers (`numba_nn.core.fma_tile`). Its size is what the registers
+A tile of C, ``rows x columns``, is held in vector registers (`numba_nn.core.product.fma_tile`). Its size is what the registers
 allow: two vectors of columns, and as many rows as leave room for two vectors of B and one broadcast element of A.
 Lower tiles serve the rows that are left over.
 

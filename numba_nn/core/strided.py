@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.cuda_planes import first_plane, next_plane, place_of_window, plane_grid, split
-from numba_nn.core.cuda_reduce import WARP
+from numba_nn.core.cuda.planes import first_plane, next_plane, place_of_window, plane_grid, split
+from numba_nn.core.cuda.portable import fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.cuda.reduce import WARP
+from numba_nn.core.cuda.twin import MAX_BLOCKS, MOST_ELEMENTS, THREADS, cuda_helper
 from numba_nn.core.device import CUDA
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import In, Out, inner, kernel
-from numba_nn.core.portable import fetch, put
-from numba_nn.core.ptx import WINDOW, cuda, flat_part
 from numba_nn.core.simd import transpose_lanes, vector_lanes
-from numba_nn.core.twin import MAX_BLOCKS, MOST_ELEMENTS, THREADS, cuda_helper
 
 WORD = 8  # bytes: the largest whole number that copies move
 TILE = 64  # rows and columns of a matrix that a task transposes: 2 x 16 KB of float32 fit into a 48 KB L1

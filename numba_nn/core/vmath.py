@@ -104,8 +104,19 @@ def _emit_multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
+def constant(typingctx, x, value):
+    """``constant(x, value)``: a value in the type of x."""
+    _check_float(x)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return arguments[1]
+
+    return x(x, x), codegen
+
+
+@intrinsic
 def number(typingctx, x, single, double):
-    """``number(x, single, double)``: a constant for the type of x, in this type."""
+    """``number(x, single, double)``: of two values the one for the type of x, in this type."""
     _check_float(x)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -224,7 +235,7 @@ def whole_product(a, b):
 
     Flags of the inner product alone do not forbid that: LLVM asks for those of the outer one.
     """
-    return multiply_add(a, b, number(a, 0, 0))
+    return multiply_add(a, b, constant(a, 0))
 
 
 @inlined
@@ -236,7 +247,7 @@ def two_to(n):
 @inlined
 def reduce_exp(x, shifter):
     """p = exp(r) - 1, and n + shifter, where x = n ln2 + r."""
-    shifted = multiply_add(x, number(x, 1 / LN2, 1 / LN2), shifter)
+    shifted = multiply_add(x, constant(x, 1 / LN2), shifter)
     n = less(shifted, shifter)
     r = multiply_add(n, -number(x, *LN2_LOW), multiply_add(n, -number(x, *LN2_HIGH), x))
     return multiply_add(r * r, polynomial(r, EXP_SINGLE, EXP_DOUBLE), r), shifted
@@ -250,7 +261,7 @@ def reduce_exp_anywhere(x):
     x = high if x > high else x
     p, shifted = reduce_exp(x, shifter)
     n = less(shifted, shifter)
-    h = nearest(n * number(x, 0.5, 0.5))
+    h = nearest(n * constant(x, 0.5))
     return p, h, n - h
 
 
@@ -284,16 +295,16 @@ def expm1_within(x):
     """e^x - 1 for |x| <= 80, a third cheaper."""
     p, shifted = reduce_exp(x, number(x, *SHIFTER))
     scale = power_of_two(shifted)
-    return multiply_add(scale, p, scale - number(x, 1, 1))
+    return multiply_add(scale, p, scale - constant(x, 1))
 
 
 @inlined
 def log(x):
     """Natural logarithm; -inf at 0, NaN below."""
-    one, half, zero = number(x, 1, 1), number(x, 0.5, 0.5), number(x, 0, 0)
+    one, half, zero = constant(x, 1), constant(x, 0.5), constant(x, 0)
     denormal = x < number(x, *TINY)
-    m, k = split_exponent(x * number(x, 2.0**60, 2.0**60) if denormal else x)
-    k = k - (number(x, 60, 60) if denormal else zero)
+    m, k = split_exponent(x * constant(x, 2.0**60) if denormal else x)
+    k = k - (constant(x, 60) if denormal else zero)
     f = m - one
     s = f / (m + one)
     z = s * s
@@ -301,8 +312,8 @@ def log(x):
     # 2 s = f - s f, so log(m) = f - (f^2/2 - s (f^2/2 + z L)): the exact f comes last
     tail = multiply_add(s, multiply_add(z, polynomial(z, LOG_SINGLE, LOG_DOUBLE), square), k * number(x, *LN2_LOW))
     y = multiply_add(k, number(x, *LN2_HIGH), f - (square - tail))
-    y = x if x == number(x, math.inf, math.inf) else y
-    return y if x > zero else number(x, -math.inf, -math.inf) if x == zero else number(x, math.nan, math.nan)
+    y = x if x == constant(x, math.inf) else y
+    return y if x > zero else constant(x, -math.inf) if x == zero else constant(x, math.nan)
 
 
 @inlined
@@ -322,7 +333,7 @@ def tanh(x):
     most, size = number(x, *TANH_ONE), abs(x)
     size = most if size > most else size
     e = expm1_within(size + size)
-    return math.copysign(whole_quotient(e, e + number(x, 2, 2)), x)
+    return math.copysign(whole_quotient(e, e + constant(x, 2)), x)
 
 
 @inlined

@@ -55,7 +55,7 @@ class InUse:
         self._workspace.lock.release()
 
 
-class Turn:
+class StreamLock:
     """A lock whose holder's work goes to a stream: all that enters a model takes the model's lock.
 
     Parameters
@@ -104,7 +104,7 @@ class Workspace:
         Grows with every allocation; a view taken in an earlier generation may belong to a buffer since replaced.
     strict : bool
         Refuse to grow, but for copies of strided arrays.
-    lock : RLock or Turn
+    lock : RLock or StreamLock
         Held by the thread that is inside; see `in_use`.
     """
 
@@ -114,7 +114,7 @@ class Workspace:
         self._arrays: dict[tuple[str, Shape, Any], NDArray[Any]] = {}
         self.generation = 0
         self.strict = False
-        self.lock: Any = threading.RLock() if stream is None else Turn(stream)
+        self.lock: Any = threading.RLock() if stream is None else StreamLock(stream)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty_workspace, (self.device, CarriedStream(self.stream))

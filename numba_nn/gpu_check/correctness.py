@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 import numba_nn as nn
+from numba_nn.core.cuda.narrow import FORMS
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CUDA, device_of
-from numba_nn.core.narrow import FORMS
-from numba_nn.core.ptx import cuda
 
 EXACT, IN_FLOAT64, TENSOR_CORES, SIXTEEN_BITS = 2e-4, 1e-10, 5e-3, 0.02
 """Of the largest number; tensor cores round float32 to 11 significant bits, bfloat16 has 8."""

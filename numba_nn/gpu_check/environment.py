@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from numba_nn import __version__
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CUDA
-from numba_nn.core.ptx import cuda
 from numba_nn.layers.activation import relu_forward
 
 PACKAGES = ("numba", "numpy", "numba-cuda", "cuda-core", "cuda-bindings", "torch")

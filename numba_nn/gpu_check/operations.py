@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from numba_nn import ops
+from numba_nn.core.cuda.narrow import FORMS, narrow_dtype, wide
 from numba_nn.core.device import CPU, CUDA
-from numba_nn.core.narrow import FORMS, narrow_dtype, wide
 from numba_nn.gpu_check.correctness import EXACT, IN_FLOAT64, SIXTEEN_BITS, difference, judged
 
 Inputs = Callable[[Any], tuple[np.ndarray, ...]]

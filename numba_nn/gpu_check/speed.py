@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 import numba_nn as nn
-from numba_nn.core.capture import Capture
+from numba_nn.core.cuda.capture import Capture
+from numba_nn.core.cuda.narrow import FORMS, narrow_dtype
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CUDA
-from numba_nn.core.narrow import FORMS, narrow_dtype
 from numba_nn.core.precision import PRECISIONS
-from numba_nn.core.ptx import cuda
 
 Section = Callable[[], dict[str, Any]]
 LARGE = 1 << 26  # elements: 256 MB of float32

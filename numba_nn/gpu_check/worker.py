@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from numba_nn.core.ptx import cuda
+from numba_nn.core.cuda.ptx import cuda
 
 SECONDS = 120.0  # for a section; most of it goes into compiling
 TRACE = 1500  # characters of a traceback that are kept: its end names the fault

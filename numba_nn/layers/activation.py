@@ -17,11 +17,9 @@ units", 2017.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from numba import prange
 
-from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_number
 from numba_nn.core.each import each_ahead, each_far, is_far
 from numba_nn.core.epilogue import LEAKY_RELU, RELU, RELU6, SIGMOID, TANH, leaky_relu, relu, relu6
@@ -42,8 +40,7 @@ from numba_nn.layers.activation_functions import (
     silu_gradient,
     tanh_gradient,
 )
-from numba_nn.layers.elementwise import Elementwise, FromInput
-from numba_nn.layers.from_output import FromOutput
+from numba_nn.layers.elementwise import ElementwiseFromOutput, FromInput
 
 # ---- kernels -------------------------------------------------------------------------------------------------------------
 
@@ -158,7 +155,7 @@ def silu_backward(dx: Out, x: In, dy: In):
 
 @portable
 def gelu_forward(y: Out, x: In):
-    """y = x times the share of the normal distribution below x."""
+    """y = x Phi(x), Phi the standard normal CDF."""
     far = is_far(y)
     for block in prange(block_count(x.size)):
         start, stop = block_bounds(block, x.size)
@@ -193,17 +190,6 @@ def gelu_tanh_backward(dx: Out, x: In, dy: In):
 
 
 # ---- layers --------------------------------------------------------------------------------------------------------------
-
-
-class _FromOutput(FromOutput, Elementwise):
-    """Backward needs the output."""
-
-    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        call.geometry[0](y.ravel(), self._room(call, y, saved), x.ravel())
-
-    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        if dx is not None:
-            call.geometry[1](dx.ravel(), saved["y"].ravel(), dy.ravel())
 
 
 class ReLU(FromInput):
@@ -283,14 +269,14 @@ class ReLU6(FromInput):
     epilogue_role, epilogue_code = "activation", RELU6
 
 
-class Sigmoid(_FromOutput):
+class Sigmoid(ElementwiseFromOutput):
     """Logistic function: y = 1 / (1 + exp(-x)), for arrays of any shape."""
 
     _run_forward, _run_backward = sigmoid_forward, sigmoid_backward
     epilogue_role, epilogue_code = "activation", SIGMOID
 
 
-class Tanh(_FromOutput):
+class Tanh(ElementwiseFromOutput):
     """Hyperbolic tangent, for arrays of any shape."""
 
     _run_forward, _run_backward = tanh_forward, tanh_backward
@@ -315,12 +301,12 @@ class SiLU(FromInput):
 
 
 class GELU(FromInput):
-    """Gaussian error linear unit: y = x times the share of the standard normal distribution below x, for arrays of any shape.
+    """Gaussian error linear unit: y = x Phi(x), Phi the standard normal CDF, for arrays of any shape.
 
     Parameters
     ----------
     approximate : {"none", "tanh"}, optional
-        Compute that share by the error function, or approximate it by a hyperbolic tangent.
+        Compute Phi by the error function, or approximate it by a hyperbolic tangent.
 
     Raises
     ------

@@ -21,15 +21,15 @@ from numba import prange, uint32
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_flag, check_number, check_rank
-from numba_nn.core.cuda_reduce import block_per_row
+from numba_nn.core.cuda.portable import fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda
+from numba_nn.core.cuda.reduce import block_per_row
+from numba_nn.core.cuda.twin import THREADS
 from numba_nn.core.kernel import In, Out, Saved, kernel
 from numba_nn.core.layer import Layer
-from numba_nn.core.portable import fetch, put
-from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.random import MaskStream, words
 from numba_nn.core.random_lanes import drop_blocks
 from numba_nn.core.reduce import block_bounds, block_count
-from numba_nn.core.twin import THREADS
 from numba_nn.core.workspace import Shape, Spec
 
 WORK = 4  # simple operations that an element's share of Philox counts for
@@ -102,8 +102,8 @@ def drop_rows(y: Out, draw: Saved, x: In, least: int, scale: float):
 class Dropout(Layer):
     """Set random elements to zero in training mode, and scale the others by 1 / (1 - p); in eval mode y = x.
 
-    Masks depend on the seed (`manual_seed`), and from it on, on how many such layers drew a first mask before this one, and
-    on how many masks this one drew.
+    A mask follows from the seed (`manual_seed`), from how many dropout layers drew first since seeding, and from how many
+    masks this one drew.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ from numba_nn.core.checks import check_flag
 from numba_nn.core.kernel import Kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape
+from numba_nn.layers.from_output import FromOutput
 
 
 class Elementwise(Layer):
@@ -46,3 +47,14 @@ class FromInput(Elementwise):
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if dx is not None:
             call.geometry[1](dx.ravel(), x.ravel(), dy.ravel(), *self._scalars)
+
+
+class ElementwiseFromOutput(FromOutput, Elementwise):
+    """Backward needs the output."""
+
+    def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
+        call.geometry[0](y.ravel(), self._room(call, y, saved), x.ravel())
+
+    def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
+        if dx is not None:
+            call.geometry[1](dx.ravel(), saved["y"].ravel(), dy.ravel())

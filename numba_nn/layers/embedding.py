@@ -14,17 +14,17 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_count, check_dtype, is_whole
-from numba_nn.core.cuda_planes import first_plane, next_plane, over_rows, place_of_window
-from numba_nn.core.cuda_reduce import ALL_LANES, WARP
+from numba_nn.core.cuda.planes import first_plane, next_plane, over_rows, place_of_window
+from numba_nn.core.cuda.portable import fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda
+from numba_nn.core.cuda.reduce import ALL_LANES, WARP
+from numba_nn.core.cuda.twin import THREADS, cuda_helper
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.indices import check_range
 from numba_nn.core.kernel import In, Out, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.portable import fetch, put
-from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.random import normal
-from numba_nn.core.twin import THREADS, cuda_helper
 from numba_nn.core.workspace import Shape
 
 COLUMNS = 64  # of the table, that a task adds to: four cache lines of float32 in a row

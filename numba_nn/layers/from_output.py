@@ -11,10 +11,10 @@ from numba_nn.core.workspace import Shape, Spec
 
 
 @inner
-def keep(kept, y):
-    """kept = y, unless it is empty."""
-    for i in range(kept.size):
-        kept[i] = y[i]
+def copy_unless_empty(to, y):
+    """to = y, unless it is empty."""
+    for i in range(to.size):
+        to[i] = y[i]
 
 
 class FromOutput(Layer):

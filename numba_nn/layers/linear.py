@@ -17,24 +17,24 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.cast import weight_as, weight_room
 from numba_nn.core.checks import check_count, check_dtype, check_flag
-from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
-from numba_nn.core.cuda_product import ADD
-from numba_nn.core.cuda_slices import partial_size
+from numba_nn.core.cuda.cast import weight_as, weight_room
+from numba_nn.core.cuda.gemm import multiply_matrices, own_matrices
+from numba_nn.core.cuda.narrow import wide
+from numba_nn.core.cuda.product import ADD
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.slices import partial_size
+from numba_nn.core.cuda.twin import covering, cuda_kernel
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import Terms, bias_terms, finish_features, neutral_terms
 from numba_nn.core.errors import ShapeError
-from numba_nn.core.gemm import SINGLE, gemm, multiply_packed, packed_sizes, packing_pays, product_work
 from numba_nn.core.kernel import In, Out, Scratch, kernel
 from numba_nn.core.layer import Layer
-from numba_nn.core.narrow import wide
-from numba_nn.core.packing import pack_columns, panel_sizes
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.ptx import cuda
+from numba_nn.core.product.gemm import SINGLE, gemm, multiply_packed, packed_sizes, packing_pays, product_work
+from numba_nn.core.product.packing import pack_columns, panel_sizes
 from numba_nn.core.random import uniform
 from numba_nn.core.rows import fill
-from numba_nn.core.twin import covering, cuda_kernel
 from numba_nn.core.workspace import Shape, Spec
 
 BIAS_ROWS = 64  # rows of dy that are summed in their own precision

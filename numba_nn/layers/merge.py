@@ -17,15 +17,15 @@ from numba import prange
 from numpy import ndarray
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.cast import copy_forward
 from numba_nn.core.checks import as_shape, check_array, check_shape
-from numba_nn.core.cuda_planes import first_plane, next_plane, over_rows, place_of_window
+from numba_nn.core.cuda.cast import copy_forward
+from numba_nn.core.cuda.planes import first_plane, next_plane, over_rows, place_of_window
+from numba_nn.core.cuda.portable import fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda
 from numba_nn.core.each import each_far, is_far
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, inlined, kernel, portable
 from numba_nn.core.layer import Layer
-from numba_nn.core.portable import fetch, put
-from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.shape import check_dim

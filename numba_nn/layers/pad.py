@@ -18,7 +18,7 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_batch, is_whole
-from numba_nn.core.cuda_planes import (
+from numba_nn.core.cuda.planes import (
     NOWHERE,
     element,
     first_plane,
@@ -30,14 +30,14 @@ from numba_nn.core.cuda_planes import (
     plane_row_column,
     planes_together,
 )
+from numba_nn.core.cuda.portable import put
+from numba_nn.core.cuda.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.cuda.twin import cuda_helper
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.layer import Layer
-from numba_nn.core.portable import put
-from numba_nn.core.ptx import WINDOW, cuda, flat_part
 from numba_nn.core.rows import fill
 from numba_nn.core.strided import copy_part
-from numba_nn.core.twin import cuda_helper
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.image import planes
 

@@ -15,13 +15,13 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_flag, check_images, pair
-from numba_nn.core.cuda_planes import element, gather_planes, over_planes, place_of_window, plane_row_column
+from numba_nn.core.cuda.narrow import wide
+from numba_nn.core.cuda.planes import element, gather_planes, over_planes, place_of_window, plane_row_column
+from numba_nn.core.cuda.ptx import WINDOW, cuda
 from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Out, kernel
 from numba_nn.core.layer import Layer
-from numba_nn.core.narrow import wide
-from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.image import planes
 from numba_nn.layers.pooling.cuda import pool_means

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.cast import copy_forward
 from numba_nn.core.checks import is_whole
+from numba_nn.core.cuda.cast import copy_forward
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.layer import Layer
 from numba_nn.core.workspace import Shape

@@ -19,17 +19,17 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.cuda_reduce import WARPS, team_sum
-from numba_nn.core.cuda_rows import HELD, exponentials_of_row, held_exponentials, hold, release, row_grid, row_of_team, u32
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.reduce import WARPS, team_sum
+from numba_nn.core.cuda.rows import HELD, exponentials_of_row, held_exponentials, hold, release, row_grid, row_of_team, u32
 from numba_nn.core.each import AHEAD, each, each_far, each_sum, is_far, same
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inlined, kernel
-from numba_nn.core.ptx import cuda
 from numba_nn.core.rows import task_bounds, task_count
 from numba_nn.core.vmath import EXP_WORK, exp_below, log
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.exponentials import exp_less, exponentials, next_row, row_exponentials, row_top
-from numba_nn.layers.from_output import FromOutput, keep
+from numba_nn.layers.from_output import FromOutput, copy_unless_empty
 
 
 @inlined
@@ -79,7 +79,7 @@ def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x:
             share = x.dtype.type(1 / row_exponentials(flat_y, flat, first, last)[1])
             for k in range(y_row.size):
                 y_row[k] *= share
-            keep(saved_row, y_row)
+            copy_unless_empty(saved_row, y_row)
         else:
             exponentials(y, largest, total, x, o, start, stop)
             shares = total[o, start:stop]
@@ -90,7 +90,7 @@ def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x:
                 for i in range(shares.size):
                     y_line[i] *= shares[i]
                 at = (o * x.shape[1] + k) * x.shape[2] + start
-                keep(saved_y[at : at + y_line.size], y_line)
+                copy_unless_empty(saved_y[at : at + y_line.size], y_line)
 
 
 @kernel
@@ -100,7 +100,8 @@ def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
-            dx_row, p_row, dy_row, mean = dx[o].reshape(-1), saved_y[o].reshape(-1), dy[o].reshape(-1), zero
+            dx_row, p_row, dy_row = dx[o].reshape(-1), saved_y[o].reshape(-1), dy[o].reshape(-1)
+            mean = zero
             if far:
                 mean = dy.dtype.type(each_sum(product, (dy_row, p_row), AHEAD))
                 each_far(share_gradient, dx_row, (dy_row, p_row, mean), far)
@@ -144,7 +145,7 @@ def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch
                 for i in range(depths.size):
                     y_line[i] = (x_line[i] - tops[i]) - depths[i]
                 at = (o * x.shape[1] + k) * x.shape[2] + start
-                keep(saved_y[at : at + y_line.size], y_line)
+                copy_unless_empty(saved_y[at : at + y_line.size], y_line)
 
 
 @kernel
@@ -175,7 +176,7 @@ def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
                 each(less_share, dx_line, (dy_line, y_line, masses))
 
 
-# ---- on a GPU: a team of threads has a row, see `numba_nn.core.cuda_rows` ------------------------------------------------
+# ---- on a GPU: a team of threads has a row, see `numba_nn.core.cuda.rows` ------------------------------------------------
 
 
 @softmax_forward.on_cuda(grid=row_grid)

@@ -17,16 +17,16 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import check_indices, check_shape
-from numba_nn.core.cuda_planes import place_of_window, plane_row_column, row_of_windows, split
-from numba_nn.core.cuda_reduce import one_block
+from numba_nn.core.cuda.planes import place_of_window, plane_row_column, row_of_windows, split
+from numba_nn.core.cuda.portable import covering_windows, fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.cuda.reduce import one_block
+from numba_nn.core.cuda.twin import cuda_helper, cuda_kernel
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.indices import check_range
 from numba_nn.core.kernel import In, Out, Saved, Scratch, kernel
-from numba_nn.core.portable import covering_windows, fetch, put
-from numba_nn.core.ptx import WINDOW, cuda, flat_part
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
 from numba_nn.core.rows import task_bounds, task_count
-from numba_nn.core.twin import cuda_helper, cuda_kernel
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.losses.base import Loss, own_weight
 from numba_nn.losses.sums import STEP, block_per_sum, put_sum, total_of, windows_of_thread

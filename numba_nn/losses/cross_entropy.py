@@ -21,8 +21,9 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.checks import INDICES, check_array, check_number, check_shape
-from numba_nn.core.cuda_reduce import WARPS, team_sum
-from numba_nn.core.cuda_rows import (
+from numba_nn.core.cuda.ptx import cuda, device_function
+from numba_nn.core.cuda.reduce import WARPS, team_sum
+from numba_nn.core.cuda.rows import (
     HELD,
     held_exponentials,
     hold,
@@ -38,7 +39,6 @@ from numba_nn.core.cuda_rows import (
 )
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.ptx import cuda, device_function
 from numba_nn.core.rows import task_bounds, task_count
 from numba_nn.core.vmath import EXP_WORK, log
 from numba_nn.core.workspace import Shape, Spec
@@ -158,7 +158,7 @@ def soft_cross_entropy_backward(
         score_gradients(dx, e, total, mass, factor, target, weight, share, floor, o, start, stop)
 
 
-# ---- on a GPU: a team of threads has a row, see `numba_nn.core.cuda_rows` ----------------------------------------------
+# ---- on a GPU: a team of threads has a row, see `numba_nn.core.cuda.rows` ----------------------------------------------
 
 
 @device_function

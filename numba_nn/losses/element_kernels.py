@@ -12,12 +12,12 @@ import math
 import numpy as np
 from numba import prange
 
+from numba_nn.core.cuda.portable import fetch
+from numba_nn.core.cuda.ptx import WINDOW, cuda
+from numba_nn.core.cuda.twin import cuda_kernel
 from numba_nn.core.kernel import In, Out, Scratch, exact, inner, kernel, portable
-from numba_nn.core.portable import fetch
-from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import block_bounds, block_count, ordered_sum
-from numba_nn.core.twin import cuda_kernel
-from numba_nn.core.vmath import exp_below, log, multiply_add, number, polynomial, sigmoid
+from numba_nn.core.vmath import constant, exp_below, log, multiply_add, polynomial, sigmoid
 from numba_nn.losses.sums import STEP, block_per_sum, put_sum, scaled_total, windows_of_thread
 
 LEAST_LOG = -100.0  # PyTorch's bound on the logarithms of BCELoss
@@ -96,7 +96,7 @@ def likelihood_error(p, t, w, one, least):
 
     NaN for a t out of range, as for such a p.
     """
-    t = t if (t >= 0) & (t <= one) else number(t, math.nan, math.nan)
+    t = t if (t >= 0) & (t <= one) else constant(t, math.nan)
     log_p, log_q = log(p), log(one - p)
     log_q = log_one_plus(-p, one) if p + p < one else log_q
     log_p = least if log_p < least else log_p

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.cuda_reduce import WARPS, block_sum, one_block
+from numba_nn.core.cuda.ptx import WINDOW, cuda
+from numba_nn.core.cuda.reduce import WARPS, block_sum, one_block
+from numba_nn.core.cuda.twin import THREADS, cuda_helper, cuda_kernel
 from numba_nn.core.kernel import In, Out
-from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import BLOCK
-from numba_nn.core.twin import THREADS, cuda_helper, cuda_kernel
 
 STEP = WINDOW * THREADS  # elements that a block of threads takes at a time
 
@@ -27,7 +27,7 @@ def block_per_sum(partial: Any, *_: Any) -> tuple[int, int]:
 def windows_of_thread(x):
     """This thread's first element of its block, and the one after the block's last; from there it goes on by `STEP`.
 
-    Beyond the end of ``x`` windows hold zeros (`numba_nn.core.portable.fetch`), which add nothing to a sum.
+    Beyond the end of ``x`` windows hold zeros (`numba_nn.core.cuda.portable.fetch`), which add nothing to a sum.
     """
     start = np.uint64(cuda.blockIdx.x) * np.uint64(BLOCK)
     return start + np.uint64(cuda.threadIdx.x) * np.uint64(WINDOW), min(np.uint64(x.size), start + np.uint64(BLOCK))

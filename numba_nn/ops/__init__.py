@@ -6,9 +6,9 @@ between calls. Results do not depend on the number of threads.
 
 from numba_nn.linalg import matmul
 from numba_nn.ops.binary import add, divide, maximum, minimum, multiply, subtract
+from numba_nn.ops.indexing import scatter_add, take
 from numba_nn.ops.patches import col2im, im2col
 from numba_nn.ops.reductions import argmax, argmin, max, mean, min, norm, sum
-from numba_nn.ops.rows import scatter_add, take
 from numba_nn.ops.unary import absolute, exp, log, negative, sigmoid, sqrt, square, tanh
 
 __all__ = [

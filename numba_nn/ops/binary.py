@@ -13,11 +13,11 @@ from numpy import ndarray
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import is_destination
+from numba_nn.core.cuda.portable import covering_windows
 from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.each import each_far, is_far
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, exact, inlined, kernel, portable
-from numba_nn.core.portable import covering_windows
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.workspace import thread_workspace
 from numba_nn.layers.merge import add_forward, multiply_forward, product, total
@@ -217,7 +217,7 @@ class BinaryFunction(Function):
             If arrays live on different devices.
         """
         if is_number(b) and is_plain(a):
-            b = number(b, a.dtype, CPU)
+            b = scalar_array(b, a.dtype, CPU)
         plain = is_plain(a) and is_plain(b) and a.dtype is b.dtype
         one: Any
         other: Any
@@ -250,9 +250,9 @@ class BinaryFunction(Function):
         device = device_of(b if is_number(a) else a)
         if is_number(a):
             b = self._checked("b", b, None, device)
-            return number(a, b.dtype, device), b, device
+            return scalar_array(a, b.dtype, device), b, device
         a = self._checked("a", a, None, device)
-        return a, number(b, a.dtype, device) if is_number(b) else self._checked("b", b, a.dtype, device), device
+        return a, scalar_array(b, a.dtype, device) if is_number(b) else self._checked("b", b, a.dtype, device), device
 
 
 def is_number(given: Any) -> TypeGuard[float]:
@@ -260,7 +260,7 @@ def is_number(given: Any) -> TypeGuard[float]:
     return type(given) is not ndarray and isinstance(given, NUMBERS)
 
 
-def number(value: float, dtype: Any, device: Device) -> Array:
+def scalar_array(value: float, dtype: Any, device: Device) -> Array:
     """A number as an array of no dimension; on a GPU until the next call."""
     room = np.empty((), dtype) if device is CPU else thread_workspace(device).array("number", (), dtype)
     fill_forward.for_work(1, device)(room.ravel(), float(value))

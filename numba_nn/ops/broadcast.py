@@ -14,14 +14,14 @@ import math
 import numpy as np
 
 from numba_nn.core.call import Array
-from numba_nn.core.cuda_planes import fetch_row, split
+from numba_nn.core.cuda.planes import fetch_row, split
+from numba_nn.core.cuda.portable import put
+from numba_nn.core.cuda.ptx import WINDOW, cuda, device_function, flat_part
+from numba_nn.core.cuda.twin import cuda_helper
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.each import each
 from numba_nn.core.kernel import inlined, inner
-from numba_nn.core.portable import put
-from numba_nn.core.ptx import WINDOW, cuda, device_function, flat_part
 from numba_nn.core.reduce import BLOCK
-from numba_nn.core.twin import cuda_helper
 from numba_nn.core.workspace import Shape
 
 u32 = np.uint32

@@ -3,7 +3,7 @@
     sums_of_parts(partial, x, step, ...)         partial: (O, parts, I)
     sums_of_parts(y, partial, parts, ...)        y: (O, 1, I)
 
-What parts there are follows from shapes alone. Teams, and how they go through a row, are those of `numba_nn.core.cuda_rows`.
+What parts there are follows from shapes alone. Teams, and how they go through a row, are those of `numba_nn.core.cuda.rows`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.cuda_planes import split
-from numba_nn.core.cuda_reduce import WARPS, larger, team_maximum, team_sum
-from numba_nn.core.cuda_rows import HELD, hold, in_row, number_of_row, place, reach_of, row_from, row_of_team, team_grid, u32
+from numba_nn.core.cuda.planes import split
+from numba_nn.core.cuda.ptx import cuda, device_function, flat_part
+from numba_nn.core.cuda.reduce import WARPS, larger, team_maximum, team_sum
+from numba_nn.core.cuda.rows import HELD, hold, in_row, number_of_row, place, reach_of, row_from, row_of_team, team_grid, u32
+from numba_nn.core.cuda.twin import cuda_helper, cuda_kernel
 from numba_nn.core.kernel import In, Out
-from numba_nn.core.ptx import cuda, device_function, flat_part
-from numba_nn.core.twin import cuda_helper, cuda_kernel
 from numba_nn.ops.measures import VALUE, finished, measured
 
 

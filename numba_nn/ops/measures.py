@@ -1,4 +1,4 @@
-"""What is summed, or compared, of the elements of an array: themselves, their sizes or their squares."""
+"""What is summed, or compared, of the elements of an array: themselves, their absolute values or their squares."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from numba_nn.core.kernel import inlined
 
-VALUE, SIZE, SQUARE = range(3)
+VALUE, ABSOLUTE, SQUARE = range(3)
 
 
 @inlined
@@ -14,7 +14,7 @@ def measured(x, measure):
     """x, |x| or x^2."""
     if measure == SQUARE:
         return x * x
-    return abs(x) if measure == SIZE else x
+    return abs(x) if measure == ABSOLUTE else x
 
 
 @inlined

@@ -15,7 +15,7 @@ from numba import prange
 
 from numba_nn.core.call import Array
 from numba_nn.core.checks import check_array, check_destination, check_images, check_shape, pair
-from numba_nn.core.cuda_planes import (
+from numba_nn.core.cuda.planes import (
     NOWHERE,
     element,
     first_plane,
@@ -27,12 +27,12 @@ from numba_nn.core.cuda_planes import (
     planes_together,
     split,
 )
+from numba_nn.core.cuda.portable import put
+from numba_nn.core.cuda.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.cuda.twin import cuda_helper
 from numba_nn.core.device import device_of
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import In, Out, kernel
-from numba_nn.core.portable import put
-from numba_nn.core.ptx import WINDOW, cuda, flat_part
-from numba_nn.core.twin import cuda_helper
 from numba_nn.core.workspace import Shape, thread_workspace
 
 u32 = np.uint32

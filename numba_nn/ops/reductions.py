@@ -30,7 +30,7 @@ from numba_nn.layers.merge import total
 from numba_nn.layers.permute import permutation
 from numba_nn.ops.cuda_parts import extremes_of_parts, positions_of_extremes, sums_of_parts
 from numba_nn.ops.function import Function, is_plain
-from numba_nn.ops.measures import SIZE, SQUARE, VALUE, finished, measured
+from numba_nn.ops.measures import ABSOLUTE, SQUARE, VALUE, finished, measured
 
 Axis = int | tuple[int, ...] | None
 
@@ -324,9 +324,9 @@ min = Reduction("min", extreme_forward, lambda count: (-1, VALUE), "smallest ele
 argmax = Reduction("argmax", position_forward, lambda count: (1,), "first position of the largest element, or of NaN")
 argmin = Reduction("argmin", position_forward, lambda count: (-1,), "first position of the smallest element, or of NaN")
 _norms = {
-    1: Reduction("norm", sum_forward, lambda count: (SIZE, 1), "sum of the absolute values", of_nothing=True),
+    1: Reduction("norm", sum_forward, lambda count: (ABSOLUTE, 1), "sum of the absolute values", of_nothing=True),
     2: Reduction("norm", sum_forward, lambda count: (SQUARE, 1), "square root of the sum of squares", of_nothing=True),
-    math.inf: Reduction("norm", extreme_forward, lambda count: (1, SIZE), "largest absolute value"),
+    math.inf: Reduction("norm", extreme_forward, lambda count: (1, ABSOLUTE), "largest absolute value"),
 }
 
 

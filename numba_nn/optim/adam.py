@@ -89,7 +89,7 @@ class Adam(Optimizer):
     lr : float, optional
         Learning rate.
     betas : tuple of float, optional
-        Shares of the means of g and of g^2 that a step keeps, in [0, 1).
+        Decay rates of the running means of g and g^2, in [0, 1).
     eps : float, optional
         Added to the root, against division by 0.
     weight_decay : float, optional
@@ -155,7 +155,7 @@ class AdamW(Adam):
     lr : float, optional
         Learning rate.
     betas : tuple of float, optional
-        Shares of the means of g and of g^2 that a step keeps, in [0, 1).
+        Decay rates of the running means of g and g^2, in [0, 1).
     eps : float, optional
         Added to the root, against division by 0.
     weight_decay : float, optional

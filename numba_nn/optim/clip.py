@@ -15,14 +15,14 @@ from numba import prange
 
 from numba_nn.core.address import part_at
 from numba_nn.core.checks import check_flag, check_number
-from numba_nn.core.cuda_reduce import WARPS, block_maximum, block_sum, larger, one_block
+from numba_nn.core.cuda.portable import fetch
+from numba_nn.core.cuda.ptx import WINDOW, cuda
+from numba_nn.core.cuda.reduce import WARPS, block_maximum, block_sum, larger, one_block
+from numba_nn.core.cuda.twin import THREADS, cuda_kernel
 from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError, NonFiniteError
 from numba_nn.core.kernel import In, Out, inner, kernel, portable
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.portable import fetch
-from numba_nn.core.ptx import WINDOW, cuda
-from numba_nn.core.twin import THREADS, cuda_kernel
 from numba_nn.optim.table import (
     GRADIENT,
     ParameterTable,
@@ -187,7 +187,7 @@ class ClipNorm:
         NonFiniteError
             If the norm is NaN or infinite, and this was asked for; the gradients stay as they were.
         """
-        with self._table.turn():
+        with self._table.on_stream():
             return self._clip()
 
     def _clip(self) -> Any:
@@ -210,7 +210,7 @@ class ClipNorm:
 
     def refresh(self) -> None:
         """Have kernels see what changed on the host: frozen parameters, parameters that moved; a call does it too."""
-        with self._table.turn():
+        with self._table.on_stream():
             self._table.refresh()
         if self._table.device is not self._device:
             self._place()

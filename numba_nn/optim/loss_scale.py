@@ -19,13 +19,13 @@ from numba import prange
 from numba_nn.core.address import part_at
 from numba_nn.core.call import Array
 from numba_nn.core.carry import arrived, departing
-from numba_nn.core.cast import copy_forward
+from numba_nn.core.cuda.cast import copy_forward
+from numba_nn.core.cuda.portable import portable_twin
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.twin import cuda_kernel
 from numba_nn.core.device import CUDA
 from numba_nn.core.kernel import In, Out, Saved
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.portable import portable_twin
-from numba_nn.core.ptx import cuda
-from numba_nn.core.twin import cuda_kernel
 from numba_nn.optim.table import ACTIVE, GRADIENT, ParameterTable, task_bounds
 
 INITIAL, LEAST, MOST = 2.0**16, 1.0, 2.0**24

@@ -14,8 +14,8 @@ import numpy as np
 from numba_nn.core.call import Array
 from numba_nn.core.carry import arrived, departing
 from numba_nn.core.checks import check_keeps_gradients
+from numba_nn.core.cuda.feed import Mirror
 from numba_nn.core.errors import ArgumentError, StateDictError, undefined
-from numba_nn.core.feed import Mirror
 from numba_nn.core.kernel import Kernel
 from numba_nn.core.state import check_arrays, load_arrays
 from numba_nn.optim.table import ParameterTable, as_parameters, check_once
@@ -79,7 +79,7 @@ class Optimizer:
         self._coefficients = tuple([self._device.zeros(shape, tasks.like.dtype) for tasks in self._table.tasks])
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._table.turn():
+        with self._table.on_stream():
             self._follow()
         return departing(vars(self), self._table.stream)
 
@@ -120,7 +120,7 @@ class Optimizer:
 
         `step` does it too; before a captured step is replayed, this is all of it that the host has to do.
         """
-        with self._table.turn():
+        with self._table.on_stream():
             self._refresh()
 
     def _refresh(self) -> None:
@@ -141,7 +141,7 @@ class Optimizer:
 
         On a GPU its work goes to the stream of the first parameter's model.
         """
-        with self._table.turn():
+        with self._table.on_stream():
             self._step()
 
     def _step(self) -> None:
@@ -164,7 +164,7 @@ class Optimizer:
             ``steps``, how many each parameter's state has taken; every array of state, numbered as the parameters are; and the
             settings of every group, ``group.0.lr`` and so on, as float64.
         """
-        with self._table.turn():
+        with self._table.on_stream():
             self._follow()
             return {name: self._device.to_host(array) for name, array in self._arrays().items()} | self._settings()
 
@@ -185,7 +185,7 @@ class Optimizer:
             Listing every name that is missing, unexpected, or of another shape or kind of number, or naming a setting that is
             out of range; nothing was loaded.
         """
-        with self._table.turn():
+        with self._table.on_stream():
             self._follow()
             arrays, settings = self._arrays(), self._settings()
             if isinstance(state, Mapping) and settings.keys().isdisjoint(state):

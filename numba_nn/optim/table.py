@@ -15,12 +15,12 @@ from numba import prange
 from numba_nn.core.address import part_at
 from numba_nn.core.call import Array
 from numba_nn.core.carry import packed, unpacked
+from numba_nn.core.cuda.feed import Mirror
+from numba_nn.core.cuda.twin import THREADS
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError, DeviceError
-from numba_nn.core.feed import Mirror
 from numba_nn.core.kernel import In, inner, portable
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.twin import THREADS
 
 CHUNK = 16_384  # elements of a task: 64 KB of each array in float32
 CUDA_CHUNK = 8 * THREADS
@@ -136,7 +136,7 @@ class ParameterTable:
             self.entries = [(p, g, beside) for (p, g, _), beside in zip(self.entries, moved, strict=True)]
         self._build()
 
-    def turn(self) -> AbstractContextManager[None]:
+    def on_stream(self) -> AbstractContextManager[None]:
         """Within, work goes to the stream of the parameters, which is that of their model."""
         return self.device.on(self.stream)
 
@@ -147,7 +147,7 @@ class ParameterTable:
 
     def clear_gradients(self) -> None:
         """Overwrite all gradients with zeros, also of parameters that require none."""
-        with self.turn():
+        with self.on_stream():
             self.refresh()
             for tasks in self.tasks:
                 gradient_clear.for_work(tasks.elements, self.device)(tasks.like, self.rows.array, tasks.chunks)

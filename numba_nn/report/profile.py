@@ -16,7 +16,7 @@ import numpy as np
 from numba_nn.core.layer import Layer
 from numba_nn.core.peak import measure_peak
 from numba_nn.core.workspace import Shape, Spec, spec_nbytes
-from numba_nn.losses import Loss, MSELoss
+from numba_nn.losses import MSELoss
 from numba_nn.optim import SGD
 from numba_nn.report.instruments import STEP, Key, counted_step, timed_step
 from numba_nn.report.measuring.allocations import Count
@@ -87,10 +87,10 @@ class Profile:
     layers: list[LayerRow]
 
 
-def profile(
-    model: Sequential, x_shape: Shape, loss: Loss | None = None, rounds: int = 9, peak_gflops: float | None = None
-) -> Profile:
+def profile(model: Sequential, x_shape: Shape, rounds: int = 9, peak_gflops: float | None = None) -> Profile:
     """Measure training steps of a model, phase by phase and layer by layer.
+
+    The loss is `MSELoss`; the target is the input where shapes agree, else zeros.
 
     Weights stay as they are (the steps' learning rate is 0); gradients do not.
 
@@ -100,8 +100,6 @@ def profile(
         The model; its layers are the rows.
     x_shape : tuple of int
         Shape of a batch, which is filled with random numbers.
-    loss : Loss, optional
-        Compares the output with the target; the target is the input where shapes agree, else zeros. `MSELoss` by default.
     rounds : int, optional
         Steps, of which medians are taken.
     peak_gflops : float, optional
@@ -112,8 +110,7 @@ def profile(
     Profile
         Phases and layers.
     """
-    loss = loss or MSELoss()
-    optimizer = SGD(model.parameters(), lr=0.0, momentum=0.9)
+    loss, optimizer = MSELoss(), SGD(model.parameters(), lr=0.0, momentum=0.9)
     dtype = model.dtype or np.dtype(np.float32)
     x = np.random.default_rng(0).random(x_shape).astype(dtype)
     target = x if model.output_shape(x_shape) == x_shape else np.zeros(model.output_shape(x_shape), dtype)

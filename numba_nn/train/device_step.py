@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.capture import Capture
 from numba_nn.core.checks import check_place
+from numba_nn.core.cuda.capture import Capture
+from numba_nn.core.cuda.feed import Feed
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CUDA
 from numba_nn.core.errors import ReserveError, ShapeError
-from numba_nn.core.feed import Feed
-from numba_nn.core.ptx import cuda
 
 MOST_CAPTURES = 16  # kinds of steps: an epoch has two, of whole batches and of the last one
 

@@ -16,8 +16,9 @@ from numba_nn.core.layer import Layer
 from numba_nn.losses import Loss
 from numba_nn.metrics import Metric
 from numba_nn.schedules import ReduceLROnPlateau
-from numba_nn.train.evaluation import as_loader, check_trainable, named_metrics
+from numba_nn.train.evaluation import check_trainable, named_metrics
 from numba_nn.train.interrupt import Interrupt
+from numba_nn.train.loading import as_loader
 from numba_nn.train.progress import open_progress
 from numba_nn.train.stopping import EarlyStopping
 from numba_nn.train.trainer import Trainer

@@ -14,8 +14,9 @@ from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.losses import Loss
 from numba_nn.metrics import Metric
-from numba_nn.train.evaluation import Evaluator, Loader, Tally, pairs
+from numba_nn.train.evaluation import Evaluator, Tally
 from numba_nn.train.interrupt import Interrupt
+from numba_nn.train.loading import Loader, pairs
 from numba_nn.train.progress import Silence, epoch_line
 from numba_nn.train.step import TrainStep
 

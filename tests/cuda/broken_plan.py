@@ -9,7 +9,7 @@ import time
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-from numba_nn.core.ptx import cuda
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.gpu_check.worker import Section
 
 

@@ -47,7 +47,7 @@ class Guarded(np.ndarray):
 
 
 class GuardedNarrow(Guarded):
-    """An array of 16-bit floats, which are float32 to those that read and write them: `numba_nn.core.narrow.NarrowArray`."""
+    """An array of 16-bit floats, which are float32 to those that read and write them, like `NarrowArray`."""
 
     dtype = property(lambda self: np.dtype(np.float32))
 

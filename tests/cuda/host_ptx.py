@@ -1,4 +1,4 @@
-"""What the instructions of `numba_nn.core.ptx` do, in NumPy; fragments as in the PTX ISA, under ``mma`` and ``ldmatrix``."""
+"""The instructions of `numba_nn.core.cuda.ptx` in NumPy; fragments as in the PTX ISA, under ``mma`` and ``ldmatrix``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from fake_cuda import FULL, poisoned
 from lanes import meet, this_lane
 
-from numba_nn.core import ptx
+from numba_nn.core.cuda import ptx
 
 VECTOR_BYTES = 16
 LANE = np.arange(32)
@@ -111,11 +111,11 @@ def wait_copies(pending: int) -> None:
             land()
 
 
-def _matrices(turned: bool) -> Callable[[dict[int, Any]], dict[int, Any]]:
+def _matrices(transposed: bool) -> Callable[[dict[int, Any]], dict[int, Any]]:
     def load_matrices(brought: dict[int, Any]) -> dict[int, Any]:
         rows = [_elements(array, at, VECTOR_BYTES // array.itemsize).view(np.uint16) for array, at in _in_order(brought)]
         matrices = np.array(rows).reshape(4, 8, 8)
-        if turned:
+        if transposed:
             matrices = matrices.transpose(0, 2, 1)
         pairs = np.ascontiguousarray(matrices).view(np.uint32)[:, GROUP, MEMBER]
         return {lane: tuple(pairs[:, lane]) for lane in brought}
@@ -176,8 +176,8 @@ to_f16, from_f16 = _bits(np.float16)
 PTX_TWINS: dict[Any, Any] = {
     **{getattr(ptx, f.__name__): f for f in (load16, store16, load_window, store_window, starts_aligned, flat_part)},
     **{getattr(ptx, f.__name__): f for f in (copy16, copy_element, commit_copies, wait_copies, round_tf32)},
-    ptx.load_matrices: _of_warp(_matrices(turned=False)),
-    ptx.load_matrices_turned: _of_warp(_matrices(turned=True)),
+    ptx.load_matrices: _of_warp(_matrices(transposed=False)),
+    ptx.load_matrices_transposed: _of_warp(_matrices(transposed=True)),
     ptx.multiply_tf32: _of_warp(_product(_singles, 1)),
     ptx.multiply_bf16: _of_warp(_product(_pairs(ml_dtypes.bfloat16), 2)),
     ptx.multiply_f16: _of_warp(_product(_pairs(np.float16), 2)),

@@ -11,7 +11,8 @@ import numpy as np
 from fake_cuda import GuardedNarrow
 from scipy import special
 
-from numba_nn.core import address, narrow, vmath
+from numba_nn.core import address, vmath
+from numba_nn.core.cuda import narrow
 from numba_nn.core.each import each, each_ahead, each_far
 
 Number = np.floating[Any]
@@ -53,6 +54,7 @@ HOST_TWINS: dict[Any, Any] = {
     each: _each,
     each_far: _each,
     each_ahead: _each,
+    vmath.constant: lambda x, value: type(x)(value),
     vmath.number: lambda x, single, double: type(x)(single if isinstance(x, np.float32) else double),
     vmath.multiply_add: lambda a, b, c: type(a)(np.float64(a) * np.float64(b) + np.float64(c)),
     vmath.polynomial: lambda x, single, double: np.polynomial.polynomial.polyval(

@@ -15,7 +15,7 @@ from numba.core import types
 from offline import compile_twin
 from test_machine_code import CONVOLUTIONS, PRODUCTS, compiled, product_types
 
-from numba_nn.core.cuda_product import in_rows, tiled_product
+from numba_nn.core.cuda.product import in_rows, tiled_product
 
 TARGET = "sm_90a"
 KEY = re.compile(r"(LDG\.E\.(64|128)|STG\.E\.(64|128)|HMMA|LDGSTS|LDSM|FFMA$|DFMA$|MUFU|SHFL|BAR|VOTE)")

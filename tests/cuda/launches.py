@@ -12,8 +12,8 @@ from simulated_cuda import simulated
 from training import train_for_launches
 from trials import run_for_launches
 
+from numba_nn.core.cuda.twin import CudaKernel
 from numba_nn.core.device import CUDA
-from numba_nn.core.twin import CudaKernel
 from numba_nn.gpu_check.operations import OPERATIONS
 
 

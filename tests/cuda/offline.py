@@ -25,7 +25,7 @@ from numba import typeof
 from numba.core import types
 from numba.np import numpy_support
 
-from numba_nn.core.twin import CudaKernel
+from numba_nn.core.cuda.twin import CudaKernel
 
 TARGETS = {"sm_80": (8, 0), "sm_90a": (9, 0, "a")}
 SHARED_BYTES = 48 * 1024  # more compiles without a word and fails at the launch

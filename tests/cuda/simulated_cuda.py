@@ -17,8 +17,8 @@ from fake_cuda import Dim3
 from graphs import DEFAULT, Event, GraphBuilder, Stream, on_device, queued, refuse_in_capture
 from simulator import launch
 
-from numba_nn.core.ptx import cuda
-from numba_nn.core.twin import CudaKernel
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.twin import CudaKernel
 
 
 class DeviceArray:
@@ -203,7 +203,7 @@ def simulated(launch: Callable[..., None] = launch, allocates: bool = True) -> I
         # A kernel that has a dispatcher of numba.cuda's keeps it, and gets another one in here.
         simulated_dispatcher = property(lambda kernel: Dispatcher(kernel))
         with (
-            mock.patch("numba_nn.core.capture.graph_builder", GraphBuilder),
+            mock.patch("numba_nn.core.cuda.capture.graph_builder", GraphBuilder),
             mock.patch.object(CudaKernel, "dispatcher", simulated_dispatcher),
         ):
             yield

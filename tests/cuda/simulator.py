@@ -27,7 +27,7 @@ from host_twins import HOST_TWINS, Math
 from lanes import ORDERS, Block
 from numba.core.dispatcher import Dispatcher
 
-from numba_nn.core.ptx import LazyCuda
+from numba_nn.core.cuda.ptx import LazyCuda
 
 TWINS = {**HOST_TWINS, **PTX_TWINS}
 

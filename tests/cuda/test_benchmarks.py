@@ -12,7 +12,7 @@ from simulated_cuda import simulated
 
 from asv_benchmarks.benchmarks import startup
 from asv_benchmarks.benchmarks.common import DEVICES, Benchmark
-from numba_nn.core.ptx import cuda
+from numba_nn.core.cuda.ptx import cuda
 
 SUITE = Path(__file__).resolve().parents[2] / "asv_benchmarks" / "benchmarks"
 MODULES = [importlib.import_module(f"asv_benchmarks.benchmarks.{path.stem}") for path in sorted(SUITE.glob("[a-z]*.py"))]

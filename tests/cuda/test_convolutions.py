@@ -8,8 +8,8 @@ import pytest
 from simulated_cuda import simulated
 
 import numba_nn as nn
-from numba_nn.core import cuda_slices
-from numba_nn.core.cuda_slices import partial_size, slices_of
+from numba_nn.core.cuda import slices as cuda_slices
+from numba_nn.core.cuda.slices import partial_size, slices_of
 from numba_nn.core.device import CUDA
 from numba_nn.core.epilogue import IDENTITY, RELU
 from numba_nn.layers.conv.algorithm import Problem

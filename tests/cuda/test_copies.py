@@ -14,8 +14,8 @@ from trials import PRODUCT_EXTRAS, TRIALS
 
 import numba_nn as nn
 from numba_nn.core import carry
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CUDA
-from numba_nn.core.ptx import cuda
 
 RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((12, 6)).astype(np.float32), np.arange(12) % 3

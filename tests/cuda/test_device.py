@@ -12,8 +12,8 @@ from simulated_cuda import simulated
 
 import numba_nn as nn
 from numba_nn import ops
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CUDA
-from numba_nn.core.ptx import cuda
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,9 @@ from graphs import awaited, queued
 from simulated_cuda import simulated
 
 import numba_nn as nn
+from numba_nn.core.cuda.dlpack import Lent
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CUDA
-from numba_nn.core.dlpack import Lent
-from numba_nn.core.ptx import cuda
 
 RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((12, 6)).astype(np.float32), RNG.integers(0, 3, 12)

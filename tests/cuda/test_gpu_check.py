@@ -14,8 +14,8 @@ import pytest
 from simulated_cuda import simulated
 
 import numba_nn as nn
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.errors import DeviceError
-from numba_nn.core.ptx import cuda
 from numba_nn.gpu_check import checks, correctness, environment, report
 from numba_nn.gpu_check.__main__ import main
 from numba_nn.gpu_check.checks import Checks, Worker

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from simulated_cuda import simulated
 from simulator import TWINS, launch
-from trials import EXTRAS, PRODUCT_EXTRAS, PRODUCT_TRIALS, TRIALS, WINDOWS, normal
+from trials import EXTRAS, PRODUCT_EXTRAS, PRODUCT_TRIALS, TRIALS, WINDOWS, Trial, normal
 
 import numba_nn as nn
+from examples.own_layer import Scale
+from numba_nn.core.cuda.portable import covering_windows
+from numba_nn.core.cuda.ptx import WINDOW, store_window
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.errors import RangeError
-from numba_nn.core.portable import covering_windows
-from numba_nn.core.ptx import WINDOW, store_window
 
 SPEAKING = ("BatchNorm", "Softmax", "LogSoftmax", "Transpose", "GlobalAvg")
 ROWS = [trial for trial in TRIALS if trial.name.startswith(SPEAKING)][::3]
@@ -84,6 +85,14 @@ def test_in_float64_and_in_whatever_order_threads_run(trial, order):
         found, expected = trial.run(CUDA, np.float64), trial.run(CPU, np.float64)
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (ml_dtypes.bfloat16, 0.01)])
+def test_the_example_of_a_layer_runs_on_a_gpu(dtype, tolerance):
+    trial = Trial("a layer of one's own", lambda t: Scale(5, t), normal((41, 5)))
+    found, expected = trial.run(CUDA, dtype), trial.run(CPU, np.float32, values=dtype)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name].astype(np.float32), array, tolerance, tolerance)
 
 
 def launch_few_threads(dispatcher, blocks, threads, arguments):

@@ -16,17 +16,17 @@ from offline import compile_twin, faults, signature
 from training import CONVERTS, IN_FLOAT64
 from twins import elementwise_kernels, example
 
-from numba_nn.core.cuda_loaders import elements_along_depth, elements_along_rows, vectors_along_depth, vectors_along_rows
-from numba_nn.core.cuda_product import ADD, OVERWRITE, in_rows, tiled_product
-from numba_nn.core.cuda_rows import HELD
-from numba_nn.core.cuda_slices import LARGE_TILE, SMALL_TILE
-from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
+from numba_nn.core.cuda.loaders import elements_along_depth, elements_along_rows, vectors_along_depth, vectors_along_rows
+from numba_nn.core.cuda.narrow import is_narrow
+from numba_nn.core.cuda.portable import covering_windows
+from numba_nn.core.cuda.product import ADD, OVERWRITE, in_rows, tiled_product
+from numba_nn.core.cuda.ptx import WINDOW, cuda
+from numba_nn.core.cuda.rows import HELD
+from numba_nn.core.cuda.slices import LARGE_TILE, SMALL_TILE
+from numba_nn.core.cuda.tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
+from numba_nn.core.cuda.twin import CudaKernel, cuda_kernel
 from numba_nn.core.epilogue import RELU, TANH
 from numba_nn.core.kernel import In, Out
-from numba_nn.core.narrow import is_narrow
-from numba_nn.core.portable import covering_windows
-from numba_nn.core.ptx import WINDOW, cuda
-from numba_nn.core.twin import CudaKernel, cuda_kernel
 from numba_nn.layers.conv.cuda import (
     channels_of_pixels,
     in_planes,

@@ -17,11 +17,11 @@ def numbers(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
-def test_transposed_and_broadcast(turned):
+@pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
+def test_transposed_and_broadcast(transposed):
     a, b = numbers(2, 1, 5, 7), numbers(3, 7, 4)
-    given = [CUDA.from_host(x.swapaxes(-1, -2) if t else x) for x, t in zip((a, b), turned, strict=True)]
-    found = nn.matmul(*given, transpose_a=turned[0], transpose_b=turned[1])
+    given = [CUDA.from_host(x.swapaxes(-1, -2) if t else x) for x, t in zip((a, b), transposed, strict=True)]
+    found = nn.matmul(*given, transpose_a=transposed[0], transpose_b=transposed[1])
     np.testing.assert_allclose(CUDA.to_host(found), a @ b, rtol=1e-5, atol=1e-6)
 
 

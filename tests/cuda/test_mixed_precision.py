@@ -12,10 +12,10 @@ import pytest
 from simulated_cuda import simulated
 
 import numba_nn as nn
+from numba_nn.core.cuda.narrow import narrow_dtype, wide
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.core.errors import ArgumentError, DTypeError
-from numba_nn.core.narrow import narrow_dtype, wide
-from numba_nn.core.ptx import cuda
 from numba_nn.layers.recurrent import lstm_steps
 from numba_nn.mixed_precision import store_as
 from numba_nn.optim.loss_scale import GROWTH_INTERVAL

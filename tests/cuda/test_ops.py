@@ -13,7 +13,7 @@ from test_layers import launch_few_threads
 
 import numba_nn as nn
 from numba_nn import ops
-from numba_nn.core import ptx
+from numba_nn.core.cuda import ptx
 from numba_nn.core.device import CPU, CUDA
 from numba_nn.gpu_check.operations import OPERATIONS
 

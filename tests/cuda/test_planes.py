@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from numba_nn.core.cuda_planes import plane_grid
-from numba_nn.core.twin import MAX_BLOCKS
+from numba_nn.core.cuda.planes import plane_grid
+from numba_nn.core.cuda.twin import MAX_BLOCKS
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,16 @@ from simulated_cuda import simulated
 from simulator import launch
 
 import numba_nn as nn
-from numba_nn.core import cuda_gemm, cuda_slices
-from numba_nn.core.cuda_gemm import multiply_matrices
-from numba_nn.core.cuda_loaders import vectors_along_depth, vectors_along_rows
-from numba_nn.core.cuda_product import ADD, OVERWRITE, Shape, in_rows, tiled_product
-from numba_nn.core.cuda_slices import most_slices, partial_size, slices_of
-from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32
+from numba_nn.core.cuda import gemm as cuda_gemm
+from numba_nn.core.cuda import slices as cuda_slices
+from numba_nn.core.cuda.gemm import multiply_matrices
+from numba_nn.core.cuda.loaders import vectors_along_depth, vectors_along_rows
+from numba_nn.core.cuda.product import ADD, OVERWRITE, Shape, in_rows, tiled_product
+from numba_nn.core.cuda.slices import most_slices, partial_size, slices_of
+from numba_nn.core.cuda.tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32
 from numba_nn.core.device import CUDA
 from numba_nn.core.epilogue import IDENTITY, LEAKY_RELU, RELU, RELU6, SIGMOID, TANH
-from numba_nn.core.gemm import gemm
+from numba_nn.core.product.gemm import gemm
 from tests.gemm_cases import BATCHES, EDGES, TRANSPOSITIONS
 
 KINDS = {"tf32": np.float32, "exact": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -49,7 +50,7 @@ def product(kind, m, n, k, transposed=(False, False), finish=OVERWRITE, of=((0,)
     a_of, b_of = (np.array(which, np.int64) for which in of)
     a, b = normal((1 + a_of.max(initial=0), m, k), kind, 0), normal((1 + b_of.max(initial=0), k, n), kind, 1)
     c = normal((len(a_of), m, n), kind, 2)
-    given = [x.swapaxes(1, 2) if turned else x for x, turned in zip((a, b), transposed, strict=True)]
+    given = [x.swapaxes(1, 2) if swapped else x for x, swapped in zip((a, b), transposed, strict=True)]
     found = on_device(c)
     multiply_matrices(
         found, *map(on_device, given), CUDA.from_host(a_of), CUDA.from_host(b_of), (m, n, k),

@@ -8,8 +8,7 @@ import pytest
 from lanes import ORDERS
 from simulator import launch
 
-from numba_nn.core.kernel import In, Out
-from numba_nn.core.ptx import (
+from numba_nn.core.cuda.ptx import (
     commit_copies,
     copy16,
     copy_element,
@@ -18,7 +17,7 @@ from numba_nn.core.ptx import (
     from_f16,
     load16,
     load_matrices,
-    load_matrices_turned,
+    load_matrices_transposed,
     multiply_bf16,
     multiply_f16,
     multiply_tf32,
@@ -28,7 +27,8 @@ from numba_nn.core.ptx import (
     to_f16,
     wait_copies,
 )
-from numba_nn.core.twin import CudaKernel
+from numba_nn.core.cuda.twin import CudaKernel
+from numba_nn.core.kernel import In, Out
 
 
 def simulate(function, block, *arguments, order="depth-first"):
@@ -117,7 +117,7 @@ def bf16_product(c: Out, a: In, b: In):
         store16(right, lane * 8, load16(b, lane * 8))
     cuda.syncthreads()
     zero = np.float32(0)
-    rows, columns = load_matrices(left, (lane % 16) * 16 + lane // 16 * 8), load_matrices_turned(right, (lane % 16) * 8)
+    rows, columns = load_matrices(left, (lane % 16) * 16 + lane // 16 * 8), load_matrices_transposed(right, (lane % 16) * 8)
     got = multiply_bf16(rows, (columns[0], columns[1]), (zero, zero, zero, zero))
     for i in range(4):
         c[lane // 4 + 8 * (i >> 1), 2 * (lane & 3) + (i & 1)] = got[i]

@@ -10,8 +10,8 @@ import pytest
 from simulated_cuda import CudaAPIError, CUDAError, simulated
 
 import numba_nn as nn
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CPU, CUDA
-from numba_nn.core.ptx import cuda
 
 
 @pytest.fixture(autouse=True)

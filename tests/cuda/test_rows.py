@@ -16,7 +16,8 @@ from simulated_cuda import simulated
 from simulator import TWINS, launch
 
 import numba_nn as nn
-from numba_nn.core import cuda_rows, ptx
+from numba_nn.core.cuda import ptx
+from numba_nn.core.cuda import rows as cuda_rows
 from numba_nn.core.device import CPU, CUDA
 
 LAYERS = [nn.Softmax, nn.LogSoftmax]

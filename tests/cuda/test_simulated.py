@@ -10,11 +10,11 @@ from numba import prange
 from simulator import launch
 from twins import clip_below, elementwise_kernels, example, values
 
+from numba_nn.core.cuda.portable import covering_windows, portable_twin
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.twin import MAX_BLOCKS, THREADS, CudaKernel
 from numba_nn.core.kernel import In, Kernel, Out, Role
-from numba_nn.core.portable import covering_windows, portable_twin
-from numba_nn.core.ptx import cuda
 from numba_nn.core.reduce import block_bounds, block_count
-from numba_nn.core.twin import MAX_BLOCKS, THREADS, CudaKernel
 
 KERNELS = elementwise_kernels()
 SIZES = [0, 1, 257]

@@ -10,9 +10,9 @@ import pytest
 from lanes import ORDERS
 from simulator import launch
 
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.twin import CudaKernel
 from numba_nn.core.kernel import In, Out, inlined
-from numba_nn.core.ptx import cuda
-from numba_nn.core.twin import CudaKernel
 
 
 def simulate(function, grid, block, *arguments, order="depth-first"):

@@ -12,9 +12,9 @@ from graphs import DEFAULT, GraphBuilder, Stream, building, queued
 from simulated_cuda import simulated
 
 import numba_nn as nn
-from numba_nn.core.capture import Capture
+from numba_nn.core.cuda.capture import Capture
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CPU, CUDA
-from numba_nn.core.ptx import cuda
 
 RNG = np.random.default_rng(0)
 X, T = RNG.standard_normal((12, 6)).astype(np.float32), RNG.integers(0, 3, 12)
@@ -137,7 +137,7 @@ class FromHandle(GraphBuilder):
 
 @pytest.fixture
 def from_handle(monkeypatch):
-    monkeypatch.setattr("numba_nn.core.capture.graph_builder", FromHandle)
+    monkeypatch.setattr("numba_nn.core.cuda.capture.graph_builder", FromHandle)
 
 
 def test_a_recording_keeps_its_stream_alive(from_handle):

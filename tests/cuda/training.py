@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 import numba_nn as nn
+from numba_nn.core.cuda.narrow import is_narrow
 from numba_nn.core.device import CUDA
-from numba_nn.core.narrow import is_narrow
 from tests.loss_cases import ONE_OF_EACH_LOSS
 
 IN_FLOAT64 = {

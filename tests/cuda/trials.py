@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import numba_nn as nn
+from numba_nn.core.cuda.narrow import wide
 from numba_nn.core.device import CUDA
-from numba_nn.core.narrow import wide
 from numba_nn.gpu_check.operations import indices, normal
 from numba_nn.mixed_precision import store_as
 from tests.case import Case, FirstOutput, LSTMOutput

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 import numba_nn
+from numba_nn.core.cuda.portable import covering_windows
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.twin import CudaKernel, covering
 from numba_nn.core.kernel import In, Kernel, Out, Role, kernel
-from numba_nn.core.portable import covering_windows
-from numba_nn.core.ptx import cuda
-from numba_nn.core.twin import CudaKernel, covering
 
 HOMES = ("numba_nn.core", "numba_nn.layers", "numba_nn.losses", "numba_nn.ops", "numba_nn.optim")
 

@@ -75,8 +75,8 @@ def test_nan_and_infinity(case, value):
     x.reshape(-1)[0] = value
     got, expected = gradients(ours, x, dy), peer_gradients(theirs, x, dy)
     # None is lost. Winograd gives it to a whole tile; a weight gradient by patches of dy to taps that meet zeros around it.
-    turned = isinstance(ours, (nn.Conv1d, nn.Conv2d)) and 2 * ours.out_channels <= ours.in_channels
-    spread = set(expected) if case.kwargs.get("algorithm") == "winograd" else {"weight"} if turned else set()
+    transposed = isinstance(ours, (nn.Conv1d, nn.Conv2d)) and 2 * ours.out_channels <= ours.in_channels
+    spread = set(expected) if case.kwargs.get("algorithm") == "winograd" else {"weight"} if transposed else set()
     for name in expected:
         finite, should = np.isfinite(got[name]), np.isfinite(expected[name])
         assert not (finite & ~should).any(), name

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import neutral_terms
-from numba_nn.core.gemm import product_work
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.product.gemm import product_work
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import images
 

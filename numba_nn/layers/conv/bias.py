@@ -3,11 +3,11 @@
 import numpy as np
 from numba import prange
 
-from numba_nn.core.cuda_reduce import WARPS, block_sum
+from numba_nn.core.cuda.portable import fetch
+from numba_nn.core.cuda.ptx import WINDOW, cuda
+from numba_nn.core.cuda.reduce import WARPS, block_sum
+from numba_nn.core.cuda.twin import THREADS
 from numba_nn.core.kernel import In, Out, kernel
-from numba_nn.core.portable import fetch
-from numba_nn.core.ptx import WINDOW, cuda
-from numba_nn.core.twin import THREADS
 
 
 @kernel

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba_nn.core.block import DEPTH
-from numba_nn.core.gemm import TASKS
 from numba_nn.core.kernel import inner
+from numba_nn.core.product.block import DEPTH
+from numba_nn.core.product.gemm import TASKS
 from numba_nn.core.simd import tile_shape
 from numba_nn.core.workspace import Shape
 

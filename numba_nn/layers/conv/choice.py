@@ -19,7 +19,7 @@ from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 from numba_nn.layers.conv.pointwise import Pointwise
 from numba_nn.layers.conv.strided_pointwise import StridedPointwise
 from numba_nn.layers.conv.tap_gradient import TapGradient
-from numba_nn.layers.conv.weight_gradient import TurnedGradient, WeightGradient
+from numba_nn.layers.conv.weight_gradient import TransposedGradient, WeightGradient
 from numba_nn.layers.conv.whole_image import WholeImage
 from numba_nn.layers.conv.winograd import Winograd
 
@@ -29,7 +29,7 @@ Passes = dict[str, Algorithm]
 
 DIRECT: dict[str, tuple[type[Algorithm], ...]] = {
     "output": (Depthwise, WholeImage, Pointwise, StridedPointwise, ImplicitGemm),
-    "weight": (Depthwise, WholeImage, TapGradient, TurnedGradient, WeightGradient),
+    "weight": (Depthwise, WholeImage, TapGradient, TransposedGradient, WeightGradient),
 }
 """What computes forward and input gradient, and what the weight gradient: the first that does not refuse."""
 
@@ -70,7 +70,7 @@ def choose(problem: Problem, wanted: str, device: Device = CPU) -> dict[str, Pas
 
 
 def scratch_nbytes(plans: dict[str, Passes], workers: int) -> int:
-    """Bytes of the scratch that all passes share, with smaller batches, and with either precision.
+    """Bytes of the scratch that all passes share; it serves smaller batches and either precision, too.
 
     A smaller batch, or exactness, may have no use for Winograd's algorithm.
     """

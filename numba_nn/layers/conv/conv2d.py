@@ -71,7 +71,7 @@ class Conv2d(Convolution):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype, algorithm
         )
 
-    def behind(self, before: Layer) -> UpsampledConvolution | None:
+    def merged_with(self, before: Layer) -> UpsampledConvolution | None:
         """One layer for an `Upsample` and this one; a subclass of either stays by itself.
 
         Parameters

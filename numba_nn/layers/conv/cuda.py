@@ -1,4 +1,4 @@
-"""Convolution on a GPU as an implicit matrix product: `numba_nn.core.cuda_product`, with loaders that gather from images.
+"""Convolution on a GPU as an implicit matrix product: `numba_nn.core.cuda.product`, with loaders that gather from images.
 
     y[o, pixel]          = sum_(c i j)  weight[o, (c i j)]  x[(c i j), pixel]          pixel = (n, h, w) of y
     dx[c, pixel]         = sum_(o i j)  weight[c, (o i j)]  dy[(o i j), pixel]         pixel = (n, h, w) of x
@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.cast import round_into, weight_as, weight_room
-from numba_nn.core.cuda_gemm import kind_of, loader_of, own_matrices
-from numba_nn.core.cuda_loaders import elements
-from numba_nn.core.cuda_product import ADD, OVERWRITE, in_rows
-from numba_nn.core.cuda_slices import multiply, partial_size
-from numba_nn.core.cuda_tiles import u32
-from numba_nn.core.narrow import as_bits, wide
+from numba_nn.core.cuda.cast import round_into, weight_as, weight_room
+from numba_nn.core.cuda.gemm import kind_of, loader_of, own_matrices
+from numba_nn.core.cuda.loaders import elements
+from numba_nn.core.cuda.narrow import as_bits, wide
+from numba_nn.core.cuda.product import ADD, OVERWRITE, in_rows
+from numba_nn.core.cuda.ptx import device_function
+from numba_nn.core.cuda.slices import multiply, partial_size
+from numba_nn.core.cuda.tiles import u32
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.parts import Helper
-from numba_nn.core.ptx import device_function
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.image import images

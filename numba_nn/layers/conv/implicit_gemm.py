@@ -25,11 +25,11 @@ from numba import prange
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel, finish_copy
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.packing import PACK_PANELS, PACK_WORK, pack_one, pack_panels
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.product.packing import PACK_PANELS, PACK_WORK, pack_one, pack_panels
+from numba_nn.core.product.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import copy_run, tile_columns, tile_rows, vector_lanes
-from numba_nn.core.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.planes import CHUNK, Numbers, layouts, pad_planes
@@ -134,8 +134,8 @@ def correlate_block(
 
 
 @inner
-def multiply_taps(sums, rows, size, keep, a, a_at, a_depth, planes, b_at, offsets, table_at, depth, numbers):
-    """sums = weights times patches (+ sums if ``keep``), for rows of panels of a whole depth of ``a_depth``.
+def multiply_taps(sums, rows, size, accumulate, a, a_at, a_depth, planes, b_at, offsets, table_at, depth, numbers):
+    """sums = weights times patches (+ sums if ``accumulate``), for rows of panels of a whole depth of ``a_depth``.
 
     The last tile of FEW_ROWS may reach beyond the rows.
     """
@@ -152,7 +152,7 @@ def multiply_taps(sums, rows, size, keep, a, a_at, a_depth, planes, b_at, offset
             for j in range(run * pitch, run * pitch + length, tile_columns(sums)):
                 for i in range(0, done, whole):
                     fma_taps(
-                        sums, i * width + j, width, whole, run * pitch + length - j, keep, a, a_at + i * a_depth, height,
+                        sums, i * width + j, width, whole, run * pitch + length - j, accumulate, a, a_at + i * a_depth, height,
                         planes, b_at + j, offsets, table_at, depth,
                     )  # fmt: skip
     across = one_columns(sums) if height == 1 else few_columns(sums)
@@ -160,8 +160,8 @@ def multiply_taps(sums, rows, size, keep, a, a_at, a_depth, planes, b_at, offset
         first = a_at + i // height * height * a_depth + i % height
         for j in range(0, columns, across):
             fma_taps(
-                sums, i * width + j, width, min(height, FEW_ROWS), lanes, keep, a, first, height, planes, b_at + j, offsets,
-                table_at, depth,
+                sums, i * width + j, width, min(height, FEW_ROWS), lanes, accumulate, a, first, height, planes, b_at + j,
+                offsets, table_at, depth,
             )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ pixels and a slice of channels:
 
 1. `pad_channels` copies the image rows that the block needs into scratch, with zeros around them, so that nothing later asks
    where the border is.
-2. `pack_patches` copies runs of those rows into panels (columns by ``width``, see `numba_nn.core.gemm`).
+2. `pack_patches` copies runs of those rows into panels (columns by ``width``, see `numba_nn.core.product.gemm`).
 
 A *view* is (rows, columns, row, left, taps, stride, dilation): the size of one channel of that scratch, the output pixel whose
 first tap is its corner, and how other output pixels lie in it (`numba_nn.layers.conv.blocks.patch_view`).

@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numba_nn.core.block import DEPTH
-from numba_nn.core.gemm import TASKS
 from numba_nn.core.kernel import inlined, inner
+from numba_nn.core.product.block import DEPTH
+from numba_nn.core.product.gemm import TASKS
+from numba_nn.core.product.tap_tile import FEW_ROWS, WIDE
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import copy_run, tile_shape, vector_lanes
-from numba_nn.core.tap_tile import FEW_ROWS, WIDE
 from numba_nn.core.vector import elements, evens, lanes_between, load, odds, store, zeros
 from numba_nn.core.workspace import Shape
 from numba_nn.layers.conv.algorithm import Problem

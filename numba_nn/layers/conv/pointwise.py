@@ -14,13 +14,13 @@ from typing import Any
 
 from numba import prange
 
-from numba_nn.core.block import multiply_block
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel
-from numba_nn.core.gemm import BLOCK_ROWS, LEFT_COLUMNS, TASKS
 from numba_nn.core.kernel import In, Out, Scratch, kernel
-from numba_nn.core.packing import PACK_WORK, pack_matrices, pack_panels, panel_sizes
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.product.block import multiply_block
+from numba_nn.core.product.gemm import BLOCK_ROWS, LEFT_COLUMNS, TASKS
+from numba_nn.core.product.packing import PACK_WORK, pack_matrices, pack_panels, panel_sizes
 from numba_nn.core.simd import tile_columns, tile_rows, tile_shape
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem

@@ -101,8 +101,8 @@ class Upsampled(Algorithm):
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         """That of the pass from y to x which it is, and room for the wide taps."""
         algorithm: Algorithm = self._weights if one_pass == "weight" else self._images
-        turned = {"forward": "input", "inference": "input", "input": "forward", "weight": "weight"}[one_pass]
-        return {"wide": (self._wide, self.problem.dtype), **algorithm.scratch_spec(turned, workers)}
+        opposite = {"forward": "input", "inference": "input", "input": "forward", "weight": "weight"}[one_pass]
+        return {"wide": (self._wide, self.problem.dtype), **algorithm.scratch_spec(opposite, workers)}
 
     def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
         """Panels of the wide taps."""
@@ -161,7 +161,7 @@ class UpsampledConvolution(ByAlgorithms):
     def output_shape(self, x_shape: Shape) -> Shape:
         return self.convolution.output_shape(self.upsample.output_shape(x_shape))
 
-    def pays(self, x_shape: Shape) -> bool:
+    def merging_pays(self, x_shape: Shape) -> bool:
         """Whether it is faster than the two by themselves, for batches of any size.
 
         The factor must be whole, and the convolution one that Winograd's algorithm, or one of its own, does not serve better.

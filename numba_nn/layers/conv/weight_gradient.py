@@ -17,10 +17,10 @@ import math
 
 from numba import prange
 
-from numba_nn.core.block import multiply_block
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.packing import pack_panels
+from numba_nn.core.product.block import multiply_block
+from numba_nn.core.product.packing import pack_panels
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import tile_columns, tile_rows
@@ -65,11 +65,11 @@ def conv2d_backward_weight(
 
 @inner
 def gradient_block(
-    dweight, keep, packed_dy, padded, patches, panels, x, dy, geometry, groups, g, row, row_end, channel, count, n, n_end
+    dweight, accumulate, packed_dy, padded, patches, panels, x, dy, geometry, groups, g, row, row_end, channel, count, n, n_end
 ):  # fmt: skip
     """Gradient of some output channels and a slice of input channels of group g, from images n to n_end.
 
-    It is added to what dweight holds if ``keep``.
+    It is added to what dweight holds if ``accumulate``.
     """
     taps, stride, origin, _ = pairs(geometry)
     height, width = tile_rows(dy), tile_columns(dy)
@@ -79,7 +79,7 @@ def gradient_block(
     columns = channels * taps[0] * taps[1]
     one_tap = taps == stride == (1, 1) and origin == (0, 0) and x.shape[2:] == dy.shape[2:]
     at, c0 = o * columns + channel * taps[0] * taps[1], g * channels + channel
-    if n == n_end and not keep:
+    if n == n_end and not accumulate:
         fill_block(dweight, at, columns, row_end - row, depth, dweight.dtype.type(0))
     for image in range(n, n_end):
         for first in range(0, pixels, BLOCK_PIXELS):
@@ -92,7 +92,7 @@ def gradient_block(
                 pack_panels(packed_dy, 0, flat, source, pixels, 1, row_end - row, height, length, 0, length)
                 left, at_left, left_steps = packed_dy, 0, (height * length, 1, height)
             multiply_block(
-                dweight, at, columns, row_end - row, depth, keep or image > n or first > 0,
+                dweight, at, columns, row_end - row, depth, accumulate or image > n or first > 0,
                 left, at_left, left_steps, panels, 0, (width * length, width), length,
             )  # fmt: skip
 
@@ -122,17 +122,17 @@ def pack_pixels(panels, patches, padded, x, image, channel, count, first, last, 
 
 
 @kernel
-def add_turned(dweight: Out, turned: In, groups: int):
-    """dweight[o, c, k] += turned[c, o, last tap - k], group by group.
+def add_transposed(dweight: Out, transposed: In, groups: int):
+    """dweight[o, c, k] += transposed[c, o, last tap - k], group by group.
 
-    dweight: (O, C / groups, taps), turned: (C, O / groups, taps).
+    dweight: (O, C / groups, taps), transposed: (C, O / groups, taps).
     """
     rows, channels, taps = dweight.shape[0] // groups, dweight.shape[1], dweight.shape[2]
     for o in prange(dweight.shape[0]):
         g, row = o // rows, o % rows
         for c in range(channels):
             for k in range(taps):
-                dweight[o, c, k] += turned[g * channels + c, row, taps - 1 - k]
+                dweight[o, c, k] += transposed[g * channels + c, row, taps - 1 - k]
 
 
 class WeightGradient(Algorithm):
@@ -156,7 +156,7 @@ class WeightGradient(Algorithm):
         )  # fmt: skip
 
 
-class TurnedGradient(Algorithm):
+class TransposedGradient(Algorithm):
     """The weight gradient of several taps and half as many output as input channels, or fewer, with stride 1."""
 
     name = "direct"
@@ -165,7 +165,7 @@ class TurnedGradient(Algorithm):
         super().__init__(problem)
         steps = zip(problem.taps, problem.dilation, problem.padding, strict=True)
         height, width = ((k - 1) * d - p for k, d, p in steps)
-        self._turned = WeightGradient(
+        self._transposed = WeightGradient(
             dataclasses.replace(problem, x_shape=problem.y_shape, y_shape=problem.x_shape, padding=(height, width))
         )
 
@@ -178,11 +178,11 @@ class TurnedGradient(Algorithm):
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem = self.problem
         shape = problem.x_shape[1], problem.y_shape[1] // problem.groups, math.prod(problem.taps)
-        return {"turned": (shape, problem.dtype), **self._turned.scratch_spec(one_pass, workers)}
+        return {"transposed": (shape, problem.dtype), **self._transposed.scratch_spec(one_pass, workers)}
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
-        turned = scratch["turned"]
-        turned.fill(0)
-        self._turned.backward_weight(scratch, turned, dy, x)
+        transposed = scratch["transposed"]
+        transposed.fill(0)
+        self._transposed.backward_weight(scratch, transposed, dy, x)
         dweight = dweight.reshape(*dweight.shape[:2], -1)
-        add_turned.for_work(dweight.size)(dweight, turned, self.problem.groups)
+        add_transposed.for_work(dweight.size)(dweight, transposed, self.problem.groups)

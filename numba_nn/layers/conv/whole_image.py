@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.gemm import packing_pays, product_work
-from numba_nn.core.packing import pack_columns, panel_sizes
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.product.gemm import packing_pays, product_work
+from numba_nn.core.product.packing import pack_columns, panel_sizes
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.linear import (

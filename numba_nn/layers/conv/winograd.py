@@ -3,9 +3,9 @@
     Y = A' [ sum_c (G g_c G') * (B' d_c B) ] A
 
 for a tile Y of 4 x 4 outputs, the 6 x 6 inputs d_c that it depends on, and the weights g_c of input channel c
-(`numba_nn.layers.conv.points` has the matrices and the sources). The sum over channels is a matrix product for each of the 36
-numbers of a tile, which is where the time goes. The input gradient is the same convolution of dy, with weights of input and
-output channels exchanged, taps reversed, and padding 2 - p.
+(`numba_nn.layers.conv.winograd_matrices` has the matrices and the sources). The sum over channels is a matrix product for
+each of the 36 numbers of a tile, which is where the time goes. The input gradient is the same convolution of dy, with weights
+of input and output channels exchanged, taps reversed, and padding 2 - p.
 
 Images are worked off in chunks of tiles whose transformed inputs stay in the cache. For each chunk, first all channels are
 transformed, lanes of a vector holding tiles, right into the panels of the product; then every task multiplies for some output
@@ -26,14 +26,13 @@ from numba import prange
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.packing import pack_panels
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.product.packing import pack_panels
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape, transpose_lanes, vector_lanes
-from numba_nn.core.tiles import lane_transform, strip_transform
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
-from numba_nn.layers.conv.points import TAPS, TILE, from_taps, rounding_error, to_outputs
 from numba_nn.layers.conv.winograd_gradient import winograd_backward_weight
+from numba_nn.layers.conv.winograd_matrices import TAPS, TILE, from_taps, rounding_error, to_outputs
 from numba_nn.layers.conv.winograd_tiles import (
     BLOCK_PANELS,
     GRADIENT_TILES,
@@ -50,6 +49,7 @@ from numba_nn.layers.conv.winograd_tiles import (
     tile_grid,
     write_tiles,
 )
+from numba_nn.layers.conv.winograd_transforms import lane_transform, strip_transform
 
 # What a tile's transform costs for an input channel and for an output channel, in multiply-adds, and for a pair of them that of
 # the weights, which is bound by memory, or, with every chunk of a weight gradient, that of the taps (Zen 4; weights: Zen 3).
@@ -81,7 +81,7 @@ def winograd_transform_weight(transformed: Out, taps: Scratch, weight: In):
 
 @kernel
 def winograd_transform_weight_transposed(transformed: Out, taps: Scratch, weight: In):
-    """The same for the input gradient: panels of input channels, taps reversed; taps: (workers, see `turn_taps`)."""
+    """The same for the input gradient: panels of input channels, taps reversed; taps: (workers, see `transpose_taps`)."""
     rows, channels, step = weight.shape[0], weight.shape[1], transformed.shape[2]
     flat, target, height, lanes = weight.reshape(weight.size), transformed.reshape(-1), tile_rows(weight), vector_lanes(weight)
     panels, workers = transformed.shape[0], taps.shape[0]
@@ -90,24 +90,24 @@ def winograd_transform_weight_transposed(transformed: Out, taps: Scratch, weight
             row = p * height
             for o in range(rows):
                 for r in range(0, height, lanes):
-                    turn_taps(taps[worker], flat, (o * channels + row) * TAPS * TAPS, r, min(height, channels - row))
+                    transpose_taps(taps[worker], flat, (o * channels + row) * TAPS * TAPS, r, min(height, channels - row))
                     reversed_to_lanes(target, p * NUMBERS * step + o * height + r, step, taps[worker], 0, lanes)
 
 
 @inner
-def turn_taps(turned, weight, at, first, rows):
+def transpose_taps(transposed, weight, at, first, rows):
     """Taps of ``rows`` channels, which lie side by side, from the ``first`` of them on: a channel in each lane.
 
-    turned: squares of a vector's lanes.
+    transposed: squares of a vector's lanes.
     """
-    lanes, size = vector_lanes(turned), TAPS * TAPS
+    lanes, size = vector_lanes(transposed), TAPS * TAPS
     if at + rows * size + lanes <= weight.size:  # whole vectors do not read beyond the weights
         for k in range(0, size, lanes):
-            transpose_lanes(turned, k * lanes, lanes, weight, at + k, size, first, rows)
+            transpose_lanes(transposed, k * lanes, lanes, weight, at + k, size, first, rows)
         return
     for r in range(lanes):
         for k in range(size):
-            turned[np.uintp(k * lanes + r)] = weight[np.uintp(at + (first + r) * size + k)] if first + r < rows else 0
+            transposed[np.uintp(k * lanes + r)] = weight[np.uintp(at + (first + r) * size + k)] if first + r < rows else 0
 
 
 @inner
@@ -212,7 +212,7 @@ class Winograd(Algorithm):
 
     @classmethod
     def error(cls, one_pass: str, problem: Problem) -> float:
-        """Estimate of the largest error relative to the largest result: see `numba_nn.layers.conv.points.rounding_error`."""
+        """Estimate of the largest error relative to the largest result: see `rounding_error`."""
         epsilon = float(np.finfo(problem.dtype).eps)
         if one_pass == "weight":
             return epsilon * rounding_error(TAPS, TILE, GRADIENT_TILES)

@@ -16,8 +16,7 @@ from numba import prange
 
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import tile_columns, tile_rows, transpose_lanes, vector_lanes
-from numba_nn.core.tiles import gather_transform, lane_transform
-from numba_nn.layers.conv.points import TAPS, TILE, from_taps, to_outputs
+from numba_nn.layers.conv.winograd_matrices import TAPS, TILE, from_taps, to_outputs
 from numba_nn.layers.conv.winograd_tiles import (
     BLOCK_PANELS,
     clear,
@@ -28,6 +27,7 @@ from numba_nn.layers.conv.winograd_tiles import (
     place_tiles,
     tile_grid,
 )
+from numba_nn.layers.conv.winograd_transforms import gather_transform, lane_transform
 
 outputs_to_lanes = gather_transform(from_taps(TILE))
 lanes_to_taps = lane_transform(to_outputs(TAPS))
@@ -105,12 +105,12 @@ def add_taps(dweight, strips, products, channels, row, row_end, column):
     strips: the taps of as many pairs of channels as there are lanes, first a vector for each tap, then pair by pair.
     """
     width, lanes, size = tile_columns(products), vector_lanes(products), TAPS * TAPS
-    flat, step, turned = products.reshape(products.size), products.shape[1], size * lanes
+    flat, step, transposed = products.reshape(products.size), products.shape[1], size * lanes
     for o in range(row, row_end):
         for c in range(column, min(channels, column + width), lanes):
             lanes_to_taps(strips, 0, lanes, flat, (o - row) * width + c - column, step)
             for k in range((size - 1) // lanes * lanes, -1, -lanes):  # what reaches into the next pair is written again
-                transpose_lanes(strips, turned + k, size, strips, 0, lanes, k, size)
+                transpose_lanes(strips, transposed + k, size, strips, 0, lanes, k, size)
             taps = dweight[(o * channels + c) * size : (o * channels + min(channels, c + lanes)) * size]
             for i in range(taps.size):
-                taps[i] += strips[np.uintp(turned + i)]
+                taps[i] += strips[np.uintp(transposed + i)]

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.block import multiply_block
 from numba_nn.core.kernel import inner
+from numba_nn.core.product.block import multiply_block
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
-from numba_nn.core.tiles import copy_exactly, gather_transform
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.conv.points import SIDE, TAPS, TILE, from_inputs
+from numba_nn.layers.conv.winograd_matrices import SIDE, TAPS, TILE, from_inputs
+from numba_nn.layers.conv.winograd_transforms import copy_exactly, gather_transform
 
 MARGIN = SIDE - TILE  # inputs that a tile shares with the next, along each axis
 NUMBERS = SIDE * SIDE  # of a transformed tile

@@ -24,17 +24,19 @@ import numpy as np
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.carry import held_once
 from numba_nn.core.checks import check_count, check_dtype, check_finite, check_flag, check_number
+from numba_nn.core.cuda.narrow import wide
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import Kernel
 from numba_nn.core.layer import Layer
-from numba_nn.core.narrow import wide
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.norm import planes, rows
-from numba_nn.layers.norm.statistics import (
+from numba_nn.layers.norm import batch_planes as planes
+from numba_nn.layers.norm import batch_rows as rows
+from numba_nn.layers.norm.batch_statistics import (
+    CUMULATIVE,
     batch_statistics,
     fold_running,
     gradient_coefficients,
@@ -128,9 +130,8 @@ class _BatchNorm(Layer):
     def fold(self, shift: Array) -> tuple[Array, Array]:
         """Scale and shift that make what comes before, with a bias of ``shift``, normalised by the running statistics."""
         scale, folded = self._folded
-        fold_running(
-            scale, folded, shift, self.running_mean, self.running_var, *self._affine, self.eps
-        )  # fmt: skip
+        weight, bias = self._affine
+        fold_running(scale, folded, shift, self.running_mean, self.running_var, weight, bias, self.eps)
         return scale, folded
 
     def output_shape(self, x_shape: Shape) -> Shape:
@@ -148,7 +149,7 @@ class _BatchNorm(Layer):
         return x_shape
 
     def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
-        """Statistics that x was normalised with; forward notes beside them the share of one value in them."""
+        """Statistics that normalised x; forward also stores ``share``: 1 / (values per channel), 0 for running ones."""
         channels = (self.num_features,)
         return {"mean": (channels, wide(dtype)), "inv_std": (channels, wide(dtype))}
 
@@ -166,7 +167,7 @@ class _BatchNorm(Layer):
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
         if x.size == 0:
-            self._follow(call, self._nothing, 1.0)  # counts as a batch, as for PyTorch
+            self._count_batch(call, (self._nothing, self._nothing), self._nothing, 1.0)  # it counts, as for PyTorch
             return
         mean, inv_std = saved["mean"], saved["inv_std"]
         layout, shape, _ = call.geometry
@@ -187,15 +188,14 @@ class _BatchNorm(Layer):
             raise ShapeError(f"{self!r}: a batch has statistics from two values per channel on, got x of shape {call.x_shape}")
         call.geometry.layout.moments.for_work(2 * x.size, self.device)(tiles, x)
         batch_statistics.for_work(tiles.size, self.device)(mean, inv_std, variance, tiles, self.eps)
-        self._follow(call, mean, count / (count - 1))
+        self._count_batch(call, (self.running_mean, self.running_var), mean, count / (count - 1))
 
-    def _follow(self, call: Call, mean: Array, unbiased: float) -> None:
-        """In training mode a batch is counted, and running statistics move on, those of as many channels as ``mean`` has."""
+    def _count_batch(self, call: Call, running: tuple[Any, Any], mean: Array, unbiased: float) -> None:
+        """In training mode, count a batch and move running statistics on; they and ``mean`` are empty if the batch is."""
         if self.training and self.running_mean is not None and self.num_batches_tracked is not None:
-            momentum = -1.0 if self.momentum is None else self.momentum
-            running = (self.running_mean, self.running_var) if mean.size else (mean, mean)
-            tracked = self.num_batches_tracked.reshape(1)
-            update_running(*running, tracked, call.scratch["variance"], mean, momentum, unbiased)
+            tracked, variance = self.num_batches_tracked.reshape(1), call.scratch["variance"]
+            momentum = CUMULATIVE if self.momentum is None else self.momentum
+            update_running(*running, tracked, variance, mean, momentum, unbiased)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
         if x.size == 0:

@@ -18,10 +18,10 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.checks import check_flag, is_whole
+from numba_nn.core.cuda.narrow import wide
 from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.narrow import wide
 from numba_nn.core.vector import AHEAD, read_ahead, write_ahead
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.image import flat_planes, planes

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from numba_nn.core.cuda_planes import fetch_row, place_of_window, plane_row_column, row_of_windows
-from numba_nn.core.cuda_reduce import ALL_LANES, WARP
+from numba_nn.core.cuda.planes import fetch_row, place_of_window, plane_row_column, row_of_windows
+from numba_nn.core.cuda.portable import covering_windows, fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda, device_function, flat_part
+from numba_nn.core.cuda.reduce import ALL_LANES, WARP
+from numba_nn.core.cuda.twin import cuda_helper, cuda_kernel
 from numba_nn.core.kernel import In, Out, Saved
-from numba_nn.core.portable import covering_windows, fetch, put
-from numba_nn.core.ptx import WINDOW, cuda, device_function, flat_part
-from numba_nn.core.twin import cuda_helper, cuda_kernel
 from numba_nn.layers.pooling.order import comes_first, exceeds
 
 

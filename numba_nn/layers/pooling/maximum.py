@@ -17,8 +17,8 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.cast import copy_forward
 from numba_nn.core.checks import check_flag
+from numba_nn.core.cuda.cast import copy_forward
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import activate_all
 from numba_nn.core.errors import ShapeError

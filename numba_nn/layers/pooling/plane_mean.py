@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from numba_nn.core.cuda_planes import first_plane, gather, next_plane, over_planes, place_of_window, planes_together, split
-from numba_nn.core.cuda_reduce import WARPS, block_per_row, block_sum
+from numba_nn.core.cuda.planes import first_plane, gather, next_plane, over_planes, place_of_window, planes_together, split
+from numba_nn.core.cuda.portable import fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.cuda.reduce import WARPS, block_per_row, block_sum
 from numba_nn.core.each import each_sum, same
 from numba_nn.core.kernel import In, Out, inlined, inner, kernel
-from numba_nn.core.portable import fetch, put
-from numba_nn.core.ptx import WINDOW, cuda, flat_part
 
 QUARTERED = 2**12  # elements: 64 MB in planes of 64 KB take 4.9 ms so in place of 7.4, in huge pages 4.3 in place of 4.8 (Xeon)
 

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.cast import copy_forward
 from numba_nn.core.checks import check_array, check_count, check_dtype, check_flag, check_shape
+from numba_nn.core.cuda.cast import copy_forward
+from numba_nn.core.cuda.narrow import is_narrow, wide
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import NOTHING, Epilogue
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
-from numba_nn.core.narrow import is_narrow, wide
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import MaskStream, uniform
 from numba_nn.core.workspace import Shape, Spec
@@ -27,7 +27,7 @@ Pair = tuple[Array, Array]
 SomePair = tuple[Array | None, Array | None]
 
 
-class Recurrent(Layer):
+class LSTMBase(Layer):
     """Base: makes the parameters, checks states, and runs the layers, each of one direction or two, over a sequence.
 
     A subclass says how its input is walked and which shape its states have, in `_walk`.
@@ -139,7 +139,7 @@ class Recurrent(Layer):
         self._compute(call, (y, call.scratch["h"], call.scratch["c"]), (x, None, None), keep)
 
     def _advance(self, call: Call, x: Array, state: Any, out: Any, state_out: Any, keep: bool) -> tuple[Array, Pair]:
-        """Forward; what is written where nothing is given is fresh."""
+        """Forward; without a destination, fresh arrays are written."""
         h0, c0 = self._check_pair("state", state, call)
         inputs = [array for array in (x, h0, c0) if array is not None]
         y = self._destination(out, "out", call.y_shape, call.dtype, *inputs)
@@ -155,7 +155,7 @@ class Recurrent(Layer):
     def _retreat(
         self, dy: Array | None, dstate: Any, out: Array | None, dstate_out: Any, input_gradient: bool
     ) -> tuple[Array | None, Pair]:
-        """Backward; what is written where nothing is given is fresh."""
+        """Backward; without a destination, fresh arrays are written."""
         input_gradient = check_flag(self, "input_gradient", input_gradient)
         slot, call = self._newest()
         if dy is not None:
@@ -241,7 +241,7 @@ class Recurrent(Layer):
                 self._hand_out(dc, cell)
             target = between if index else dx[0]
             for number, direction in enumerate(layer if target is not None else []):
-                direction.backward_input(target, saved, packed, call.geometry, keep=number > 0)
+                direction.backward_input(target, saved, packed, call.geometry, accumulate=number > 0)
             given = target
             if index and self.dropout:
                 self._drop(source, between, saved, index)  # the layer's input has been read for the last time

@@ -9,11 +9,11 @@ import numpy as np
 from numba_nn.core.call import Array
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.workspace import Shape
-from numba_nn.layers.recurrent.base import Pair, Recurrent, SomePair
+from numba_nn.layers.recurrent.base import LSTMBase, Pair, SomePair
 from numba_nn.layers.recurrent.direction import Walk
 
 
-class LSTMCell(Recurrent):
+class LSTMCell(LSTMBase):
     """One step of long short-term memory.
 
     Parameters are PyTorch's: ``weight_ih`` (4 H, I), ``weight_hh`` (4 H, H), ``bias_ih`` and ``bias_hh`` (4 H,), of the gates

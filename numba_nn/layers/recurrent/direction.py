@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.cast import weight_as, weight_room
+from numba_nn.core.cuda.cast import weight_as, weight_room
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import neutral_terms
-from numba_nn.core.gemm import SINGLE, packing_pays, product_work
-from numba_nn.core.packing import pack_columns, panel_sizes
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.product.gemm import SINGLE, packing_pays, product_work
+from numba_nn.core.product.packing import pack_columns, panel_sizes
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.recurrent.gates import (
     EACH,
@@ -160,9 +160,9 @@ class Direction:
             if bias and bias.requires_grad:
                 gates_backward_bias.for_work(gates.size, device)(bias.grad, packed[0], gates)
 
-    def backward_input(self, dx: Array, saved: Arrays, packed: Any, walk: Walk, keep: bool) -> None:
-        """Write the gradient of x, added to what dx holds if ``keep``; after `backward`."""
+    def backward_input(self, dx: Array, saved: Arrays, packed: Any, walk: Walk, accumulate: bool) -> None:
+        """Write the gradient of x, added to what dx holds if ``accumulate``; after `backward`."""
         gates = self._saved(saved)[0]
         run = gates_backward_input.for_work(self._input_work(walk), self.weights[0].device)
         weight = self._stack(0, saved)
-        run(dx.reshape(1, -1), *packed, gates, weight, SINGLE, self.hidden, int(keep))
+        run(dx.reshape(1, -1), *packed, gates, weight, SINGLE, self.hidden, int(accumulate))

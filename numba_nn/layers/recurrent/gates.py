@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.block import multiply_block
-from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
-from numba_nn.core.cuda_planes import PlaneGrid, fetch_row, first_plane, next_plane, place_of_window, plane_grid, put_row, split
-from numba_nn.core.cuda_product import ADD, OVERWRITE
-from numba_nn.core.cuda_slices import partial_size
+from numba_nn.core.cuda.gemm import multiply_matrices, own_matrices
+from numba_nn.core.cuda.planes import PlaneGrid, fetch_row, first_plane, next_plane, place_of_window, plane_grid, put_row, split
+from numba_nn.core.cuda.product import ADD, OVERWRITE
+from numba_nn.core.cuda.ptx import WINDOW, cuda
+from numba_nn.core.cuda.slices import partial_size
 from numba_nn.core.device import CUDA
-from numba_nn.core.dot import dot_block
-from numba_nn.core.gemm import DOT_DEPTH, DOT_ROWS, gemm, multiply_columns, multiply_packed, packed_sizes
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.packing import panel_sizes
-from numba_nn.core.ptx import WINDOW, cuda
+from numba_nn.core.product.block import multiply_block
+from numba_nn.core.product.dot import dot_block
+from numba_nn.core.product.gemm import DOT_DEPTH, DOT_ROWS, gemm, multiply_columns, multiply_packed, packed_sizes
+from numba_nn.core.product.packing import panel_sizes
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.layers.linear import BIAS_ROWS, linear_backward_bias
 
@@ -76,14 +76,14 @@ def gates_add_biases(gates: Out, bias_ih: In, bias_hh: In):
 
 @kernel
 def gates_backward_input(
-    dx: Out, packed_dgates: Scratch, packed_weight: Scratch, dgates: In, weight: In, single: In, hidden: int, keep: int
+    dx: Out, packed_dgates: Scratch, packed_weight: Scratch, dgates: In, weight: In, single: In, hidden: int, accumulate: int
 ):
-    """dx = sum_q dgates[q] weight[q], added to what dx holds if ``keep``; dx: (1, B I)."""
+    """dx = sum_q dgates[q] weight[q], added to what dx holds if ``accumulate``; dx: (1, B I)."""
     rows, inputs = dgates.shape[1] // hidden, weight.shape[1] // hidden
     for q in range(dgates.shape[0]):
         gemm(
             dx, packed_dgates, packed_weight, dgates[q : q + 1], weight[q : q + 1], single, single,
-            (rows, inputs, hidden), (hidden, 1), (inputs, 1), max(keep, q),
+            (rows, inputs, hidden), (hidden, 1), (inputs, 1), max(accumulate, q),
         )  # fmt: skip
 
 
@@ -153,13 +153,13 @@ def gates_add_biases(gates: Out, bias_ih: In, bias_hh: In):
 
 @gates_backward_input.on_cuda(steps=True)
 def gates_backward_input(
-    dx: Out, packed_dgates: Scratch, packed_weight: Scratch, dgates: In, weight: In, single: In, hidden: int, keep: int
+    dx: Out, packed_dgates: Scratch, packed_weight: Scratch, dgates: In, weight: In, single: In, hidden: int, accumulate: int
 ):
     """A product for each gate, one after the other."""
     one = own_matrices(1)
     size = dgates.shape[1] // hidden, weight.shape[1] // hidden, hidden
     for q in range(dgates.shape[0]):
-        finish = ADD if keep or q else OVERWRITE
+        finish = ADD if accumulate or q else OVERWRITE
         multiply_matrices(dx, dgates[q], weight[q], one, one, size, (hidden, 1), (size[1], 1), finish, partial=packed_weight)
 
 

@@ -11,11 +11,11 @@ from numba_nn.core.call import Array
 from numba_nn.core.checks import check_count, check_flag, check_number
 from numba_nn.core.errors import ShapeError
 from numba_nn.core.workspace import Shape
-from numba_nn.layers.recurrent.base import Pair, Recurrent, SomePair
+from numba_nn.layers.recurrent.base import LSTMBase, Pair, SomePair
 from numba_nn.layers.recurrent.direction import Walk
 
 
-class LSTM(Recurrent):
+class LSTM(LSTMBase):
     """Layers of long short-term memory over a sequence; the next layer's input is the hidden state of the one before.
 
     Parameters are PyTorch's: for layer k ``weight_ih_lk`` (4 H, I), ``weight_hh_lk`` (4 H, H), ``bias_ih_lk`` and

@@ -26,18 +26,18 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from numba_nn.core.cuda_gemm import multiply_matrices, own_matrices
-from numba_nn.core.cuda_planes import fetch_row, first_plane, next_plane, over_rows, place_of_window, put_row
-from numba_nn.core.cuda_product import ADD, OVERWRITE
-from numba_nn.core.fma_tile import ROW_PANELS
-from numba_nn.core.gemm import TASKS, block_span, columns_in_place
+from numba_nn.core.cuda.gemm import multiply_matrices, own_matrices
+from numba_nn.core.cuda.planes import fetch_row, first_plane, next_plane, over_rows, place_of_window, put_row
+from numba_nn.core.cuda.portable import fetch, put
+from numba_nn.core.cuda.product import ADD, OVERWRITE
+from numba_nn.core.cuda.ptx import WINDOW, cuda, device_function
+from numba_nn.core.cuda.twin import cuda_helper, cuda_kernel
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inlined, inner, kernel
-from numba_nn.core.packing import pack_matrices
-from numba_nn.core.portable import fetch, put
-from numba_nn.core.ptx import WINDOW, cuda, device_function
+from numba_nn.core.product.fma_tile import ROW_PANELS
+from numba_nn.core.product.gemm import TASKS, block_span, columns_in_place
+from numba_nn.core.product.packing import pack_matrices
 from numba_nn.core.simd import tile_columns, tile_rows
-from numba_nn.core.twin import cuda_helper, cuda_kernel
-from numba_nn.core.vmath import number, sigmoid, tanh
+from numba_nn.core.vmath import constant, sigmoid, tanh
 from numba_nn.layers.recurrent.gates import add_recurrent, multiply_recurrent, one_matrix, recurrent_by_dots
 
 GATES = 4
@@ -92,7 +92,8 @@ def lstm_forward(
 ):  # fmt: skip
     """Every step from (h0, c0) to (h, c), each (N, H); gates, before, cells, squashed (tanh of c): of all steps.
 
-    cells, squashed: empty if no backward follows; then gates are not their activations afterwards. weight: (Q, ...), weight_hh as it is if `recurrent_by_dots`, else packed.
+    cells, squashed: empty if no backward follows; then gates are not their activations afterwards. weight: (Q, ...), weight_hh
+    as it is if `recurrent_by_dots`, else packed.
     """
     steps, first, step, across = walk
     batch, hidden = h.shape
@@ -126,7 +127,7 @@ def lstm_forward(
 @inlined
 def lstm_unit_backward(i, f, g, o, t, old_c, dh, dc):
     """One unit's step back: the gradients of the gates before they are activated, and dc; t: tanh(c)."""
-    one = number(i, 1, 1)
+    one = constant(i, 1)
     dc = dc + dh * o * (one - t * t)
     return dc * g * i * (one - i), dc * old_c * f * (one - f), dc * i * (one - g * g), dh * t * o * (one - o), dc * f
 

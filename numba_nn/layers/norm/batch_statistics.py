@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 from numba import float64, prange
 
-from numba_nn.core.cuda_reduce import WARP, one_block, warp_sum
+from numba_nn.core.cuda.portable import thread, threads_in_grid
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.reduce import WARP, one_block, warp_sum
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inlined, kernel
-from numba_nn.core.portable import thread, threads_in_grid
-from numba_nn.core.ptx import cuda
-from numba_nn.core.vmath import number
+from numba_nn.core.vmath import constant
+
+CUMULATIVE = -1.0  # in place of a momentum: the mean over all batches
 
 
 @inlined
 def beside(shift, deviation):
     """A tile's sum of x - s beside n s: of an infinity x - s is NaN, but the mean is infinite."""
-    return deviation if math.isfinite(shift) else number(deviation, 0, 0)
+    return deviation if math.isfinite(shift) else constant(deviation, 0)
 
 
 @kernel
@@ -78,9 +80,9 @@ def update_running(
 ):  # fmt: skip
     """running = (1 - factor) running + factor statistic, with variance * unbiased, and one batch more tracked.
 
-    factor: the momentum; 1 / number of batches for a negative one.
+    factor: the momentum; 1 / number of batches for `CUMULATIVE`. Arrays are empty where the batch is: it is counted only.
     """
-    factor = momentum if momentum >= 0.0 else 1.0 / (tracked[0] + 1)
+    factor = 1.0 / (tracked[0] + 1) if momentum == CUMULATIVE else momentum
     for c in prange(mean.size):
         running_mean[c] = (1.0 - factor) * running_mean[c] + factor * mean[c]
         running_var[c] = (1.0 - factor) * running_var[c] + factor * unbiased * variance[c]
@@ -93,7 +95,7 @@ def update_running(
 ):  # fmt: skip
     """One block: all of its threads have read `tracked` before one counts on."""
     one, c = mean.dtype.type(1), np.uint32(cuda.threadIdx.x)
-    factor = momentum if momentum >= 0 else one / mean.dtype.type(tracked[0] + 1)
+    factor = one / mean.dtype.type(tracked[0] + 1) if momentum == CUMULATIVE else momentum
     while c < np.uint32(mean.size):
         running_mean[c] = (one - factor) * running_mean[c] + factor * mean[c]
         running_var[c] = (one - factor) * running_var[c] + factor * unbiased * variance[c]

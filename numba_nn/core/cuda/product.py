@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-from numba_nn.core.cuda_loaders import LoaderOf, TileLoader
-from numba_nn.core.cuda_planes import split
-from numba_nn.core.cuda_tiles import TILE_THREADS, Kind, as_it_is, u32
+from numba_nn.core.cuda.loaders import LoaderOf, TileLoader
+from numba_nn.core.cuda.planes import split
+from numba_nn.core.cuda.ptx import VECTOR_BYTES, commit_copies, cuda, device_function, wait_copies
+from numba_nn.core.cuda.tiles import TILE_THREADS, Kind, as_it_is, u32
+from numba_nn.core.cuda.twin import CudaKernel
 from numba_nn.core.epilogue import IDENTITY, LEAKY_RELU, RELU, RELU6, SIGMOID, TANH, leaky_relu, relu, relu6
 from numba_nn.core.parts import Helper
-from numba_nn.core.ptx import VECTOR_BYTES, commit_copies, cuda, device_function, wait_copies
 from numba_nn.core.roles import In, Out
-from numba_nn.core.twin import CudaKernel
 from numba_nn.core.vmath import sigmoid, tanh
 
 STAGES = 2  # pairs of tiles in shared memory: three of the largest would pass 48 KB

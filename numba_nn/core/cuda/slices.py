@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from numba_nn.core.cuda_loaders import LoaderOf
-from numba_nn.core.cuda_planes import split
-from numba_nn.core.cuda_product import OVERWRITE, Shape, finisher, in_rows, tiled_product
-from numba_nn.core.cuda_tiles import FLOAT64, Kind, u32
+from numba_nn.core.cuda.loaders import LoaderOf
+from numba_nn.core.cuda.planes import split
+from numba_nn.core.cuda.product import OVERWRITE, Shape, finisher, in_rows, tiled_product
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.tiles import FLOAT64, Kind, u32
+from numba_nn.core.cuda.twin import MULTIPROCESSORS, CudaKernel
 from numba_nn.core.parts import Helper
-from numba_nn.core.ptx import cuda
 from numba_nn.core.roles import In, Out
-from numba_nn.core.twin import MULTIPROCESSORS, CudaKernel
 
 Views = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 LARGE_TILE, SMALL_TILE = (128, 128), (64, 64)

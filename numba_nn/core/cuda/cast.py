@@ -7,8 +7,8 @@ from typing import Any
 from numba import prange
 
 from numba_nn.core.call import Array
+from numba_nn.core.cuda.narrow import is_narrow
 from numba_nn.core.kernel import In, Out, portable
-from numba_nn.core.narrow import is_narrow
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.workspace import Shape, Spec
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.errors import DeviceError
-from numba_nn.core.ptx import cuda
 
 GPU_DEVICES = 2, 13  # of dlpack.h: kDLCUDA, and kDLCUDAManaged
 BFLOAT16 = 4  # of dlpack.h: kDLBfloat
@@ -35,7 +35,7 @@ def lives_on_gpu(array: Any) -> bool:
 def lender_of(array: Any, stream: Any) -> Any:
     """What gives an array of another library's by ``__cuda_array_interface__``; None if nothing does.
 
-    DLPack counts before that interface, by which the host waits for the producer, or nobody does.
+    DLPack comes first: with that interface either the host waits for the producer, or nobody does.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_
 
 
 def capsule_of(array: Any, device: tuple[int, int]) -> Any:
-    """A device array for DLPack: NumPy makes the capsule of what it takes for host memory, and it is put right.
+    """A device array for DLPack: NumPy makes the capsule, as if of host memory, and its device is corrected here.
 
     So the capsule is taken apart by NumPy's compiled code, in whatever thread, and while Python shuts down.
     """

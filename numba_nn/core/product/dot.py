@@ -76,7 +76,7 @@ class DotEmitter(Emitter):
             self.store(value, spilled, INTP(n * self.lanes))
         return spilled
 
-    def write_sums(self, sums: Any, columns: int, c: Any, steps: Any, wanted: Any, keep: Any) -> None:
+    def write_sums(self, sums: Any, columns: int, c: Any, steps: Any, wanted: Any, accumulate: Any) -> None:
         """C = sums, or C += sums, element by element."""
         builder = self.builder
         with cgutils.for_range(builder, wanted[0]) as row:
@@ -85,26 +85,26 @@ class DotEmitter(Emitter):
                 with builder.if_then(builder.icmp_signed("<", INTP(j), wanted[1])):
                     value = builder.load(builder.gep(sums, [builder.add(source, INTP(j))]))
                     element = builder.gep(target, [builder.mul(INTP(j), steps[1])])
-                    kept = builder.select(keep, builder.load(element), ir.Constant(self.element, 0))
-                    builder.store(builder.fadd(kept, value), element)
+                    held = builder.select(accumulate, builder.load(element), ir.Constant(self.element, 0))
+                    builder.store(builder.fadd(held, value), element)
 
 
 ROWS = dot_rows()
 
 
 @intrinsic
-def dot_tile(typingctx, c, at, row_step, column_step, rows, columns, keep, a, a_at, a_row, b, b_at, b_row, depth):
-    """C[i, j] = sum_k A[i, k] B[j, k], added to what C holds if ``keep``, for ``rows`` x ``columns`` of a tile.
+def dot_tile(typingctx, c, at, row_step, column_step, rows, columns, accumulate, a, a_at, a_row, b, b_at, b_row, depth):
+    """C[i, j] = sum_k A[i, k] B[j, k], added to what C holds if ``accumulate``, for ``rows`` x ``columns`` of a tile.
 
-    ``dot_tile(c, at, row_step, column_step, rows, columns, keep, a, a_at, a_row, b, b_at, b_row, depth)``: C starts at ``at``,
-    A at ``a_at`` and B at ``b_at``, and their rows lie so many elements apart. columns <= ROW_COLUMNS where rows = 1, else
-    rows <= ROWS and columns <= COLUMNS.
+    ``dot_tile(c, at, row_step, column_step, rows, columns, accumulate, a, a_at, a_row, b, b_at, b_row, depth)``: C starts at
+    ``at``, A at ``a_at`` and B at ``b_at``, and their rows lie so many elements apart. columns <= ROW_COLUMNS where rows = 1,
+    else rows <= ROWS and columns <= COLUMNS.
     """
     numbers = types.intp, types.intp, types.intp
     signature = types.void(c, *numbers, *numbers[:2], types.boolean, a, *numbers[:2], b, *numbers)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        c, at, row_step, column_step, rows, columns, keep, a, a_at, a_row, b, b_at, b_row, depth = arguments
+        c, at, row_step, column_step, rows, columns, accumulate, a, a_at, a_row, b, b_at, b_row, depth = arguments
         emit = DotEmitter(builder, signature.args[0])
         places = ((0, c, at), (7, a, a_at), (10, b, b_at))
         target, left, right = (data_pointer(context, builder, signature.args[n], *place) for n, *place in places)
@@ -113,29 +113,29 @@ def dot_tile(typingctx, c, at, row_step, column_step, rows, columns, keep, a, a_
             for branch, height, width in ((single, 1, ROW_COLUMNS), (several, ROWS, COLUMNS)):
                 with branch:
                     sums = emit.sums(height, width, left, a_row, right, b_row, size)
-                    emit.write_sums(sums, width, target, (row_step, column_step), size, keep)
+                    emit.write_sums(sums, width, target, (row_step, column_step), size, accumulate)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @inner
-def dot_block(c, at, row_step, column_step, rows, columns, keep, a, a_at, a_row, b, b_at, b_row, depth):
-    """C = A B^T (+ C if ``keep``) tile by tile."""
+def dot_block(c, at, row_step, column_step, rows, columns, accumulate, a, a_at, a_row, b, b_at, b_row, depth):
+    """C = A B^T (+ C if ``accumulate``) tile by tile."""
     width, height = (ROW_COLUMNS, 1) if rows == 1 else (COLUMNS, ROWS)
     for j in range(0, columns, width):
         for i in range(0, rows, height):
             dot_tile(
                 c, at + i * row_step + j * column_step, row_step, column_step, min(height, rows - i), min(width, columns - j),
-                keep, a, a_at + i * a_row, a_row, b, b_at + j * b_row, b_row, depth,
+                accumulate, a, a_at + i * a_row, a_row, b, b_at + j * b_row, b_row, depth,
             )  # fmt: skip
 
 
 @kernel
 def dot_products(
-    c: Out, a: In, b: In, a_of: In, b_of: In, shape: tuple[int, int, int], c_steps: tuple[int, int], keep: int
+    c: Out, a: In, b: In, a_of: In, b_of: In, shape: tuple[int, int, int], c_steps: tuple[int, int], accumulate: int
 ):  # fmt: skip
-    """C[s] = A[a_of[s]] B[b_of[s]]^T for every product s, added to what C holds if ``keep``; letters as in `gemm`.
+    """C[s] = A[a_of[s]] B[b_of[s]]^T for every product s, added to what C holds if ``accumulate``; letters as in `gemm`.
 
     a: (A, M K); b: (B, N K); c_steps: elements from row to row and from column to column of C.
     """
@@ -147,6 +147,6 @@ def dot_products(
         s, first = t // blocks, t % blocks * tiles // blocks * ROW_COLUMNS
         last = min(n, (t % blocks + 1) * tiles // blocks * ROW_COLUMNS)
         dot_block(
-            flat, s * m * n + first * c_steps[1], c_steps[0], c_steps[1], m, last - first, keep != 0,
+            flat, s * m * n + first * c_steps[1], c_steps[0], c_steps[1], m, last - first, accumulate != 0,
             a[a_of[s]], 0, depth, b[b_of[s]], first * depth, depth, depth,
         )  # fmt: skip

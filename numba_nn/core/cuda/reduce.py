@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.ptx import cuda
-from numba_nn.core.twin import THREADS, cuda_helper
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.twin import THREADS, cuda_helper
 
 WARP, LOG2_WARP = 32, 5
 WARPS = 32  # of a block, at the most

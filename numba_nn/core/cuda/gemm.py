@@ -1,4 +1,4 @@
-"""The matrix product on a GPU: which kernel computes it, by type, precision and shape. See `numba_nn.core.cuda_product`.
+"""The matrix product on a GPU: which kernel computes it, by type, precision and shape. See `numba_nn.core.cuda.product`.
 
 float32 runs on tensor cores in tf32, with factors of 11 significant bits and sums of 24, unless `set_precision` is "exact";
 float64 by multiply-adds; float16 and bfloat16 on tensor cores, as bits.
@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.cuda_loaders import (
+from numba_nn.core.cuda.loaders import (
     LoaderOf,
     elements_along_depth,
     elements_along_rows,
     vectors_along_depth,
     vectors_along_rows,
 )
-from numba_nn.core.cuda_product import OVERWRITE, in_rows, in_strided_rows
-from numba_nn.core.cuda_slices import multiply
-from numba_nn.core.cuda_tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
+from numba_nn.core.cuda.narrow import as_bits
+from numba_nn.core.cuda.product import OVERWRITE, in_rows, in_strided_rows
+from numba_nn.core.cuda.ptx import VECTOR_BYTES
+from numba_nn.core.cuda.slices import multiply
+from numba_nn.core.cuda.tiles import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, TF32, Kind
 from numba_nn.core.device import CUDA
-from numba_nn.core.narrow import as_bits
 from numba_nn.core.precision import get_precision
-from numba_nn.core.ptx import VECTOR_BYTES
 
 
 def kind_of(dtype: Any) -> Kind:
@@ -55,7 +55,7 @@ def multiply_matrices(
     finish: int = OVERWRITE, scale: Any = None, shift: Any = None, slope: float = 0.0,
     partial: Any = None, c_strides: tuple[int, int] | None = None,
 ) -> None:  # fmt: skip
-    """C[s] = A[a_of[s]] B[b_of[s]] for every product s, on device arrays; see `numba_nn.core.gemm.gemm`.
+    """C[s] = A[a_of[s]] B[b_of[s]] for every product s, on device arrays; see `numba_nn.core.product.gemm.gemm`.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ def multiply_matrices(
     """
     (rows, columns, depth), kind = shape, kind_of(a.dtype)
     c, a, b = (as_bits(array.ravel()) for array in (c, a, b))
-    turned = b_strides[::-1]
-    loaders = loader_of(kind, a, rows * depth, a_strides), loader_of(kind, b, depth * columns, turned)
+    transposed = b_strides[::-1]
+    loaders = loader_of(kind, a, rows * depth, a_strides), loader_of(kind, b, depth * columns, transposed)
     place, partial = (in_rows, partial) if c_strides is None else (in_strided_rows, None)
-    views = (rows, depth, *a_strides), (columns, depth, *turned), c_strides or (rows, columns)
+    views = (rows, depth, *a_strides), (columns, depth, *transposed), c_strides or (rows, columns)
     multiply(kind, loaders, place, finish, c, partial, (a, b, a_of, b_of), scale, shift, shape, views, slope)

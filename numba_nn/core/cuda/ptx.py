@@ -2,7 +2,7 @@
 
 A CUDA twin writes ``cuda.grid(1)`` as in any Numba tutorial:
 
-    from numba_nn.core.ptx import cuda
+    from numba_nn.core.cuda.ptx import cuda
 
     @relu_forward.on_cuda
     def relu_forward(y: Out, x: In):
@@ -31,7 +31,7 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from numba_nn.core.narrow import FORMS, convert, narrowed, stored_bits, widened
+from numba_nn.core.cuda.narrow import FORMS, convert, narrowed, stored_bits, widened
 from numba_nn.core.parts import Helper
 
 I16, I32, I64 = (ir.IntType(bits) for bits in (16, 32, 64))
@@ -289,7 +289,7 @@ def _load_matrices(name: str, transposed: str) -> Any:
 load_matrices = _load_matrices("load_matrices", "")
 """``load_matrices(array, at)``: four 8 x 8 matrices of 16 bits from shared memory; lane i names row i % 8 of matrix i / 8, and
 gets two elements of each matrix, those of row i / 4 from column 2 (i % 4) on (``ldmatrix.x4``)."""
-load_matrices_turned = _load_matrices("load_matrices_turned", ".trans")
+load_matrices_transposed = _load_matrices("load_matrices_transposed", ".trans")
 """`load_matrices` of transposed matrices (``ldmatrix.x4.trans``)."""
 
 

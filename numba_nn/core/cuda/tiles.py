@@ -15,9 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numba_nn.core.cuda_reduce import WARP
-from numba_nn.core.parts import Helper
-from numba_nn.core.ptx import (
+from numba_nn.core.cuda.ptx import (
     VECTOR_BYTES,
     copy_element,
     cuda,
@@ -26,7 +24,7 @@ from numba_nn.core.ptx import (
     from_f16,
     load16,
     load_matrices,
-    load_matrices_turned,
+    load_matrices_transposed,
     multiply_bf16,
     multiply_f16,
     multiply_tf32,
@@ -34,6 +32,8 @@ from numba_nn.core.ptx import (
     to_bf16,
     to_f16,
 )
+from numba_nn.core.cuda.reduce import WARP
+from numba_nn.core.parts import Helper
 
 WARP_ROWS, WARP_COLUMNS = 2, 4  # warps of a block over its tile of C; each has a rectangle of fragments, 16 x 8
 TILE_THREADS = WARP * WARP_ROWS * WARP_COLUMNS
@@ -187,7 +187,7 @@ def fragment_of_16_bits(layout: Layout) -> Helper:
     @device_function
     def of_depths(tile, at, row, k, lane):
         deeper, lower = lane // u32(16) * u32(8), lane // u32(8) % u32(2) * u32(8)
-        return load_matrices_turned(tile, u32(at + (k + lane % u32(8) + deeper) * u32(depth_step) + row + lower))
+        return load_matrices_transposed(tile, u32(at + (k + lane % u32(8) + deeper) * u32(depth_step) + row + lower))
 
     return of_rows if depth_step == 1 else of_depths
 

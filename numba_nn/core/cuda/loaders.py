@@ -14,9 +14,9 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from numba_nn.core.cuda_tiles import TILE_THREADS, Kind, Layout, depths_in_order, rows_in_order, u32
+from numba_nn.core.cuda.ptx import copy16, device_function
+from numba_nn.core.cuda.tiles import TILE_THREADS, Kind, Layout, depths_in_order, rows_in_order, u32
 from numba_nn.core.parts import Helper
-from numba_nn.core.ptx import copy16, device_function
 
 AT_ONCE = 4  # elements that a thread copies in a row: a loop over all would be unrolled, and take 90 registers more
 

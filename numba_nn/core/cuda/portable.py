@@ -30,9 +30,9 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.ptx import WINDOW, cuda, device_function, load_window, starts_aligned, store_window
+from numba_nn.core.cuda.ptx import WINDOW, cuda, device_function, load_window, starts_aligned, store_window
+from numba_nn.core.cuda.twin import THREADS, CudaKernel, Grid, covering, cuda_helper
 from numba_nn.core.roles import Role, argument_roles
-from numba_nn.core.twin import THREADS, CudaKernel, Grid, covering, cuda_helper
 
 u64 = np.uint64
 

@@ -3,11 +3,11 @@
 `CudaKernel` is one launch. A kernel's twin takes its place on device arrays, with the same arguments. It is one of
 
 * a body of its own, ``@k.on_cuda`` or ``@k.on_cuda(grid=...)``;
-* the CPU's body, where iterations of its `prange` loop are independent: ``@portable``, see `numba_nn.core.portable`;
+* the CPU's body, where iterations of its `prange` loop are independent: ``@portable``, see `numba_nn.core.cuda.portable`;
 * several launches, ``@k.on_cuda(steps=True)``: a plain function that calls `CudaKernel` objects made by `cuda_kernel`.
 
 Bodies index in 32 bits, as 64-bit arithmetic costs several instructions for each: arrays of 2^31 elements are refused. They
-serve arrays of float16 and bfloat16 too: see `numba_nn.core.narrow`.
+serve arrays of float16 and bfloat16 too: see `numba_nn.core.cuda.narrow`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from numba_nn.core.checks import FLOATS
+from numba_nn.core.cuda.narrow import READERS, as_bits, is_narrow
+from numba_nn.core.cuda.ptx import cuda, device_function, is_refusal
 from numba_nn.core.device import CUDA
 from numba_nn.core.errors import ArgumentError, DeviceError
-from numba_nn.core.narrow import READERS, as_bits, is_narrow
 from numba_nn.core.parts import Helper
-from numba_nn.core.ptx import cuda, device_function, is_refusal
 from numba_nn.core.roles import Role, argument_roles
 
 THREADS = 256

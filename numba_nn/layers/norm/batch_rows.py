@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.cuda_planes import (
+from numba_nn.core.cuda.planes import (
     PlaneGrid,
     first_plane,
     next_plane,
@@ -20,10 +20,10 @@ from numba_nn.core.cuda_planes import (
     planes_together,
     split,
 )
+from numba_nn.core.cuda.portable import fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda, flat_part
+from numba_nn.core.cuda.twin import cuda_helper
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.portable import fetch, put
-from numba_nn.core.ptx import WINDOW, cuda, flat_part
-from numba_nn.core.twin import cuda_helper
 
 ROWS, COLUMNS = 64, 128
 
@@ -111,7 +111,7 @@ def row_normalize(y: Out, mean: Saved, inv_std: Saved, x: In, weight: In, bias: 
 
 @row_normalize.on_cuda(grid=over_planes)
 def row_normalize(y: Out, mean: Saved, inv_std: Saved, x: In, weight: In, bias: In):
-    """A thread has four channels, perhaps of several rows: see `numba_nn.core.cuda_planes`."""
+    """A thread has four channels, perhaps of several rows: see `numba_nn.core.cuda.planes`."""
     at, channels, g = place_of_window(), np.uint32(x.shape[1]), first_plane()
     together, window, centers = planes_together(channels), cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype)
     scales, shifts = cuda.local.array(WINDOW, x.dtype), cuda.local.array(WINDOW, x.dtype)

@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.cuda_planes import split
-from numba_nn.core.cuda_reduce import EACH, WARP, larger, team_maximum, team_sum
-from numba_nn.core.ptx import WINDOW, cuda, device_function, flat_part, load_window, starts_aligned, store_window
-from numba_nn.core.twin import THREADS, cuda_helper
+from numba_nn.core.cuda.planes import split
+from numba_nn.core.cuda.ptx import WINDOW, cuda, device_function, flat_part, load_window, starts_aligned, store_window
+from numba_nn.core.cuda.reduce import EACH, WARP, larger, team_maximum, team_sum
+from numba_nn.core.cuda.twin import THREADS, cuda_helper
 from numba_nn.core.vmath import exp_below
 
 u32 = np.uint32

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.cuda_planes import first_plane, next_plane, place_of_window, row_of_windows, run_grid, split
-from numba_nn.core.cuda_reduce import WARP, warp_sum
+from numba_nn.core.cuda.planes import first_plane, next_plane, place_of_window, row_of_windows, run_grid, split
+from numba_nn.core.cuda.portable import fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda
+from numba_nn.core.cuda.reduce import WARP, warp_sum
+from numba_nn.core.cuda.twin import THREADS, cuda_helper
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inner, kernel
-from numba_nn.core.portable import fetch, put
-from numba_nn.core.ptx import WINDOW, cuda
 from numba_nn.core.reduce import BLOCK, block_bounds
-from numba_nn.core.twin import THREADS, cuda_helper
 
 
 @inner

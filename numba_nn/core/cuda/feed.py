@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CPU, CUDA, Device
-from numba_nn.core.ptx import cuda
 from numba_nn.core.workspace import Shape
 
 PINNED_ARRAYS = 2  # the host writes one while the other is on its way

@@ -22,7 +22,7 @@ ROW_PANELS = 2  # panels of columns that a tile of one row goes over: two sums w
 class FmaEmitter(Emitter):
     """Emits tiles of a matrix product."""
 
-    def accumulate(self, a: list[Any], a_step: Any, b: list[Any], b_step: Any, depth: Any, fetch: Any) -> list[list[Any]]:
+    def sum_products(self, a: list[Any], a_step: Any, b: list[Any], b_step: Any, depth: Any, fetch: Any) -> list[list[Any]]:
         """Sums of products of rows of A and column vectors of B over the depth.
 
         Rows of A are (pointer, offset); those that share a pointer leave registers to the others. ``fetch(k)``, if given, emits
@@ -76,30 +76,30 @@ class FmaEmitter(Emitter):
         """
         return self.builder.asm(ir.FunctionType(number.type, [number.type]), "", "=r,0", [number], side_effect=False)
 
-    def write_whole(self, sums: list[list[Any]], c: Any, stride: Any, keep: bool) -> None:
+    def write_whole(self, sums: list[list[Any]], c: Any, stride: Any, accumulate: bool) -> None:
         """C = sums, or C += sums, over the whole tile."""
         for i, row in enumerate(sums):
             c_row = self.builder.gep(c, [self.builder.mul(stride, INTP(i))])
             for j, value in enumerate(row):
                 offset = INTP(j * self.lanes)
-                total = self.builder.fadd(self.load(c_row, offset), value) if keep else value
+                total = self.builder.fadd(self.load(c_row, offset), value) if accumulate else value
                 self.store(total, c_row, offset)
 
-    def write(self, sums: list[list[Any]], c: Any, stride: Any, rows: Any, columns: Any, keep: Any) -> None:
+    def write(self, sums: list[list[Any]], c: Any, stride: Any, rows: Any, columns: Any, accumulate: Any) -> None:
         """C = sums, or C += sums, in the first rows and columns."""
         builder = self.builder
         all_rows = builder.icmp_signed("==", rows, INTP(len(sums)))
         whole = builder.and_(all_rows, builder.icmp_signed("==", columns, INTP(len(sums[0]) * self.lanes)))
         with builder.if_else(whole) as (full, corner):
-            with full, builder.if_else(keep) as (add, overwrite):
+            with full, builder.if_else(accumulate) as (add, overwrite):
                 with add:
-                    self.write_whole(sums, c, stride, keep=True)
+                    self.write_whole(sums, c, stride, accumulate=True)
                 with overwrite:
-                    self.write_whole(sums, c, stride, keep=False)
+                    self.write_whole(sums, c, stride, accumulate=False)
             with corner:
-                self.write_corner(sums, c, stride, rows, columns, keep)
+                self.write_corner(sums, c, stride, rows, columns, accumulate)
 
-    def write_corner(self, sums: list[list[Any]], c: Any, stride: Any, rows: Any, columns: Any, keep: Any) -> None:
+    def write_corner(self, sums: list[list[Any]], c: Any, stride: Any, rows: Any, columns: Any, accumulate: Any) -> None:
         """C = sums, or C += sums, in the first rows and columns only, by way of the stack."""
         builder, vectors = self.builder, len(sums[0])
         width = vectors * self.lanes
@@ -111,16 +111,17 @@ class FmaEmitter(Emitter):
         with cgutils.for_range(builder, rows) as row_loop:
             row = builder.gep(spilled, [builder.mul(row_loop.index, INTP(width))])
             c_row = builder.gep(c, [builder.mul(stride, row_loop.index)])
-            with builder.if_then(keep):
+            with builder.if_then(accumulate):
                 for offset in (INTP(j * self.lanes) for j in range(vectors)):
                     mask = self.first_lanes(builder.sub(columns, offset))
-                    kept = self.load_masked(c_row, offset, mask, self.zero)
-                    self.store(builder.fadd(kept, self.load(row, offset)), row, offset)
+                    held = self.load_masked(c_row, offset, mask, self.zero)
+                    self.store(builder.fadd(held, self.load(row, offset)), row, offset)
             self.copy_exactly(c_row, row, columns)
 
     def tile(
-        self, height: int, c: Any, a: Any, b: Any, size: Any, strides: Any, keep: Any, vectors: int = VECTORS, ahead: Any = None
-    ) -> None:
+        self, height: int, c: Any, a: Any, b: Any, size: Any, strides: Any, accumulate: Any,
+        vectors: int = VECTORS, ahead: Any = None,
+    ) -> None:  # fmt: skip
         """A tile of this height; for rows and panels of B that are not wanted, the last one is computed again.
 
         ``ahead``: where what is fetched meanwhile begins, if anything is.
@@ -139,8 +140,8 @@ class FmaEmitter(Emitter):
         panels = self.pointers(b, b_panel, ROW_PANELS if height == 1 else 1, panels)
         columns_of_b = [builder.gep(panel, [INTP(j * self.lanes)]) for panel in panels for j in range(vectors)]
         fetch = ahead and functools.partial(self.fetch, c, stride, ahead, b_depth)
-        sums = self.accumulate(a_rows, a_depth, columns_of_b, b_depth, depth, fetch)
-        self.write(sums, c, stride, rows, columns, keep)
+        sums = self.sum_products(a_rows, a_depth, columns_of_b, b_depth, depth, fetch)
+        self.write(sums, c, stride, rows, columns, accumulate)
 
     def fetch(self, c: Any, stride: Any, ahead: Any, b_depth: Any, k: Any) -> None:
         """Bring the next row of C, and the next one of what lies ahead in B, into caches: see `whole_tile`."""
@@ -152,18 +153,19 @@ class FmaEmitter(Emitter):
             for offset in range(0, VECTORS * self.lanes, LINE // self.alignment):
                 prefetch(builder, builder.gep(start, [INTP(offset)]), writes, level)
 
-    def whole_tile(self, c: Any, a: Any, b: Any, size: Any, strides: Any, keep: Any, ahead: Any) -> None:
+    def whole_tile(self, c: Any, a: Any, b: Any, size: Any, strides: Any, accumulate: Any, ahead: Any) -> None:
         """A tile of all rows. Where A and B are panels, offsets are constants, and no address is computed in the loop.
 
-        On an Intel Xeon additions take the place of multiply-adds: 2048^3 went from 0.68 to 0.80 of MKL's speed. C and the next
-        panel are fetched a few lines at a time: an L1 cache waits for some 16 lines at once, those from L2 among them. With all
-        of them fetched before the tile, packed panels of 2048^3 were multiplied at 0.83 of the peak, and at 0.94 so.
+        On an Intel Xeon additions of addresses crowd out multiply-adds: without them 2048^3 went from 0.68 to 0.80 of MKL's
+        speed. C and the next panel are fetched a few lines at a time: an L1 cache waits for some 16 lines at once, those from
+        L2 among them. With all of them fetched before the tile, packed panels of 2048^3 were multiplied at 0.83 of the peak,
+        and at 0.94 so.
         """
         builder, (stride, a_row, a_depth, b_panel, b_depth) = self.builder, strides
         width, height, one = INTP(VECTORS * self.lanes), INTP(self.rows), INTP(1)
 
         def emit(a_row: Any, a_depth: Any, b_depth: Any, ahead: Any) -> None:
-            self.tile(self.rows, c, a, b, size, (stride, a_row, a_depth, b_panel, b_depth), keep, ahead=ahead)
+            self.tile(self.rows, c, a, b, size, (stride, a_row, a_depth, b_panel, b_depth), accumulate, ahead=ahead)
 
         left = builder.and_(builder.icmp_signed("==", a_row, one), builder.icmp_signed("==", a_depth, height))
         with builder.if_else(left) as (packed, other):
@@ -177,10 +179,12 @@ class FmaEmitter(Emitter):
 
 
 @intrinsic
-def fma_tile(typingctx, c, at, stride, rows, columns, keep, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth, ahead):
-    """C[i, j] = sum_k A[i, k] B[k, j], added to what C holds if ``keep``, for the first ``rows`` x ``columns`` of a tile.
+def fma_tile(
+    typingctx, c, at, stride, rows, columns, accumulate, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth, ahead
+):
+    """C[i, j] = sum_k A[i, k] B[k, j], added to what C holds if ``accumulate``, for the first ``rows`` x ``columns`` of a tile.
 
-    ``fma_tile(c, at, stride, rows, columns, keep, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth, ahead)``:
+    ``fma_tile(c, at, stride, rows, columns, accumulate, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth, ahead)``:
     C starts at element ``at`` of ``c``, its rows lie ``stride`` apart. A starts at ``a_at``; its rows lie ``a_row`` apart and
     its depths ``a_depth``. B starts at ``b_at``; its depths lie ``b_depth`` apart, each with ``tile_columns`` neighbours, which
     may be read also where ``columns`` is less. Rows are tile_rows, or 1 to partial_rows; columns 1 to tile_columns, but up to
@@ -191,7 +195,7 @@ def fma_tile(typingctx, c, at, stride, rows, columns, keep, a, a_at, a_row, a_de
     signature = types.void(c, *numbers, types.boolean, a, *numbers[:3], b, *numbers, types.intp)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        c, at, stride, rows, columns, keep, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth, ahead = arguments
+        c, at, stride, rows, columns, accumulate, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth, ahead = arguments
         emit = FmaEmitter(builder, signature.args[0])
         left, right = (data_pointer(context, builder, signature.args[n], *arguments[n : n + 2]) for n in (6, 10))
         target, ahead = (
@@ -204,12 +208,12 @@ def fma_tile(typingctx, c, at, stride, rows, columns, keep, a, a_at, a_row, a_de
             if height == emit.rows:
                 with builder.if_else(builder.icmp_signed(">", columns, INTP(emit.lanes))) as (two, one):
                     with two:
-                        emit.whole_tile(target, left, right, size, strides, keep, ahead)
+                        emit.whole_tile(target, left, right, size, strides, accumulate, ahead)
                     with one:
-                        emit.tile(height, target, left, right, size, strides, keep, vectors=1)
+                        emit.tile(height, target, left, right, size, strides, accumulate, vectors=1)
                 continue
             with builder.if_then(builder.icmp_signed("<=", rows, INTP(height))):
-                emit.tile(height, target, left, right, size, strides, keep)
+                emit.tile(height, target, left, right, size, strides, accumulate)
                 builder.branch(done)
         builder.branch(done)
         builder.position_at_end(done)

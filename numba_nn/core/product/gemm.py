@@ -1,7 +1,7 @@
 """The packed matrix product that linear, convolution and recurrent layers share.
 
 C (M x N) is cut into blocks, and each block into tiles that fit the vector registers (`numba_nn.core.simd`). Operands are read
-where they lie, or packed into *panels* first if that pays (`numba_nn.core.packing`).
+where they lie, or packed into *panels* first if that pays (`numba_nn.core.product.packing`).
 
 Letters: M rows, N columns, K depth of a product; matrices are flat arrays with an offset and strides in elements.
 """
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_nn.core.block import multiply_block
-from numba_nn.core.cuda_gemm import multiply_matrices
-from numba_nn.core.cuda_product import ADD, OVERWRITE
-from numba_nn.core.dot import dot_products
+from numba_nn.core.cuda.gemm import multiply_matrices
+from numba_nn.core.cuda.product import ADD, OVERWRITE
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.packing import pack_matrices, panel_sizes
+from numba_nn.core.product.block import multiply_block
+from numba_nn.core.product.dot import dot_products
+from numba_nn.core.product.packing import pack_matrices, panel_sizes
 from numba_nn.core.simd import (
     register_file,
     tile_columns,
@@ -36,7 +36,8 @@ IN_PLACE_PANELS = 4  # see `columns_in_place`
 PLACE_ELEMENTS = 2**14  # of C in a block where B is read in place, at least, or ROW_COLUMNS of each row
 LEFT_ROWS, LEFT_COLUMNS, MANY_COLUMNS, LEFT_ELEMENTS = 12, 128, 512, 2**18  # see `left_is_packed`
 ALIASING = 1024  # rows a multiple of so many elements apart all fall into the same set of the L1 cache
-TURN_ROWS, TURN_BLOCK = 128, 48  # see `turning_pays`; rows of C^T that are turned while they are in the L1 cache
+TRANSPOSE_ROWS = 128  # see `transposing_pays`
+TRANSPOSE_BLOCK = 48  # rows of C^T that are transposed while they are in the L1 cache
 ROW_COLUMNS, ROW_DEPTH = 512, 8  # of one row times a matrix: columns of a task, at least, and rows of B that it adds at once
 THIN = 16  # products of no more depth are cut into rows of tiles: they write C in order, which is most of their work
 TASKS = 16  # what is cut by shape alone is cut into so many, where its size allows: a multiple of most core counts
@@ -76,9 +77,9 @@ def block_span(block, blocks, panels, length, size):
 @kernel
 def gemm(
     c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
-    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], keep: int,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], accumulate: int,
 ):  # fmt: skip
-    """C[s] = A[a_of[s]] B[b_of[s]] for every product s, added to what C holds if ``keep``.
+    """C[s] = A[a_of[s]] B[b_of[s]] for every product s, added to what C holds if ``accumulate``.
 
     c: (S, M N); a: (A, M K); b: (B, K N); a_of, b_of: (S,) which matrix a product takes (broadcasting);
     strides: of rows and columns, which is how a transposed operand is told.
@@ -86,28 +87,28 @@ def gemm(
     m, n, depth = shape
     in_order = a_strides[1] == 1 and b_strides[0] == 1  # of both operands the depth
     if m == 1 and b_strides[1] == 1:
-        multiply_row(c, a, b, a_of, b_of, n, depth, keep)
+        multiply_row(c, a, b, a_of, b_of, n, depth, accumulate)
     elif n == 1 and a_strides[0] == 1:
-        multiply_row(c, b, a, b_of, a_of, m, depth, keep)
-    elif b_strides[0] == 1 and c.shape[0] == b.shape[0] and turning_pays(m, n, depth, fills_panels(m, tile_columns(c))):
-        multiply_turned(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides[1], keep)
+        multiply_row(c, b, a, b_of, a_of, m, depth, accumulate)
+    elif b_strides[0] == 1 and c.shape[0] == b.shape[0] and transposing_pays(m, n, depth, fills_panels(m, tile_columns(c))):
+        multiply_transposed(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides[1], accumulate)
     elif in_order and few_rows_suffice(m, n, depth):
-        dot_products(c, a, b, a_of, b_of, (m, n, depth), (n, 1), keep)
+        dot_products(c, a, b, a_of, b_of, (m, n, depth), (n, 1), accumulate)
     elif in_order and few_rows_suffice(n, m, depth) and not fills_panels(n, tile_columns(c)):
-        dot_products(c, b, a, b_of, a_of, (n, m, depth), (1, n), keep)
+        dot_products(c, b, a, b_of, a_of, (n, m, depth), (1, n), accumulate)
     elif n == 1 < m:  # rather one row than one column: see `packed_sizes`
-        multiply_stack(c, packed_b, packed_a, b, a, b_of, a_of, (n, m, depth), b_strides[::-1], a_strides[::-1], keep)
+        multiply_stack(c, packed_b, packed_a, b, a, b_of, a_of, (n, m, depth), b_strides[::-1], a_strides[::-1], accumulate)
     else:
-        multiply_stack(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides, keep)
+        multiply_stack(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides, accumulate)
 
 
 @gemm.on_cuda(steps=True)
 def gemm(
     c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
-    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], keep: int,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], accumulate: int,
 ):  # fmt: skip
     """On tensor cores, or by multiply-adds; nothing is packed."""
-    multiply_matrices(c, a, b, a_of, b_of, shape, a_strides, b_strides, ADD if keep else OVERWRITE)
+    multiply_matrices(c, a, b, a_of, b_of, shape, a_strides, b_strides, ADD if accumulate else OVERWRITE)
 
 
 @inner
@@ -123,22 +124,22 @@ def fills_panels(columns, width):
 
 
 @inner
-def turning_pays(m, n, depth, full):
+def transposing_pays(m, n, depth, full):
     """Whether C^T = B^T A^T is faster, where B has its depth in order: B^T is read where it lies, and only A is packed.
 
     full: whether m rows fill panels of columns, by `fills_panels`.
     """
-    return full and 0 < m <= min(n, TURN_ROWS) and m * DOT_DEPTH <= depth
+    return full and 0 < m <= min(n, TRANSPOSE_ROWS) and m * DOT_DEPTH <= depth
 
 
 @kernel
-def multiply_row(c: Out, a: In, b: In, a_of: In, b_of: In, n: int, depth: int, keep: int):
+def multiply_row(c: Out, a: In, b: In, a_of: In, b_of: In, n: int, depth: int, accumulate: int):
     """`gemm` where A has one row and the columns of B lie side by side: sums of rows of B, which are read in order."""
     blocks = max(1, min(TASKS, n // ROW_COLUMNS))
     for t in prange(c.shape[0] * blocks):
         s, first, last = t // blocks, t % blocks * n // blocks, (t % blocks + 1) * n // blocks
         y, factors, matrix = c[s, first:last], a[a_of[s]], b[b_of[s]]
-        for j in range(y.size if keep == 0 else 0):
+        for j in range(y.size if accumulate == 0 else 0):
             y[j] = 0
         whole = depth // ROW_DEPTH * ROW_DEPTH
         for k in range(0, whole, ROW_DEPTH):
@@ -163,42 +164,42 @@ def add_eight_rows(y, factors, matrix, at, n):
 
 
 @kernel
-def multiply_turned(
-    c: Out, packed: Scratch, turned: Scratch, a: In, b: In, a_of: In, b_of: In,
-    shape: tuple[int, int, int], a_strides: tuple[int, int], b_stride: int, keep: int,
+def multiply_transposed(
+    c: Out, packed: Scratch, transposed: Scratch, a: In, b: In, a_of: In, b_of: In,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_stride: int, accumulate: int,
 ):  # fmt: skip
     """`gemm` by way of C^T, where every product has a B of its own, whose columns lie ``b_stride`` apart.
 
-    packed: rows of A, as panels of columns; turned: (S, N, columns of these panels).
+    packed: rows of A, as panels of columns; transposed: (S, N, columns of these panels).
     """
     m, n, depth = shape
     height, width, lanes = tile_rows(c), tile_columns(c), vector_lanes(c)
-    columns, blocks = -(-m // width) * width, -(-n // TURN_BLOCK)
+    columns, blocks = -(-m // width) * width, -(-n // TRANSPOSE_BLOCK)
     pack_matrices(packed, a, (m, depth), a_strides, width, 0)
     for t in prange(c.shape[0] * blocks):
-        s, first = t // blocks, t % blocks * TURN_BLOCK
-        rows, at = min(TURN_BLOCK, n - first), (s * n + first) * columns
+        s, first = t // blocks, t % blocks * TRANSPOSE_BLOCK
+        rows, at = min(TRANSPOSE_BLOCK, n - first), (s * n + first) * columns
         multiply_block(
-            turned, at, columns, rows, -(-m // lanes) * lanes, False, b[b_of[s]], first * b_stride,
+            transposed, at, columns, rows, -(-m // lanes) * lanes, False, b[b_of[s]], first * b_stride,
             (height * b_stride, b_stride, 1), packed[:], a_of[s] * columns * depth, (width * depth, width), depth,
         )  # fmt: skip
-        turn(c[s], first, n, turned, at, rows, columns, m, keep)
+        write_transposed(c[s], first, n, transposed, at, rows, columns, m, accumulate)
 
 
 @inner
-def turn(c, first, stride, turned, at, rows, columns, m, keep):
-    """C[i, first + j] = turned[j, i], added to what C holds if ``keep``: m rows of C, which lie ``stride`` apart."""
+def write_transposed(c, first, stride, transposed, at, rows, columns, m, accumulate):
+    """C[i, first + j] = transposed[j, i], added to what C holds if ``accumulate``: m rows of C, which lie ``stride`` apart."""
     lanes = vector_lanes(c)
     for j in range(0, rows, lanes):
         for i in range(0, m, lanes):
-            if keep == 0 and j + lanes <= rows and i + lanes <= m:
-                transpose_lanes(c, i * stride + first + j, stride, turned, at + j * columns + i, columns, 0, lanes)
+            if accumulate == 0 and j + lanes <= rows and i + lanes <= m:
+                transpose_lanes(c, i * stride + first + j, stride, transposed, at + j * columns + i, columns, 0, lanes)
                 continue
             for p in range(i, min(m, i + lanes)):
                 for q in range(j, min(rows, j + lanes)):
                     to = np.uintp(p * stride + first + q)
-                    kept = c[to] if keep else c.dtype.type(0)
-                    c[to] = kept + turned[np.uintp(at + q * columns + p)]
+                    held = c[to] if accumulate else c.dtype.type(0)
+                    c[to] = held + transposed[np.uintp(at + q * columns + p)]
 
 
 @inner
@@ -225,20 +226,20 @@ def columns_in_place(n, width, rows):
 @kernel
 def multiply_stack(
     c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
-    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], keep: int,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], accumulate: int,
 ):  # fmt: skip
     """`gemm` by way of `fma_tile`: an operand is packed if it is read often enough, or cannot be read where it is."""
     m, n, depth = shape
     in_place = columns_in_place(n, tile_columns(c), m) if b_strides[1] == 1 else 0
     if in_place < n:  # or threads would meet for nothing
         pack_matrices(packed_b, b, (n, depth), (b_strides[1], b_strides[0]), tile_columns(c), in_place)
-    multiply_packed(c, packed_a, a, b, packed_b, a_of, b_of, shape, a_strides, b_strides[0], in_place, keep)
+    multiply_packed(c, packed_a, a, b, packed_b, a_of, b_of, shape, a_strides, b_strides[0], in_place, accumulate)
 
 
 @kernel
 def multiply_packed(
     c: Out, packed_a: Scratch, a: In, b: In, packed_b: In, a_of: In, b_of: In,
-    shape: tuple[int, int, int], a_strides: tuple[int, int], b_stride: int, in_place: int, keep: int,
+    shape: tuple[int, int, int], a_strides: tuple[int, int], b_stride: int, in_place: int, accumulate: int,
 ):  # fmt: skip
     """`gemm` where B is packed from its column ``in_place`` on, and before it has rows ``b_stride`` apart."""
     m, n, depth = shape
@@ -262,23 +263,23 @@ def multiply_packed(
         j0, columns = block_span(j, column_blocks, column_panels, width, n)
         a_at = a_of[s] * left_size + i0 // height * left_steps[0]
         multiply_columns(
-            c[s], i0 * n, n, rows, j0, columns, keep != 0, left, a_at, left_steps,
+            c[s], i0 * n, n, rows, j0, columns, accumulate != 0, left, a_at, left_steps,
             b[b_of[s]], b_stride, in_place, packed_b, b_of[s] * rest, depth,
         )  # fmt: skip
 
 
 @inner
 def multiply_columns(
-    c, at, stride, rows, first, columns, keep, a, a_at, a_steps, b, b_stride, in_place, packed_b, packed_at, depth
+    c, at, stride, rows, first, columns, accumulate, a, a_at, a_steps, b, b_stride, in_place, packed_b, packed_at, depth
 ):  # fmt: skip
-    """Some columns of C = A B (+ C if ``keep``), from ``first`` on, where B is packed from its column ``in_place`` on only."""
+    """Some columns of C = A B (+ C if ``accumulate``), from ``first`` on, where B is packed from its column ``in_place`` on."""
     width = tile_columns(c)
     split = max(0, min(columns, in_place - first))
     multiply_block(
-        c, at + first, stride, rows, split, keep, a, a_at, a_steps, b, first, (width, b_stride), depth
+        c, at + first, stride, rows, split, accumulate, a, a_at, a_steps, b, first, (width, b_stride), depth
     )  # fmt: skip
     multiply_block(
-        c, at + first + split, stride, rows, columns - split, keep, a, a_at, a_steps,
+        c, at + first + split, stride, rows, columns - split, accumulate, a, a_at, a_steps,
         packed_b[:], packed_at + (first + split - in_place) * depth, (width * depth, width), depth,
     )  # fmt: skip
 
@@ -288,16 +289,16 @@ def packed_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
     if n == 1 < m:
         return packed_sizes(1, m, k, dtype)[::-1]
     left, right = panel_sizes(m, n, k, dtype)
-    return max(left, panel_sizes(1, m, k, dtype)[1]), right  # rows of A may be packed as columns: `multiply_turned`
+    return max(left, panel_sizes(1, m, k, dtype)[1]), right  # rows of A may be packed as columns: `multiply_transposed`
 
 
 def packing_pays(m: int, n: int, k: int, dtype: Any) -> bool:
     """Whether B (K x N) is read faster from panels that were packed before, where it has its depth in order.
 
-    It is not where `multiply_turned` serves. In place of dot products, 3 to 12 rows take 0.5 to 0.9 of the time, and 2 rows up
-    to 1.4 (Zen 3).
+    It is not where `multiply_transposed` serves. In place of dot products, 3 to 12 rows take 0.5 to 0.9 of the time, and 2 rows
+    up to 1.4 (Zen 3).
     """
-    return m > 2 and n > 1 and not turning_pays.py_func(m, n, k, fills_panels.py_func(m, tile_shape(dtype)[1]))
+    return m > 2 and n > 1 and not transposing_pays.py_func(m, n, k, fills_panels.py_func(m, tile_shape(dtype)[1]))
 
 
 def product_work(m: int, n: int, k: int, packed: bool = True) -> float:

@@ -1,4 +1,4 @@
-"""`Buffers`: the half of a layer that owns memory. What is allocated when, how long it is kept, and how it is shared.
+"""`LayerMemory`: the half of a layer that owns memory. What is allocated when, how long it is kept, and how it is shared.
 
 A `Call` is what a layer knows about one input shape, with its views of the scratch; a `Slot` is room for one forward until its
 backward.
@@ -12,14 +12,14 @@ import numpy as np
 
 from numba_nn.core.call import NO_CALL, Arrays, Call, Slot
 from numba_nn.core.checks import as_shape, check_count, check_dtype, check_flag
+from numba_nn.core.cuda.narrow import wide
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError, DTypeError, ReserveError, undefined
 from numba_nn.core.module import Module
-from numba_nn.core.narrow import wide
 from numba_nn.core.workspace import Shape, Spec, Workspace
 
 
-class Buffers(Module):
+class LayerMemory(Module):
     """Base of `numba_nn.core.layer.Layer`.
 
     Attributes
@@ -232,8 +232,8 @@ class Buffers(Module):
         for slot in self._free + self._kept:
             slot.forget_views()
 
-    def _layers_inside(self) -> list[Buffers]:
-        return [module for module in self.modules() if isinstance(module, Buffers)]
+    def _layers_inside(self) -> list[LayerMemory]:
+        return [module for module in self.modules() if isinstance(module, LayerMemory)]
 
     @property
     def scratch_nbytes(self) -> int:

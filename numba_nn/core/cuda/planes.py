@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from numba_nn.core.cuda_reduce import EACH, WARP, row_threads
-from numba_nn.core.portable import fetch, put
-from numba_nn.core.ptx import WINDOW, cuda, device_function, flat_part, load_window, starts_aligned
-from numba_nn.core.twin import MAX_BLOCKS, MULTIPROCESSORS, THREADS, cuda_helper
+from numba_nn.core.cuda.portable import fetch, put
+from numba_nn.core.cuda.ptx import WINDOW, cuda, device_function, flat_part, load_window, starts_aligned
+from numba_nn.core.cuda.reduce import EACH, WARP, row_threads
+from numba_nn.core.cuda.twin import MAX_BLOCKS, MULTIPROCESSORS, THREADS, cuda_helper
 
 MOST_ROWS = 65535  # of a grid's blocks
 NOWHERE = 2**31  # a place that no array has, wherever it begins

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from numba_nn.core.tiles import Matrix
+from numba_nn.layers.conv.winograd_transforms import Matrix
 
 TAPS = 3  # of the weights, along each axis
 TILE = 4  # outputs of a tile, along each axis

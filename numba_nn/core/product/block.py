@@ -6,8 +6,8 @@ The order of loads follows the caches (Goto and van de Geijn, "Anatomy of high-p
 
 from __future__ import annotations
 
-from numba_nn.core.fma_tile import FETCH_DEPTHS, ROW_PANELS, fma_tile
 from numba_nn.core.kernel import inner
+from numba_nn.core.product.fma_tile import FETCH_DEPTHS, ROW_PANELS, fma_tile
 from numba_nn.core.simd import partial_rows, tile_columns, tile_rows
 
 DEPTH = 256  # B panel: 256 x 128 B = 32 KB with AVX-512, two thirds of a 48 KB L1
@@ -17,8 +17,8 @@ BAND_TILES, BAND_BYTES = 4, 2**18  # see `band_of`
 
 
 @inner
-def multiply_block(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at, b_steps, depth):
-    """C[rows, columns] = A B (+ C if ``keep``), in slices of the depth.
+def multiply_block(c, at, stride, rows, columns, accumulate, a, a_at, a_steps, b, b_at, b_steps, depth):
+    """C[rows, columns] = A B (+ C if ``accumulate``), in slices of the depth.
 
     a_steps: from one tile's rows of A to the next one's, from row to row in a tile, and from depth to depth; b_steps: from one
     tile's columns of B to the next one's, and from depth to depth. Both thus may be panels, or matrices as they are.
@@ -28,7 +28,7 @@ def multiply_block(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at
         end = min(depth, k + length)
         after = b_at + min(end, depth - (end - k)) * b_steps[1]  # as many depths as this slice has: not beyond B
         multiply_slice(
-            c, at, stride, rows, columns, band_of(c, stride, rows, k), keep or k > 0,
+            c, at, stride, rows, columns, band_of(c, stride, rows, k), accumulate or k > 0,
             a, a_at + k * a_steps[2], a_steps, b, b_at + k * b_steps[1], b_steps, end - k, after,
         )  # fmt: skip
 
@@ -57,17 +57,17 @@ def band_of(c, stride, rows, k):
 
 
 @inner
-def multiply_slice(c, at, stride, rows, columns, band, keep, a, a_at, a_steps, b, b_at, b_steps, depth, after):
+def multiply_slice(c, at, stride, rows, columns, band, accumulate, a, a_at, a_steps, b, b_at, b_steps, depth, after):
     """`multiply_block` of one slice, band by band."""
     for i in range(0, rows, band):
         multiply_band(
-            c, at + i * stride, stride, min(band, rows - i), columns, keep, a, a_at + i // tile_rows(c) * a_steps[0], a_steps,
-            b, b_at, b_steps, depth, after,
+            c, at + i * stride, stride, min(band, rows - i), columns, accumulate, a, a_at + i // tile_rows(c) * a_steps[0],
+            a_steps, b, b_at, b_steps, depth, after,
         )  # fmt: skip
 
 
 @inner
-def multiply_band(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at, b_steps, depth, after):
+def multiply_band(c, at, stride, rows, columns, accumulate, a, a_at, a_steps, b, b_at, b_steps, depth, after):
     """`multiply_slice` of one band. Tiles fetch the next panel of B, each a share of its depths, and the last ones ``after``.
 
     Nothing beyond B is fetched: looking for the page of an address that is none takes time, too.
@@ -83,7 +83,7 @@ def multiply_band(c, at, stride, rows, columns, keep, a, a_at, a_steps, b, b_at,
             if height < left <= 2 * part and a_steps[0] == height * a_steps[1]:  # rows of A that lie evenly
                 taken = part  # 8 rows as 4 + 4 rather than 6 + 2, which costs as much as 6 + 4
             fma_tile(
-                c, at + i * stride + j, stride, taken, min(width, columns - j), keep,
+                c, at + i * stride + j, stride, taken, min(width, columns - j), accumulate,
                 a, a_at + i // height * a_steps[0] + i % height * a_steps[1], a_steps[1], a_steps[2],
                 b, panel, b_steps[0], b_steps[1], depth, ahead + fetched * b_steps[1],
             )  # fmt: skip

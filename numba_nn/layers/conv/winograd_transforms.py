@@ -3,9 +3,9 @@
 Lanes hold tiles side by side, so that the arithmetic of a tile is that of one number. Where tiles lie in an image, they are
 gathered row by row and transposed in registers, and written back likewise; nothing is loaded or stored number by number.
 
-The matrices are those of Winograd's convolutions (`numba_nn.layers.conv.points`): six rows or six columns, which belong to the
-points 0, a, -a, b, -b and infinity. What belongs to a and -a differs in the signs of odd powers only, so that both are made
-of the same two sums: 12 operations for six vectors, where 16 would do without.
+The matrices are those of Winograd's convolutions (`numba_nn.layers.conv.winograd_matrices`): six rows or six columns, which
+belong to the points 0, a, -a, b, -b and infinity. What belongs to a and -a differs in the signs of odd powers only, so that
+both are made of the same two sums: 12 operations for six vectors, where 16 would do without.
 """
 
 from __future__ import annotations
