@@ -34,7 +34,7 @@ class Feed:
 
     def __init__(self, shape: Shape, dtype: Any) -> None:
         self.array = CUDA.empty(shape, dtype)
-        self._stages = [(cuda.pinned_array(shape, dtype), cuda.event(timing=False)) for _ in range(PINNED_ARRAYS)]
+        self._stages = [(CUDA.pinned(shape, dtype), cuda.event(timing=False)) for _ in range(PINNED_ARRAYS)]
 
     def takes(self, values: NDArray[Any]) -> bool:
         """Whether values fit into the array."""

@@ -226,11 +226,74 @@ def test_buffers_that_grow_meanwhile_spoil_no_capture():
     assert_alike(here, there)
 
 
-def test_a_class_out_of_range_gives_nan():
+def run_of(capturing):
+    """Losses, outputs and everything that is kept after six steps, that are captured or go launch by launch."""
+    nn.manual_seed(4)
+    net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Dropout(0.3), nn.Linear(5, 3)).to("cuda")
+    optimizer = nn.optim.AdamW(net.parameters(), lr=0.1)
+    step = nn.TrainStep(net, nn.CrossEntropyLoss(), optimizer, (12, 6), nn.optim.ClipNorm(net.parameters(), 0.5))
+    step._on_gpu._records = capturing
+    found = []
+    for number in range(6):
+        optimizer.param_groups[0]["lr"] = 0.1 / (number + 1)
+        found += [step(X + np.float32(number), T), CUDA.to_host(step.output)]
+    assert len(captures(step)) == capturing
+    return [*found, net.state_dict(), optimizer.state_dict(), step.mean_loss()]
+
+
+def test_a_captured_step_has_the_bits_of_the_step_launch_by_launch():
+    np.testing.assert_equal(run_of(capturing=True), run_of(capturing=False))
+
+
+WRONG = np.where(T == 1, 99, T)
+
+
+@each_optimizer
+def test_a_class_out_of_range_changes_no_parameter_and_is_refused_where_the_loss_is_read(make):
+    here, there = steps(scales, make)
+    for number in range(6):
+        for step in (here, there):
+            if number in (0, 3):
+                before = step.optimizer.state_dict(), [p.device.to_host(p.value) for p in step.model.parameters()]
+                with pytest.raises(nn.RangeError, match=r"CrossEntropyLoss.*: target must lie in 0 \.\. 5, got 99 at \[\d+\]"):
+                    step(X, WRONG)
+                after = step.optimizer.state_dict(), [p.device.to_host(p.value) for p in step.model.parameters()]
+                np.testing.assert_equal(after, before)
+            else:
+                step(X, T)
+    assert len(captures(there)) == 1
+    assert_alike(here, there)
+
+
+def test_a_class_out_of_range_is_refused_between_forward_and_update():
+    _, step = steps(scales)
+    before = [CUDA.to_host(p.value) for p in step.model.parameters()]
+    with pytest.raises(nn.RangeError, match="got 99"):
+        step.forward(X, WRONG)
+    step.update()
+    np.testing.assert_equal([CUDA.to_host(p.value) for p in step.model.parameters()], before)
+
+
+def test_nobody_waits_for_a_class_out_of_range():
     _, step = steps(scales, clips=False)
+    before = [CUDA.to_host(p.value) for p in step.model.parameters()]
     for _ in range(3):
-        step.run(X, np.where(T == 1, 99, T))
+        step.run(X, WRONG)
     assert np.isnan(step.mean_loss())
+    np.testing.assert_equal([CUDA.to_host(p.value) for p in step.model.parameters()], before)
+    step.optimizer.zero_grad()
+    set_gradients(step.model.parameters(), 0)
+    step.optimizer.step()  # by itself it knows of no loss
+    assert not np.array_equal(CUDA.to_host(step.model.parameters()[0].value), before[0])
+
+
+def test_a_guard_and_a_loss_may_both_forbid_an_update():
+    net = nn.MixedPrecision(scales(), "float16").to("cuda")
+    step = nn.TrainStep(net, nn.CrossEntropyLoss(), OPTIMIZERS["SGD"](net.parameters()), (12, 6))
+    before = [CUDA.to_host(p.value) for p in net.parameters()]
+    for x, target in ((X, WRONG), (X * np.float32(np.inf), T), (X, WRONG)):
+        step.run(x, target)
+        np.testing.assert_equal([CUDA.to_host(p.value) for p in net.parameters()], before)
 
 
 def table():
@@ -261,7 +324,9 @@ def test_an_index_out_of_range_gives_nan_once_the_step_is_captured(wrong):
         np.testing.assert_array_equal(array, before[name])
     for _ in range(3):
         assert np.isfinite(step(np.zeros_like(x), T))
+    before = [CUDA.to_host(p.value) for p in step.model.parameters()]
     assert np.isnan(step(x, T))
+    np.testing.assert_equal([CUDA.to_host(p.value) for p in step.model.parameters()], before)
     assert len(captures(step)) == 1
 
 
