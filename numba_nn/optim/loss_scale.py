@@ -101,7 +101,7 @@ def unscale_into(y: Out, x: In, state: In):
 
 @cuda_kernel(grid=lambda table, state, members: (1, 256))
 def admit(table: Out, state: Saved, members: In):
-    """Have an optimiser's kernels pass over the members where a gradient is not finite; see `numba_nn.optim.table.pass_over`."""
+    """Have an optimiser's kernels pass over the members where a gradient is not finite; see `optim.table.pass_over`."""
     i, found = np.uint32(cuda.grid(1)), state[FOUND] != 0
     while i < np.uint32(members.size):
         row = np.uint32(members[i])

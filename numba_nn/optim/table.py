@@ -158,7 +158,7 @@ class ParameterTable:
                 guard.discard()
 
     def admit(self, loss: Array | None) -> None:
-        """On a GPU, say there which parameters a step may change: none where the loss is NaN, or where their guard forbids it."""
+        """On a GPU, say there what a step may change: nothing where the loss is NaN, or where a parameter's guard forbids it."""
         if self.device is CPU:
             return
         pass_over(self.rows.array, self._no_loss if loss is None else loss)

@@ -34,7 +34,8 @@ from numba_nn.layers.conv.cuda import (
 REQUIRED = "NUMBA_NN_CUDA_TOOLS" in os.environ
 pytestmark = pytest.mark.skipif(bool(offline.missing()) and not REQUIRED, reason=offline.missing())
 
-REGISTERS = {LARGE_TILE: 128, SMALL_TILE: 128}  # with 128, two blocks of 256 threads are resident
+REGISTERS = {LARGE_TILE: 128, SMALL_TILE: 64}  # of a thread: two and four blocks of 256 threads are resident
+OF_FLOAT64 = 80  # three
 FORWARD = {TF32: TANH, FLOAT32: SIGMOID, FLOAT64: LEAKY_RELU, BFLOAT16: RELU6, FLOAT16: IDENTITY}
 """Every kind, and what finishes its convolutions, so that all activations have their turn."""
 FASTEST = {
@@ -105,7 +106,7 @@ each_target = pytest.mark.parametrize("target", TARGETS)
 def test_machine_code_of_products(product, target):
     code, kind = compile_twin(product.kernel, product.argument_types, target), product.kind
     assert faults(code, float64_allowed=kind is FLOAT64) == []
-    assert 0 < code.registers <= REGISTERS[product.tile]
+    assert 0 < code.registers <= (OF_FLOAT64 if kind is FLOAT64 else REGISTERS[product.tile])
     expected = set(FASTEST[kind])
     if vectors_along_rows in product.loaders:
         expected.add("LDGSTS.E.BYPASS.128.ZFILL")
