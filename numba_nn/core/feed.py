@@ -17,6 +17,13 @@ STAGES = 2  # the host writes one while the other is on its way
 class Stage:
     """Room for one copy: a pinned array, which the host writes, and its place on the device.
 
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of either.
+    dtype : dtype
+        Dtype.
+
     Attributes
     ----------
     pinned, place : ndarray, device array
@@ -65,7 +72,8 @@ class Feed:
             self._stages = [Stage(self.array.shape, self.array.dtype) for _ in range(STAGES)]
             self._crossing = cuda.stream()
         stage, crossing, stream = self._stages[0], self._crossing, CUDA.stream or cuda.default_stream()
-        part, pinned, place = (array[: len(values)] for array in (self.array, stage.pinned, stage.place))
+        count = len(values)
+        part, place, pinned = self.array[:count], stage.place[:count], stage.pinned[:count]
         self._stages.reverse()
         stage.arrived.synchronize()
         np.copyto(pinned, values)

@@ -158,7 +158,7 @@ class ParameterTable:
                 guard.discard()
 
     def admit(self, loss: Array | None) -> None:
-        """On a GPU, say there what a step may change: nothing where the loss is NaN, or where a parameter's guard forbids it."""
+        """On a GPU, say there what a step may change: nothing where the loss is NaN, no parameter whose guard forbids it."""
         if self.device is CPU:
             return
         pass_over(self.rows.array, self._no_loss if loss is None else loss)

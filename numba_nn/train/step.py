@@ -95,7 +95,8 @@ class TrainStep:
             if loss.stream is not stream:
                 loss.to(device)  # its work then goes where a step's goes: several steps may share it
             self.loss = loss.reserve(shape, dtype, device)
-        self.output, self._target = self._buffer[:0], None
+        self.output = self._buffer[:0]
+        self._target: Any = None  # of the last batch, on a GPU
         self._on_gpu = None if device is CPU else DeviceStep(self.x_shape[0], stream)
         self._parts = list(model.modules()), model.parameters()
 

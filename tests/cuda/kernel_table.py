@@ -18,13 +18,13 @@ from test_product_code import FORWARD, PRODUCTS
 KEY = re.compile(r"(LDG\.E\.(64|128)|STG\.E\.(64|128)|HMMA|LDGSTS|LDSM|FFMA$|DFMA$|MUFU|SHFL|BAR|VOTE)")
 HEAD = """# GPU kernels
 
-What the compiler makes of every kernel, without a GPU: `make cuda-table`. Registers of a thread are given for sm_80 / sm_90a (an
-A100 / an H100 or H200), in a column for each type of arrays, and not where a kernel never sees the type. Shared bytes are the most
-of them all, key instructions are those for sm_90a. None has local memory or a stack; none for float32 computes in float64, but
-sums over blocks, bias corrections and norms (`tests/cuda/training.py`). A kernel that is launched with arrays of several ranks has
-the largest numbers of them. A multiprocessor has 65,536 registers and up to 164 / 227 KB of shared memory; blocks have 256 threads
-at most, those of long rows 512. The budgets of registers that `make cuda-check` asserts are in `tests/cuda/test_machine_code.py`
-and `test_product_code.py`.
+What the compiler makes of every kernel, without a GPU: `make cuda-table`. Registers of a thread are given for sm_80 /
+sm_90a (an A100 / an H100 or H200), in a column for each type of arrays, and not where a kernel never sees the type. Shared
+bytes are the most of them all, key instructions are those for sm_90a. None has local memory or a stack; none for float32
+computes in float64, but sums over blocks, bias corrections and norms (`tests/cuda/training.py`). A kernel that is launched
+with arrays of several ranks has the largest numbers of them. A multiprocessor has 65,536 registers and up to 164 / 227 KB
+of shared memory; blocks have 256 threads at most, those of long rows 512. The budgets of registers that `make cuda-check`
+asserts are in `tests/cuda/test_machine_code.py` and `test_product_code.py`.
 """
 
 
