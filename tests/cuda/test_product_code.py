@@ -34,8 +34,8 @@ from numba_nn.layers.conv.cuda import (
 REQUIRED = "NUMBA_NN_CUDA_TOOLS" in os.environ
 pytestmark = pytest.mark.skipif(bool(offline.missing()) and not REQUIRED, reason=offline.missing())
 
-REGISTERS = {LARGE_TILE: 128, SMALL_TILE: 64}  # of a thread: two and four blocks of 256 threads are resident
-OF_FLOAT64 = 80  # three
+REGISTERS = {LARGE_TILE: 128, SMALL_TILE: 80}  # of a thread: two and three blocks are resident; measured are 128 and 72
+OF_FLOAT64 = 104  # two; 96
 FORWARD = {TF32: TANH, FLOAT32: SIGMOID, FLOAT64: LEAKY_RELU, BFLOAT16: RELU6, FLOAT16: IDENTITY}
 """Every kind, and what finishes its convolutions, so that all activations have their turn."""
 FASTEST = {
@@ -126,7 +126,7 @@ def test_machine_code_of_sums_over_slices(kind, target):
     assert 0 < code.registers <= 64
 
 
-def test_every_kind_loader_place_and_finish_is_compiled():
+def test_every_kind_loader_and_finish_is_compiled():
     found = [value for module in modules() for value in vars(module).values()]
     loaders = {one for one in found if getattr(one, "func", None) in (cuda_loaders.vectors, cuda_loaders.elements)}
     for kind in FORWARD:
