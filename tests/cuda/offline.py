@@ -90,23 +90,13 @@ def device_to_compile_for(cc: tuple[Any, ...]) -> Iterator[None]:
         yield
 
 
-@functools.lru_cache(maxsize=1)  # of one kernel for several targets: most of the time goes into what they share
-def _typed(k: CudaKernel, argument_types: tuple[types.Type, ...]) -> Any:
-    """A kernel as the compiler has it before it knows of a target: no body of ours asks for one."""
-    from numba.cuda.compiler import _compile_pyfunc_with_fixup
-
-    with device_to_compile_for(TARGETS["sm_80"]):
-        library, _ = _compile_pyfunc_with_fixup(
-            k.py_func, argument_types, device=False, abi="numba", cc=TARGETS["sm_80"], **k.options
-        )
-    return library
-
-
 def compile_twin(k: CudaKernel, argument_types: tuple[types.Type, ...], target: str = "sm_90a") -> MachineCode:
     """Compile with the options that a launch would use."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
+    from numba import cuda
 
-    (ptx,) = _typed(k, argument_types).get_asm_strs(cc=TARGETS[target])
+    with device_to_compile_for(TARGETS[target]):
+        ptx, _ = cuda.compile_ptx(k.py_func, argument_types, cc=TARGETS[target], **k.options)
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=target))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(linker.link("cubin").code)
