@@ -290,14 +290,26 @@ class CudaDevice(Device, threading.local):
         """A fresh array with whatever contents it has, bound to the stream: other libraries see by it what to wait for."""
         return self._allocate(shape, dtype, self.stream)
 
+    def pinned(self, shape: Shape, dtype: Any) -> NDArray[Any]:
+        """A fresh array of the host's that copies go from while the host does something else."""
+        with self._room_for("bytes of pinned memory", shape, dtype):
+            array: NDArray[Any] = cuda.pinned_array(shape, dtype)
+        return array
+
     def _allocate(self, shape: Shape, dtype: Any, stream: Any = 0) -> Any:
-        try:
+        with self._room_for("bytes", shape, dtype):
             return lendable(cuda.device_array(shape, dtype, stream=stream))
+
+    @contextmanager
+    def _room_for(self, what: str, shape: Shape, dtype: Any) -> Iterator[None]:
+        """Within, a refusal for want of memory is `OutOfMemoryError`, which says how much was asked for."""
+        try:
+            yield
         except Exception as error:
             if not is_refusal(error) or int(getattr(error, "code", 0)) != OUT_OF_MEMORY:
                 raise
             nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-            raise OutOfMemoryError(f"device 'cuda': no room for {nbytes:,} bytes, {self.room()} ({error})") from error
+            raise OutOfMemoryError(f"device 'cuda': no room for {nbytes:,} {what}, {self.room()} ({error})") from error
 
     def room(self) -> str:
         """How much memory there is, in words."""

@@ -165,6 +165,22 @@ class Loss:
             result = self._checked_forward(prediction, target, loss)
             return result if out is None else out
 
+    def check_values(self, prediction: Array, target: Array) -> None:
+        """Look at what `forward` refuses on the CPU, and on a GPU only where it waits for a float.
+
+        Parameters
+        ----------
+        prediction, target : ndarray
+            As it was given.
+
+        Raises
+        ------
+        RangeError
+            If values are out of range.
+        """
+        with self._workspace.in_use(self):
+            self._check_values(prediction, target)
+
     def divisor(self) -> float:
         """What the mean of the last `forward` divided by: with it, means of batches make the mean of them all.
 

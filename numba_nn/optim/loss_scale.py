@@ -101,15 +101,12 @@ def unscale_into(y: Out, x: In, state: In):
 
 @cuda_kernel(grid=lambda table, state, members: (1, 256))
 def admit(table: Out, state: Saved, members: In):
-    """Let an optimiser's kernels change the members, or pass them over where a gradient is not finite.
-
-    Only the device's copy of the table says so: every step asks before its kernels read it, so the host need not know.
-    """
-    i, passes = np.uint32(cuda.grid(1)), state[FOUND] == 0
+    """Have an optimiser's kernels pass over the members where a gradient is not finite; see `optim.table.pass_over`."""
+    i, found = np.uint32(cuda.grid(1)), state[FOUND] != 0
     while i < np.uint32(members.size):
         row = np.uint32(members[i])
-        if table[row, ACTIVE] != 0:
-            table[row, ACTIVE] = 1 if passes else -1
+        if found and table[row, ACTIVE] > 0:
+            table[row, ACTIVE] = -1
         i = np.uint32(i + np.uint32(cuda.gridsize(1)))
     if cuda.grid(1) == 0:
         state[STEPPED] = state.dtype.type(1)
@@ -175,7 +172,7 @@ class LossScale:
             run(self._state, like, self._table.rows.array, chunks)
 
     def admit(self, rows: Array, members: Array) -> None:
-        """Say in an optimiser's table whether its kernels may change these parameters."""
+        """Say in an optimiser's table where its kernels may not change these parameters."""
         admit(rows, self._state, members)
 
     def discard(self) -> None:

@@ -15,10 +15,10 @@ from numba_nn.core.call import Array
 from numba_nn.core.carry import arrived, departing
 from numba_nn.core.checks import check_keeps_gradients
 from numba_nn.core.cuda.feed import Mirror
-from numba_nn.core.errors import ArgumentError, StateDictError, undefined
+from numba_nn.core.errors import ArgumentError, DeviceError, StateDictError, undefined
 from numba_nn.core.kernel import Kernel
 from numba_nn.core.state import check_arrays, load_arrays
-from numba_nn.optim.table import ParameterTable, as_parameters, check_once
+from numba_nn.optim.table import ParameterTable, Tasks, as_parameters, check_once
 
 
 class Optimizer:
@@ -136,24 +136,44 @@ class Optimizer:
         if self._table.device is not self._device:
             self._place(self._rates.host, self._device.to_host(self._steps))
 
-    def step(self) -> None:
+    def step(self, loss: Array | None = None) -> None:
         """Change every parameter that requires a gradient, in eval mode too; allocates nothing, waits for no GPU.
 
         On a GPU its work goes to the stream of the first parameter's model.
+
+        Parameters
+        ----------
+        loss : device array, optional
+            One number: where it is NaN, parameters and state on a GPU stay as they are, without anybody waiting for it.
+
+        Raises
+        ------
+        DeviceError
+            If a GPU's driver refuses a launch; the message says which parameters were updated before. The steps of those of
+            the next dtype may be counted though their values stay.
         """
         with self._table.on_stream():
-            self._step()
+            self._step(loss)
 
-    def _step(self) -> None:
+    def _step(self, loss: Array | None) -> None:
         self._refresh()
         self._table.unlock()
-        rows, device = self._table.rows.array, self._device
-        for guard, members in self._table.guards:
-            guard.admit(rows, members)
+        self._table.admit(loss)
+        updated: list[str] = []
         for tasks, coefficients in zip(self._table.tasks, self._coefficients, strict=True):
-            prepare = self._prepare.for_work(tasks.members.size, device)
-            prepare(coefficients, self._steps, tasks.members, rows, self._rates.array)
-            self._update.for_work(tasks.elements, device)(coefficients, rows, tasks.chunks)
+            try:
+                self._step_of(tasks, coefficients)
+            except DeviceError as error:
+                before = f"parameters of {', '.join(updated)} are updated" if updated else "no parameter is updated"
+                raise DeviceError(f"{type(self).__name__}: {before}, those of {tasks.like.dtype} are not: {error}") from error
+            updated.append(str(tasks.like.dtype))
+
+    def _step_of(self, tasks: Tasks, coefficients: Array) -> None:
+        """A step of the parameters of one dtype."""
+        rows, device = self._table.rows.array, self._device
+        prepare = self._prepare.for_work(tasks.members.size, device)
+        prepare(coefficients, self._steps, tasks.members, rows, self._rates.array)
+        self._update.for_work(tasks.elements, device)(coefficients, rows, tasks.chunks)
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of what a resumed run needs beside parameters, as NumPy arrays.

@@ -16,17 +16,19 @@ from numba_nn.core.address import part_at
 from numba_nn.core.call import Array
 from numba_nn.core.carry import packed, unpacked
 from numba_nn.core.cuda.feed import Mirror
-from numba_nn.core.cuda.twin import THREADS
+from numba_nn.core.cuda.ptx import cuda
+from numba_nn.core.cuda.reduce import one_block
+from numba_nn.core.cuda.twin import THREADS, cuda_kernel
 from numba_nn.core.device import CPU, Device
 from numba_nn.core.errors import ArgumentError, DeviceError
-from numba_nn.core.kernel import In, inner, portable
+from numba_nn.core.kernel import In, Out, inner, portable
 from numba_nn.core.parameter import Parameter
 
 CHUNK = 16_384  # elements of a task: 64 KB of each array in float32
 CUDA_CHUNK = 8 * THREADS
 SIZE, GROUP, ACTIVE, VALUE, GRADIENT, STATE = range(6)
-"""Columns of a table: size, group, whether it requires a gradient (-1 where a guard has it passed over), then addresses; state
-is the last ones."""
+"""Columns of a table: size, group, whether it requires a gradient (-1 where a guard, or a loss, has it passed over), then
+addresses; state is the last ones."""
 
 
 class Tasks(NamedTuple):
@@ -101,6 +103,7 @@ class ParameterTable:
         for i, p in enumerate(self.parameters):
             guarded.setdefault(p.guard, []).append(i)
         guarded.pop(None, None)
+        self._no_loss = self.device.zeros((1,), np.float32)
         self.guards = [(guard, self.device.from_host(np.array(rows, np.int64))) for guard, rows in guarded.items()]
 
     def _common_device(self) -> Device:
@@ -154,6 +157,14 @@ class ParameterTable:
             for guard, _ in self.guards:
                 guard.discard()
 
+    def admit(self, loss: Array | None) -> None:
+        """On a GPU, say there what a step may change: nothing where the loss is NaN, no parameter whose guard forbids it."""
+        if self.device is CPU:
+            return
+        pass_over(self.rows.array, self._no_loss if loss is None else loss)
+        for guard, members in self.guards:
+            guard.admit(self.rows.array, members)
+
     def unlock(self) -> None:
         """Have every value that will be written forget what was packed of it."""
         for parameter, _, _ in self.entries:
@@ -170,6 +181,19 @@ def task_bounds(table, chunks, t):
     """Parameter of a task, its first element, and the one after its last; the tasks of one that is passed over are empty."""
     p, start, stop = chunks[t, 0], chunks[t, 1], chunks[t, 2]
     return p, start, stop if table[p, ACTIVE] > 0 else start
+
+
+@cuda_kernel(grid=one_block)
+def pass_over(table: Out, loss: In):
+    """Have an optimiser's kernels pass over all parameters where the loss is NaN, otherwise over none but frozen ones.
+
+    Only the device's copy of the table says so: every step begins with this, so the host need not know.
+    """
+    i, is_nan = np.uint32(cuda.threadIdx.x), loss[0] != loss[0]
+    while i < np.uint32(table.shape[0]):
+        active = abs(table[i, ACTIVE])
+        table[i, ACTIVE] = -active if is_nan else active
+        i = np.uint32(i + np.uint32(THREADS))
 
 
 @portable

@@ -20,6 +20,7 @@ from numba_nn.core.parameter import Parameter
 from numba_nn.core.precision import get_precision
 from numba_nn.core.workspace import Shape
 from numba_nn.losses import Loss
+from numba_nn.optim import Optimizer
 from numba_nn.train.device_step import DeviceStep
 from numba_nn.train.evaluation import check_trainable
 
@@ -31,9 +32,11 @@ class TrainStep:
     and from then on one launch repeats it. The optimiser's settings may change between steps; what else is a number on the
     host (``p`` of a Dropout, ``max_norm`` of a `optim.ClipNorm`) stays as it was: to change it, make a new TrainStep. A step
     that cannot be recorded runs launch by launch, and a warning says why. All goes to the model's stream (`Module.to`), or to
-    one of its own that is in order with CUDA's default stream. An index that is no row of an `Embedding` is refused in the
-    first step of a kind; once the step is recorded it makes the loss NaN, as a target out of range does, and what its
-    gradients update. This has run on a simulated GPU only.
+    one of its own that is in order with CUDA's default stream. This has run on a simulated GPU only.
+
+    On a GPU a target out of range makes the loss NaN, as in a recorded step an index does that is no row of an `Embedding`
+    (steps before refuse it). A step whose loss is NaN changes no parameter there, and nothing that an `optim.Optimizer` keeps;
+    where the loss is read, a target out of range raises `RangeError` as on the CPU.
 
     Parameters
     ----------
@@ -93,6 +96,7 @@ class TrainStep:
                 loss.to(device)  # its work then goes where a step's goes: several steps may share it
             self.loss = loss.reserve(shape, dtype, device)
         self.output = self._buffer[:0]
+        self._target: Any = None  # of the last batch, on a GPU
         self._on_gpu = None if device is CPU else DeviceStep(self.x_shape[0], stream)
         self._parts = list(model.modules()), model.parameters()
 
@@ -109,14 +113,14 @@ class TrainStep:
         Returns
         -------
         float
-            The loss before the update. A GPU is waited for; there it is NaN where a target is out of range.
+            The loss before the update. A GPU is waited for.
 
         Raises
         ------
         ReserveError
             If the batch is larger than the reserved one; nothing was written.
-        ShapeError, DTypeError
-            If an array does not fit; the parameters stay as they were.
+        ShapeError, DTypeError, RangeError
+            If an array, or a value of it, does not fit; the parameters stay as they were.
         BackwardError
             If the model is in eval mode.
         DeviceError
@@ -143,7 +147,7 @@ class TrainStep:
             x, target = self._take(self._on_gpu, x, target)
             kind = (x.shape, x.dtype, target.shape, target.dtype, *self._state())
             self._on_gpu.run(kind, lambda: self._train(x, target), self._refresh)
-            self.output = self._buffer[: len(x)]
+            self.output, self._target = self._buffer[: len(x)], target
 
     def mean_loss(self) -> float:
         """Mean of the losses of all batches since it was last asked; a GPU is waited for.
@@ -184,13 +188,17 @@ class TrainStep:
             self._forward(x, target)
         else:
             with CUDA.on(self._on_gpu.stream):
-                self._forward(*self._take(self._on_gpu, x, target))
+                x, self._target = self._take(self._on_gpu, x, target)
+                self._forward(x, self._target)
         return self._number()
 
     def _number(self) -> float:
-        """The loss of the last batch."""
+        """The loss of the last batch; raises `RangeError` where it is NaN, on a GPU, for a target out of range."""
         with self._device.on(self._stream):
-            return self._device.number(self._loss)
+            loss = self._device.number(self._loss)
+            if self._on_gpu is not None and math.isnan(loss):
+                self.loss.check_values(self.output, self._target)
+        return loss
 
     def _take(self, on_gpu: DeviceStep, x: Any, target: Any) -> tuple[Array, Array]:
         """A batch in the arrays reserved for it."""
@@ -231,7 +239,10 @@ class TrainStep:
         self.model.backward(self.loss.backward(out=self._gradient[: len(self.output)]), input_gradient=False)
         if self._clip is not None:
             self._clip()
-        self.optimizer.step()
+        if self._on_gpu is not None and isinstance(self.optimizer, Optimizer):
+            self.optimizer.step(self._loss)
+        else:
+            self.optimizer.step()
 
     def _require_training(self) -> None:
         if not self.model.training:

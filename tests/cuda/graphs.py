@@ -38,15 +38,17 @@ DEFAULT = Stream(0)
 class Event:
     """A moment in a stream, and on the device's clock; all work is done by then, and time stands still."""
 
+    stream: Any = None
+
     def record(self, stream: Any = 0) -> None:
         """Note where the stream is."""
         refuse_in_capture("an event")
-        queued.append(stream)
         self.stream = stream
 
     def wait(self, stream: Any = 0) -> None:
-        """Have a stream wait."""
-        awaited.append((int(stream), int(self.stream)))
+        """Have a stream wait; before the first `record` there is nothing to wait for."""
+        if self.stream is not None:
+            awaited.append((int(stream), int(self.stream)))
 
     def synchronize(self) -> None:
         """Wait."""

@@ -8,10 +8,13 @@ import itertools
 import numpy as np
 import pytest
 from simulated_cuda import CudaAPIError, CUDAError, simulated
+from simulator import launch
 
 import numba_nn as nn
 from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CPU, CUDA
+from tests.cases import REFUSED
+from tests.loss_cases import REFUSED_LOSSES
 
 
 @pytest.fixture(autouse=True)
@@ -103,10 +106,56 @@ def test_a_launch_that_is_refused_says_its_size(x):
     with (
         simulated(refuse),
         pytest.raises(
-            nn.DeviceError, match=r"kernel 'relu_forward': the driver refused a launch of 1 blocks, each of 256 threads"
+            nn.DeviceError,
+            match=r"kernel 'relu_forward': the driver refused a launch of 1 blocks, each of 256 threads, on arrays of 96 bytes",
         ),
     ):
         layer(given)
+
+
+def test_pinned_memory_that_is_refused_is_said_in_bytes(x, monkeypatch):
+    model = nn.Sequential(nn.BatchNorm1d(3)).to("cuda")
+    step = nn.TrainStep(model, nn.MSELoss(), nn.optim.SGD(model.parameters()), (4, 3))
+    before = model.state_dict()
+    monkeypatch.setattr(cuda._module, "pinned_array", after(0, cuda.pinned_array))
+    with pytest.raises(nn.OutOfMemoryError, match=r"no room for 48 bytes of pinned memory, 1,000 of 4,000 bytes are free"):
+        step(x, x)
+    monkeypatch.undo()
+    np.testing.assert_equal(model.state_dict(), before)
+    step(x, x)
+
+
+@pytest.mark.parametrize(("refused", "words"), [(0, "no parameter is updated"), (1, "parameters of float32 are updated")])
+def test_an_optimizer_that_is_refused_says_what_it_updated(refused, words):
+    params = [nn.Parameter(np.ones(3, dtype)) for dtype in (np.float32, np.float64)]
+    updates = []
+
+    def refuse(dispatcher, grid, block, arguments):
+        updates.append(dispatcher.py_func.__name__ == "sgd_update")
+        if updates[-1] and sum(updates) > refused:
+            raise CUDAError("too many resources")
+        launch(dispatcher, grid, block, arguments)
+
+    with simulated(refuse):
+        for p in params:
+            p.move(CUDA)
+            CUDA.assign(p.grad, 1)
+        dtype = params[refused].value.dtype
+        with pytest.raises(nn.DeviceError, match=f"SGD: {words}, those of {dtype} are not: kernel 'sgd_update': the driver"):
+            nn.optim.SGD(params, lr=1.0).step()
+    assert [CUDA.to_host(p.value)[0] for p in params] == [0.0 if n < refused else 1.0 for n in range(2)]
+
+
+@pytest.mark.parametrize("case", [*REFUSED, *REFUSED_LOSSES], ids=str)
+def test_shapes_are_refused_on_both_devices_in_the_same_words(case):
+    said = []
+    for device in (CPU, CUDA):
+        refusing = case.build().to(device)
+        given = [device.from_host(np.zeros(case.x_shape if case in REFUSED else case.shape, np.float32))]
+        with pytest.raises(nn.ShapeError) as caught:
+            refusing(*given * (1 if case in REFUSED else 2))
+        said.append(str(caught.value))
+    assert said[0] == said[1]
 
 
 def test_another_refusal_of_an_allocation_is_not_taken_for_want_of_room(monkeypatch):

@@ -16,6 +16,7 @@ from numba_nn.core.cuda.twin import CudaKernel, covering
 from numba_nn.core.kernel import In, Kernel, Out, Role, kernel
 
 HOMES = ("numba_nn.core", "numba_nn.layers", "numba_nn.losses", "numba_nn.ops", "numba_nn.optim")
+"""Of kernels whose iterations are tried in any order, with several blocks."""
 
 
 @kernel
@@ -34,10 +35,18 @@ def clip_below(y: Out, x: In):
 
 
 def modules() -> Iterator[Any]:
-    """Every module that may hold kernels."""
+    """Every module of the package that can be imported without doing something."""
     for found in pkgutil.walk_packages(numba_nn.__path__, "numba_nn."):
-        if found.name.startswith(HOMES):
+        if not found.name.endswith("__main__"):
             yield importlib.import_module(found.name)
+
+
+def twins() -> Iterator[CudaKernel]:
+    """Every CUDA kernel that a module of the package holds, by itself or as a twin; some factories make more."""
+    for value in {id(value): value for module in modules() for value in vars(module).values()}.values():
+        twin = value.cuda if isinstance(value, Kernel) and value.has_twin else value
+        if isinstance(twin, CudaKernel):
+            yield twin
 
 
 def elementwise_kernels() -> list[Kernel]:
@@ -45,7 +54,8 @@ def elementwise_kernels() -> list[Kernel]:
 
     All others are run and compiled with the arguments of real launches: see `launches`.
     """
-    found = {value.__name__: value for module in modules() for value in vars(module).values() if isinstance(value, Kernel)}
+    homes = [vars(module).values() for module in modules() if module.__name__.startswith(HOMES)]
+    found = {value.__name__: value for values in homes for value in values if isinstance(value, Kernel)}
     return [clip_below, *(found[name] for name in sorted(found) if found[name].has_twin and is_elementwise(found[name].cuda))]
 
 

@@ -11,13 +11,37 @@ from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.device import CPU, CUDA, Device
 from numba_nn.core.workspace import Shape
 
-PINNED_ARRAYS = 2  # the host writes one while the other is on its way
+STAGES = 2  # the host writes one while the other is on its way
+
+
+class Stage:
+    """Room for one copy: a pinned array, which the host writes, and its place on the device.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of either.
+    dtype : dtype
+        Dtype.
+
+    Attributes
+    ----------
+    pinned, place : ndarray, device array
+        Of the same shape.
+    arrived, taken : event
+        The numbers are in the place, and were taken out of it.
+    """
+
+    def __init__(self, shape: Shape, dtype: Any) -> None:
+        self.pinned, self.place = CUDA.pinned(shape, dtype), CUDA.empty(shape, dtype)
+        self.arrived, self.taken = cuda.event(timing=False), cuda.event(timing=False)
 
 
 class Feed:
-    """A device array that the host overwrites, by way of pinned arrays that take turns.
+    """A device array that the host overwrites, by way of stages that take turns.
 
-    A copy from pinned memory runs while the host goes on; the host waits only if it is two copies ahead.
+    What is sent crosses to the device in a stream of its own, which may be while kernels read what was sent before. From there
+    it goes into the array in the order of the current stream. The host waits only if it is two copies ahead.
 
     Parameters
     ----------
@@ -34,7 +58,8 @@ class Feed:
 
     def __init__(self, shape: Shape, dtype: Any) -> None:
         self.array = CUDA.empty(shape, dtype)
-        self._stages = [(cuda.pinned_array(shape, dtype), cuda.event(timing=False)) for _ in range(PINNED_ARRAYS)]
+        self._stages: list[Stage] = []
+        self._crossing: Any = None
 
     def takes(self, values: NDArray[Any]) -> bool:
         """Whether values fit into the array."""
@@ -43,14 +68,21 @@ class Feed:
 
     def send(self, values: NDArray[Any]) -> Any:
         """Have these values in the leading part of the array, in the order of the current stream; gives that part."""
-        stage, through = self._stages[0]
+        if not self._stages:  # an array that only device arrays are copied to needs none
+            self._stages = [Stage(self.array.shape, self.array.dtype) for _ in range(STAGES)]
+            self._crossing = cuda.stream()
+        stage, crossing, stream = self._stages[0], self._crossing, CUDA.stream or cuda.default_stream()
+        count = len(values)
+        part, place, pinned = self.array[:count], stage.place[:count], stage.pinned[:count]
         self._stages.reverse()
-        through.synchronize()
-        stream = CUDA.stream or cuda.default_stream()
-        part, pinned = self.array[: len(values)], stage[: len(values)]
+        stage.arrived.synchronize()
         np.copyto(pinned, values)
-        part.copy_to_device(pinned, stream=stream)
-        through.record(stream)
+        stage.taken.wait(crossing)
+        place.copy_to_device(pinned, stream=crossing)
+        stage.arrived.record(crossing)
+        stage.arrived.wait(stream)
+        part.copy_to_device(place, stream=stream)
+        stage.taken.record(stream)
         return part
 
 

@@ -105,7 +105,8 @@ class CudaKernel:
             except Exception as error:
                 if not is_refusal(error):
                     raise
-                asked = f"a launch of {blocks} blocks, each of {threads} threads"
+                nbytes = sum(a.size * a.dtype.itemsize for a in given if hasattr(a, "dtype"))
+                asked = f"a launch of {blocks} blocks, each of {threads} threads, on arrays of {nbytes:,} bytes"
                 raise DeviceError(f"kernel '{self.__name__}': the driver refused {asked}; {CUDA.room()} ({error})") from error
 
     def _check(self, name: str, array: Any) -> None:
