@@ -34,7 +34,6 @@ from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.winograd_gradient import winograd_backward_weight
 from numba_nn.layers.conv.winograd_matrices import TAPS, TILE, from_taps, rounding_error, to_outputs
 from numba_nn.layers.conv.winograd_tiles import (
-    BLOCK_PANELS,
     GRADIENT_TILES,
     NUMBERS,
     clear,
@@ -45,6 +44,7 @@ from numba_nn.layers.conv.winograd_tiles import (
     multiply_tiles,
     pad_rows,
     padded_width,
+    panels_together,
     place_tiles,
     tile_grid,
     write_tiles,
@@ -133,7 +133,7 @@ def winograd_correlate(
     tiles, chunk, workers = y.shape[0] * rows * columns, corners.size, padded.shape[0]
     channels, height, width, lanes = x.shape[1], tile_rows(y), tile_columns(y), vector_lanes(y)
     row_panels = transformed.shape[0]
-    row_blocks = -(-row_panels // BLOCK_PANELS)
+    row_blocks = -(-row_panels // panels_together(channels, width))
     for first in range(0, tiles, chunk):
         count = min(chunk, tiles - first)
         panels = -(-count // width)

@@ -30,6 +30,15 @@ inputs_to_lanes = gather_transform(from_inputs())
 
 
 @inner
+def panels_together(channels, width):
+    """Panels of output channels of a block: twice as many where a panel of inputs is more than an L2 cache holds (1 MB).
+
+    Inputs are then read anew for each block: 256 channels at 14 x 14 take 0.88 to 0.96 of the time so, but 64 take 1.06.
+    """
+    return BLOCK_PANELS * (2 if channels * NUMBERS * width > 2**18 else 1)
+
+
+@inner
 def tile_grid(height, width):
     """Rows and columns of tiles that cover an image of this size."""
     return -(-height // TILE), -(-width // TILE)
@@ -138,7 +147,7 @@ def correlation_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int
         "taps": ((workers, max(squares, TAPS * TAPS * (channels * height + lanes))), dtype),
         "inputs": ((chunk // width, NUMBERS, channels * width + lanes), dtype),
         "padded": ((workers, _padded_size(chunk, images, rows, columns)), dtype),
-        "products": ((workers, NUMBERS, min(BLOCK_PANELS, panels) * height * width + lanes), dtype),
+        "products": ((workers, NUMBERS, min(panels_together.py_func(channels, width), panels) * height * width + lanes), dtype),
         "strips": ((workers, TILE * TILE * width), dtype),
         "corners": ((chunk,), np.dtype(np.int64)),
     }
