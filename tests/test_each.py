@@ -9,7 +9,7 @@ import pytest
 from numba import jit
 
 import numba_nn as nn
-from numba_nn.core.each import AHEAD, FAR, INTERLEAVED, PIECE, each, each_ahead, each_far, each_sum, is_far
+from numba_nn.core.each import FAR, INTERLEAVED, PIECE, PIECES_AHEAD, each, each_ahead, each_far, each_sum, is_far
 from numba_nn.core.kernel import FLAGS, In, Out, inlined, kernel
 from numba_nn.core.reduce import BLOCK
 
@@ -97,7 +97,7 @@ def sum_of_shares(y: Out, a: In, b: In, ahead: int):
     y[0] = each_sum(share, (a, b, a.dtype.type(3)), ahead)
 
 
-@pytest.mark.parametrize("ahead", [0, 3, AHEAD])
+@pytest.mark.parametrize("ahead", [0, 3, PIECES_AHEAD])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [0, 1, 17, PIECE, PIECE + 1, 100_003])
 def test_sums_of_what_is_computed_are_float64(size, dtype, ahead):

@@ -295,3 +295,14 @@ def test_parameters_may_come_with_their_names(make):
             parameter.grad[...] = 1
         optimizer.step()
     assert_same(one.state_dict(), other.state_dict())
+
+
+def test_a_loss_that_is_none_is_refused_and_nothing_updated():
+    layer = nn.Linear(2, 2)
+    optimizer, before = nn.optim.SGD(layer.parameters(), lr=1.0), layer.weight.value.copy()
+    layer.weight.grad[...] = 1
+    with pytest.raises(nn.DTypeError, match="SGD: loss must be a NumPy array, got function"):
+        optimizer.step(lambda: 0.0)
+    with pytest.raises(nn.ShapeError, match=r"SGD: loss must have shape \(1,\)"):
+        optimizer.step(np.zeros(2, np.float32))
+    np.testing.assert_array_equal(layer.weight.value, before)

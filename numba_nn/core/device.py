@@ -15,7 +15,6 @@ from numba_nn.core.cuda.device import CudaDevice
 from numba_nn.core.cuda.dlpack import lives_on_gpu
 from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.errors import ArgumentError
-from numba_nn.core.host import ALIGNMENT as ALIGNMENT
 from numba_nn.core.host import CPU as CPU
 from numba_nn.core.host import Device as Device
 

@@ -22,8 +22,8 @@ from numba_nn.core.simd import INT32, INTP, LINE, Emitter, prefetch
 DOUBLE = ir.DoubleType()
 INTERLEAVED = 4  # vectors
 FAR = 2**25  # bytes: see `is_far`
-PIECE = 512  # elements; a float32 sum of more would have an error above 1e-7
-AHEAD = 2 * PIECE  # elements
+PIECE = 512  # elements that lie in the L1 cache on their way, or are summed in their own precision
+PIECES_AHEAD = 2 * PIECE  # elements
 
 
 def _interleave(module: Any) -> Any:
@@ -78,27 +78,29 @@ def each_far(typingctx, function, target, sources, far):
     return _each(typingctx, function, target, sources, far, past=True)
 
 
-def _each(typingctx: Any, function: Any, target: Any, sources: Any, *far: Any, past: bool = False) -> tuple[Any, Any]:
+def _each(typingctx: Any, function: Any, target: Any, sources: Any, far: Any = None, past: bool = False) -> tuple[Any, Any]:
     """Signature and code of `each`, or with one argument more of `each_ahead` and, ``past`` the caches, of `each_far`."""
     call, several = _call_type(typingctx, function, sources), isinstance(target, types.BaseTuple)
     kinds = tuple(target) if several else (target,)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, to, given, *is_far = arguments
+        (_, to, given), flag = arguments[:3], arguments[3:]
         values = _Values(context, builder, context.get_function(function, call), sources, given)
         to = cgutils.unpack_tuple(builder, to, len(kinds)) if several else [to]
         to = [context.make_array(kind)(context, builder, array) for kind, array in zip(kinds, to, strict=True)]
         if not isinstance(context, CPUContext):  # a thread of the GPU has one element
-            for array in to:
-                with builder.if_then(builder.icmp_signed(">", array.nitems, INTP(0))):
-                    builder.store(values(INTP(0)), array.data)
-        elif not is_far:
+            with builder.if_then(builder.icmp_signed(">", to[0].nitems, INTP(0))):
+                value = values(INTP(0))
+                for array in to:
+                    with builder.if_then(builder.icmp_signed(">", array.nitems, INTP(0))):
+                        builder.store(value, array.data)
+        elif not flag:
             values.store(to[0].data, INTP(0), to[0].nitems)
         else:
-            _each_piece(Room(builder, kinds[0]), to, values, is_far[0], past)
+            _each_piece(Emitter(builder, kinds[0]), to, values, flag[0], past)
         return context.get_dummy_value()
 
-    return types.void(function, target, sources, *far), codegen
+    return types.void(function, target, sources, *([] if far is None else [far])), codegen
 
 
 @intrinsic
@@ -116,7 +118,7 @@ def each_sum(typingctx, function, sources, ahead):
         total = cgutils.alloca_once_value(builder, DOUBLE(0))
         with _pieces(builder, values.arrays[0].nitems, INTP(PIECE)) as (start, count):
             with builder.if_then(builder.icmp_signed("!=", ahead, INTP(0))):
-                values.fetch(builder.add(start, ahead))
+                values.fetch(builder.add(start, ahead), count)
             part = values.sum(start, count)
             part = part if part.type == DOUBLE else builder.fpext(part, DOUBLE)
             builder.store(builder.fadd(builder.load(total), part), total)
@@ -138,23 +140,23 @@ def _pieces(builder: Any, length: Any, size: Any) -> Iterator[tuple[Any, Any]]:
         yield start, builder.select(builder.icmp_signed("<", left, size), left, size)
 
 
-def _each_piece(room: Room, to: list[Any], values: _Values, far: Any, past: bool) -> None:
-    """The loop of `each_ahead` and `each_far`: in one piece, or if ``far`` in pieces of `PIECE` elements."""
-    builder, (first, *others) = room.builder, to
-    with _pieces(builder, first.nitems, builder.select(far, INTP(PIECE), first.nitems)) as (start, count):
-        with builder.if_then(far):
-            values.fetch(builder.add(start, INTP(AHEAD)))
-        place = builder.gep(first.data, [start])
-        data = builder.select(far, room.data, place) if past else place
-        values.store(data, start, count)
-        with builder.if_else(far) as (beyond, through):
-            with beyond:
-                for array in to[0 if past else 1 :]:
+def _each_piece(emit: Emitter, to: list[Any], values: _Values, far: Any, past: bool) -> None:
+    """The loop of `each_ahead` and `each_far`: if ``far`` in pieces of `PIECE` elements, which are in the L1 cache first."""
+    builder, (first, *others) = emit.builder, to
+    with builder.if_else(far) as (beyond, through):
+        with through:
+            values.store(first.data, INTP(0), first.nitems)
+            for array in others:
+                emit.copy_exactly(array.data, first.data, array.nitems)
+        with beyond:
+            room = builder.bitcast(cgutils.alloca_once(builder, ir.ArrayType(emit.element, PIECE)), first.data.type)
+            with _pieces(builder, first.nitems, INTP(PIECE)) as (start, count):
+                values.fetch(builder.add(start, INTP(PIECES_AHEAD)), count)
+                piece = room if past else builder.gep(first.data, [start])
+                values.store(piece, start, count)
+                for array in to if past else others:
                     with builder.if_then(builder.icmp_signed("!=", array.nitems, INTP(0))):
-                        room.stream(builder.gep(array.data, [start]), data, count)
-            with through:
-                for array in others:
-                    room.copy_exactly(array.data, data, array.nitems)
+                        emit.stream(builder.gep(array.data, [start]), piece, count)
 
 
 class _Values:
@@ -174,10 +176,10 @@ class _Values:
             values[k] = self.builder.load(self.builder.gep(array.data, [i]))
         return self.function(self.builder, values)
 
-    def fetch(self, start: Any) -> None:
-        """Fetch PIECE elements of every source, from there on, into the L1 cache: a hint, never a fault."""
+    def fetch(self, start: Any, count: Any) -> None:
+        """Fetch so many elements of every source, from there on, into the L1 cache: a hint, never a fault."""
         for array, alignment in zip(self.arrays, self.alignments, strict=True):
-            stop, step = self.builder.add(start, INTP(PIECE)), INTP(LINE // alignment)
+            stop, step = self.builder.add(start, count), INTP(LINE // alignment)
             with cgutils.for_range_slice(self.builder, start, stop, step) as (at, _):
                 prefetch(self.builder, self.builder.gep(array.data, [at]), writes=0, level=3)
 
@@ -210,30 +212,3 @@ def _loop(builder: Any, count: Any) -> Iterator[Any]:
     again = builder.cbranch(builder.icmp_signed("<", following, count), loop, done)
     again.set_metadata("llvm.loop", _interleave(builder.module))
     builder.position_at_end(done)
-
-
-class Room(Emitter):
-    """PIECE elements in the L1 cache, which `stream` writes to where they belong."""
-
-    def __init__(self, builder: Any, array: Any) -> None:
-        super().__init__(builder, array)
-        room = cgutils.alloca_once(builder, ir.ArrayType(self.element, PIECE))
-        self.data = builder.bitcast(room, self.element.as_pointer())
-
-    def stream(self, target: Any, data: Any, length: Any) -> None:
-        """target[:length] = data[:length], whole vectors past the caches, which needs their addresses aligned.
-
-        Other threads see them after a locked instruction of this one, as all locks and barriers have.
-        """
-        builder, lanes = self.builder, INTP(self.lanes)
-        vector = self.lanes * self.alignment
-        address = builder.and_(builder.neg(builder.ptrtoint(target, INTP)), INTP(vector - 1))
-        lead = builder.udiv(address, INTP(self.alignment))
-        lead = builder.select(builder.icmp_signed("<", lead, length), lead, length)
-        self.copy_exactly(target, data, lead)
-        whole = builder.add(lead, builder.and_(builder.sub(length, lead), INTP(-self.lanes)))
-        with cgutils.for_range_slice(builder, lead, whole, lanes) as (i, _):
-            store = builder.store(self.load(data, i), self.vector_pointer(target, i), align=vector)
-            store.set_metadata("nontemporal", builder.module.add_metadata([INT32(1)]))
-        end, rest = (builder.gep(array, [whole]) for array in (target, data))
-        self.copy_exactly(end, rest, builder.sub(length, whole))

@@ -177,6 +177,24 @@ class Emitter:
                         builder.store(builder.load(origin, align=self.alignment), to, align=self.alignment)
                     size //= 2
 
+    def stream(self, target: Any, data: Any, length: Any) -> None:
+        """target[:length] = data[:length], whole vectors past the caches, which needs their addresses aligned.
+
+        Other threads see them after a locked instruction of this one, as all locks and barriers have.
+        """
+        builder, lanes = self.builder, INTP(self.lanes)
+        vector = self.lanes * self.alignment
+        address = builder.and_(builder.neg(builder.ptrtoint(target, INTP)), INTP(vector - 1))
+        lead = builder.udiv(address, INTP(self.alignment))
+        lead = builder.select(builder.icmp_signed("<", lead, length), lead, length)
+        self.copy_exactly(target, data, lead)
+        whole = builder.add(lead, builder.and_(builder.sub(length, lead), INTP(-self.lanes)))
+        with cgutils.for_range_slice(builder, lead, whole, lanes) as (i, _):
+            store = builder.store(self.load(data, i), self.vector_pointer(target, i), align=vector)
+            store.set_metadata("nontemporal", builder.module.add_metadata([INT32(1)]))
+        end, rest = (builder.gep(array, [whole]) for array in (target, data))
+        self.copy_exactly(end, rest, builder.sub(length, whole))
+
     def interleave(self, one: Any, other: Any) -> tuple[Any, Any]:
         """Two vectors, lane by lane in turn: the lower half, and the upper."""
         lanes = self.lanes

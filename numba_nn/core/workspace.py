@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_nn.core.carry import CarriedStream
-from numba_nn.core.device import ALIGNMENT, CPU, CUDA, Device, device_of
+from numba_nn.core.device import CPU, CUDA, Device, device_of
 from numba_nn.core.errors import ConcurrencyError, ReserveError
+from numba_nn.core.host import ALIGNMENT
+from numba_nn.core.host import Shape as Shape
 
-Shape = tuple[int, ...]
 Spec = tuple[Shape, np.dtype[Any]]
 """Shape and dtype of an array to come."""
 

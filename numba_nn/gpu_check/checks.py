@@ -79,7 +79,7 @@ class Worker:
                 return started
         assert self._process is not None
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died after the section before
+        with contextlib.suppress(OSError):  # it died after the section before
             self._process.stdin.write(f"{name}\n")
             self._process.stdin.flush()
         found = self._read(seconds + GRACE_SECONDS)
@@ -115,7 +115,7 @@ class Worker:
         process, self._process = self._process, None
         if process is None:
             return 0
-        with killed_after(process, GRACE_SECONDS), contextlib.suppress(BrokenPipeError), process:
+        with killed_after(process, GRACE_SECONDS), contextlib.suppress(OSError), process:
             pass  # its input is closed: nobody asks any more
         return process.returncode
 

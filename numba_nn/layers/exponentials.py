@@ -13,7 +13,7 @@ from numba_nn.core.simd import maximum
 from numba_nn.core.vector import read_ahead
 from numba_nn.core.vmath import exp_below
 
-PIECE = 1024  # elements of a row that are summed in their own precision
+SUMMED = 1024  # elements of a row that are summed in their own precision
 FETCHED = 512, 2**16  # elements of rows that are fetched while the one before is computed: longer ones would fill the cache
 
 
@@ -67,8 +67,8 @@ def row_exponentials(e, x, start, stop):
     """The largest of x[start:stop], and the sum of e = exp(x - largest) over it; minus infinity and 0 where that is empty."""
     row, total = x[start:stop], 0.0
     top = row_top(row)
-    for first in range(start, stop, PIECE):
-        last = min(stop, first + PIECE)
+    for first in range(start, stop, SUMMED):
+        last = min(stop, first + SUMMED)
         part, e_part, mass = x[first:last], e[first:last], x.dtype.type(0)
         if next_row(row) > 0:
             read_ahead(x, first + row.size, part.size)

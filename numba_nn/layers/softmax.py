@@ -22,7 +22,7 @@ from numba_nn.core.call import Array, Arrays, Call
 from numba_nn.core.cuda.ptx import cuda
 from numba_nn.core.cuda.reduce import WARPS, team_sum
 from numba_nn.core.cuda.rows import HELD, exponentials_of_row, held_exponentials, hold, release, row_grid, row_of_team, u32
-from numba_nn.core.each import AHEAD, each, each_far, each_sum, is_far, same
+from numba_nn.core.each import PIECE, PIECES_AHEAD, each, each_far, each_sum, is_far, same
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, Saved, Scratch, inlined, kernel
 from numba_nn.core.rows import task_bounds, task_count
@@ -30,6 +30,7 @@ from numba_nn.core.vmath import EXP_WORK, exp_below, log
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.exponentials import exp_less, exponentials, next_row, row_exponentials, row_top
 from numba_nn.layers.from_output import FromOutput, copy_unless_empty
+from numba_nn.layers.merge import product
 
 
 @inlined
@@ -42,12 +43,6 @@ def exp_share(x, top, share):
 def log_share(x, top, depth):
     """x - top - depth, in this order: the difference is exact near the top."""
     return (x - top) - depth
-
-
-@inlined
-def product(a, b):
-    """a b."""
-    return a * b
 
 
 @inlined
@@ -65,7 +60,7 @@ def less_share(dy, y, mass):
 @kernel
 def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
     """y = p; saved_y: flat, for a second copy, or empty."""
-    flat, flat_y, size, far = x.reshape(x.size), y.reshape(y.size), x.shape[1], is_far(saved_y)
+    flat, flat_y, size, far = x.reshape(x.size), y.reshape(y.size), x.shape[1], is_far(saved_y) and x.shape[1] >= PIECE
     for task in prange(task_count(x)):
         o, start, stop = task_bounds(task, x)
         if x.shape[2] == 1:
@@ -96,14 +91,14 @@ def softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x:
 @kernel
 def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
     """dx = p (dy - sum_k dy p), where p = y."""
-    zero, far = dy.dtype.type(0), is_far(dx)
+    zero, far = dy.dtype.type(0), is_far(dx) and dx.shape[1] >= PIECE
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
             dx_row, p_row, dy_row = dx[o].reshape(-1), saved_y[o].reshape(-1), dy[o].reshape(-1)
             mean = zero
             if far:
-                mean = dy.dtype.type(each_sum(product, (dy_row, p_row), AHEAD))
+                mean = dy.dtype.type(each_sum(product, (dy_row, p_row), PIECES_AHEAD))
                 each_far(share_gradient, dx_row, (dy_row, p_row, mean), far)
                 continue
             for k in range(dx_row.size):  # a tenth faster on rows of 128
@@ -127,7 +122,7 @@ def softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
 @kernel
 def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch, x: In):
     """y = log p; saved_y: flat, for a second copy, or empty."""
-    flat, flat_y, size, far = x.reshape(x.size), y.reshape(y.size), x.shape[1], is_far(y)
+    flat, flat_y, size, far = x.reshape(x.size), y.reshape(y.size), x.shape[1], is_far(y) and x.shape[1] >= PIECE
     for task in prange(task_count(x)):
         o, start, stop = task_bounds(task, x)
         if x.shape[2] == 1:
@@ -151,13 +146,13 @@ def log_softmax_forward(y: Out, saved_y: Saved, largest: Scratch, total: Scratch
 @kernel
 def log_softmax_backward(dx: Out, saved_y: Saved, total: Scratch, dy: In):
     """dx = dy - p sum_k dy, where p = exp_below(y)."""
-    zero, far = dy.dtype.type(0), is_far(dx)
+    zero, far = dy.dtype.type(0), is_far(dx) and dx.shape[1] >= PIECE
     for task in prange(task_count(dx)):
         o, start, stop = task_bounds(task, dx)
         if dx.shape[2] == 1:
             dx_row, y_row, dy_row, mass = dx[o].reshape(-1), saved_y[o].reshape(-1), dy[o].reshape(-1), zero
             if far:
-                mass = dy.dtype.type(each_sum(same, (dy_row,), AHEAD))
+                mass = dy.dtype.type(each_sum(same, (dy_row,), PIECES_AHEAD))
                 each_far(less_share, dx_row, (dy_row, y_row, mass), far)
                 continue
             for k in range(dx_row.size):

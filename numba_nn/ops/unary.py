@@ -32,7 +32,7 @@ def opposite(a):
 
 
 @inlined
-def size(a):
+def magnitude(a):
     """|a|."""
     return abs(a)
 
@@ -64,7 +64,7 @@ def absolute_forward(y: Out, a: In):
     far = is_far(y)
     for block in prange(block_count(y.size)):
         start, stop = block_bounds(block, y.size)
-        each_far(size, y[start:stop], (a[start:stop],), far)
+        each_far(magnitude, y[start:stop], (a[start:stop],), far)
 
 
 @portable

@@ -13,7 +13,7 @@ import numpy as np
 
 from numba_nn.core.call import Array
 from numba_nn.core.carry import arrived, departing
-from numba_nn.core.checks import check_keeps_gradients
+from numba_nn.core.checks import check_array, check_keeps_gradients, check_shape
 from numba_nn.core.cuda.feed import Mirror
 from numba_nn.core.errors import ArgumentError, DeviceError, StateDictError, undefined
 from numba_nn.core.kernel import Kernel
@@ -143,15 +143,21 @@ class Optimizer:
 
         Parameters
         ----------
-        loss : device array, optional
-            One number: where it is NaN, parameters and state on a GPU stay as they are, without anybody waiting for it.
+        loss : ndarray or device array, optional
+            One number, where the parameters live: if it is NaN, parameters and state on a GPU stay as they are, without anybody
+            waiting for it.
 
         Raises
         ------
+        DTypeError, ShapeError
+            If ``loss`` is none such; a function, as PyTorch takes one, is never called.
         DeviceError
             If a GPU's driver refuses a launch; the message says which parameters were updated before. The steps of those of
             the next dtype may be counted though their values stay.
         """
+        if loss is not None:
+            check_array(type(self).__name__, "loss", loss, None, self._table.device)
+            check_shape(type(self).__name__, "loss", loss.shape, (1,))
         with self._table.on_stream():
             self._step(loss)
 
@@ -164,8 +170,8 @@ class Optimizer:
             try:
                 self._step_of(tasks, coefficients)
             except DeviceError as error:
-                before = f"parameters of {', '.join(updated)} are updated" if updated else "no parameter is updated"
-                raise DeviceError(f"{type(self).__name__}: {before}, those of {tasks.like.dtype} are not: {error}") from error
+                done = f"only parameters of {', '.join(updated)} are updated" if updated else "no parameter is updated"
+                raise DeviceError(f"{type(self).__name__}: {done}: {error}") from error
             updated.append(str(tasks.like.dtype))
 
     def _step_of(self, tasks: Tasks, coefficients: Array) -> None:

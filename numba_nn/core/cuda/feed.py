@@ -69,8 +69,8 @@ class Feed:
     def send(self, values: NDArray[Any]) -> Any:
         """Have these values in the leading part of the array, in the order of the current stream; gives that part."""
         if not self._stages:  # an array that only device arrays are copied to needs none
-            self._stages = [Stage(self.array.shape, self.array.dtype) for _ in range(STAGES)]
             self._crossing = cuda.stream()
+            self._stages = [Stage(self.array.shape, self.array.dtype) for _ in range(STAGES)]
         stage, crossing, stream = self._stages[0], self._crossing, CUDA.stream or cuda.default_stream()
         count = len(values)
         part, place, pinned = self.array[:count], stage.place[:count], stage.pinned[:count]
@@ -116,5 +116,5 @@ class Mirror:
     def send(self) -> None:
         """Have the host's numbers in the array, if they changed."""
         if self._feed is not None and not np.array_equal(self.host, self._sent):
-            np.copyto(self._sent, self.host)
             self._feed.send(self.host)
+            np.copyto(self._sent, self.host)

@@ -41,7 +41,7 @@ TRANSPOSE_BLOCK = 48  # rows of C^T that are transposed while they are in the L1
 ROW_COLUMNS, ROW_DEPTH = 512, 8  # of one row times a matrix: columns of a task, at least, and rows of B that it adds at once
 THIN = 16  # products of no more depth are cut into rows of tiles: they write C in order, which is most of their work
 TASKS = 16  # what is cut by shape alone is cut into so many, where its size allows: a multiple of most core counts
-BLOCKS_EACH, TASK = 4, 2**19  # blocks of a thread, and multiply-adds of one: 24 x 512 x 784 takes 134 us in one, 146 in 16
+BLOCKS_EACH, TASK = 4, 2**19  # blocks of a thread, if there are several, and multiply-adds of a block
 
 
 @inner
@@ -60,7 +60,7 @@ def block_counts(row_panels, column_panels, height, width, products, work):
     """
     tasks, team = blocks_wanted(products * work), team_size()
     row_blocks = -(-row_panels * height // BLOCK_ROWS)
-    if row_panels > team:  # or the last blocks would leave threads idle: 512^3 was cut into nine for two
+    if row_blocks > team:  # a multiple, or the last blocks leave threads idle: 512^3 was cut into nine for two
         row_blocks = -(-row_blocks // team) * team
     column_blocks = -(-column_panels * width // BLOCK_COLUMNS)
     wanted = -(-tasks // max(1, products * row_blocks))

@@ -133,7 +133,7 @@ def winograd_correlate(
     tiles, chunk, workers = y.shape[0] * rows * columns, corners.size, padded.shape[0]
     channels, height, width, lanes = x.shape[1], tile_rows(y), tile_columns(y), vector_lanes(y)
     row_panels = transformed.shape[0]
-    row_blocks = -(-row_panels // panels_together(channels, width))
+    row_blocks = -(-row_panels // panels_together(channels, width, y.itemsize))
     for first in range(0, tiles, chunk):
         count = min(chunk, tiles - first)
         panels = -(-count // width)
