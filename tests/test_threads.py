@@ -143,27 +143,6 @@ def test_a_region_inside_of_a_region_is_refused():
     assert threads.take_turns(lambda a, b: a + b, 1, 2) == 3
 
 
-# How long idle threads spin
-
-
-@pytest.mark.parametrize(
-    ("said", "found"),
-    [({}, threads.SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
-    ids=["nothing said", "a number said", "a policy said"],
-)
-def test_openmp_starts_with_few_spins_unless_told(said, found, monkeypatch):
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in said.items():
-        monkeypatch.setenv(name, value)
-    seen = []
-    monkeypatch.setattr(threads, "_launch_threads", lambda: seen.append(os.environ.get("GOMP_SPINCOUNT")))
-    monkeypatch.setattr(threads, "_takes_turns", None)
-    threads.prepare()
-    assert seen == [found]
-    assert os.environ.get("GOMP_SPINCOUNT") == said.get("GOMP_SPINCOUNT")
-
-
 # The number of threads
 
 

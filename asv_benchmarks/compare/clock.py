@@ -57,7 +57,7 @@ def time_work(work: Work, pace: Pace) -> list[Timing]:
 def wait_until_idle(most: float = 0.5) -> None:
     """Wait until no thread of this process computes, ``most`` seconds at the most.
 
-    Idle threads of a library spin before they sleep: ours 0.1 ms, PyTorch's 7, onnxruntime's 25 on an Intel Xeon.
+    Idle threads of a library spin before they sleep: ours 5 ms, PyTorch's 7, onnxruntime's 25 on an Intel Xeon.
     """
     end = time.perf_counter() + most
     while time.perf_counter() < end:

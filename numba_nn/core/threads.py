@@ -5,7 +5,6 @@ Numba runs parallel regions on one of three layers: OpenMP, TBB, or its own "wor
 * Numba's number of threads belongs to a Python thread; ours (`set_num_threads`) to all of them.
 * workqueue ends the process when two regions run at once: they take turns here.
 * GNU OpenMP ends a forked child that enters a region: children compute serially.
-* Idle threads of GNU OpenMP spin before they sleep, by default for so long that they hold up the thread they wait for.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
@@ -26,14 +24,6 @@ from numba.np.ufunc.parallel import _launch_threads
 
 from numba_nn.core.checks import is_whole
 from numba_nn.core.errors import ArgumentError, ConcurrencyError
-
-SPINS = "4000"
-"""How often an idle thread of GNU OpenMP looks for work before it sleeps: 0.1 ms on an Intel Xeon, in place of 7.5.
-
-A thread that is woken may find itself on the core of the thread that woke it, which spins until its time slice ends: called
-every 20 ms on two threads, a `Linear` took 7.8 ms there, and takes 0.2 to 0.4. With 1000 spins a thread of a convolution fell
-asleep before the slower one was done.
-"""
 
 forked = False
 """Whether this process was forked from one that had imported the library."""
@@ -96,27 +86,13 @@ def prepare() -> bool:
     """Make ready for a parallel region in this Python thread; tells whether regions must take turns."""
     global _takes_turns
     if _takes_turns is None:
-        with _few_spins():
-            _launch_threads()
+        _launch_threads()
         _takes_turns = numba.threading_layer() == "workqueue"
     if _wanted is not None and getattr(_applied, "count", None) != _wanted:
         numba.set_num_threads(_wanted)
         _applied.count = _wanted
     _team.value = get_num_threads()
     return _takes_turns
-
-
-@contextmanager
-def _few_spins() -> Iterator[None]:
-    """Let GNU OpenMP, should it be loaded in here, find `SPINS` in the environment, unless the user has said what to do."""
-    if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-        yield
-        return
-    os.environ["GOMP_SPINCOUNT"] = SPINS
-    try:
-        yield
-    finally:
-        os.environ.pop("GOMP_SPINCOUNT", None)  # another Python thread may have been first
 
 
 @intrinsic
