@@ -125,7 +125,7 @@ def test_pinned_memory_that_is_refused_is_said_in_bytes(x, monkeypatch):
     step(x, x)
 
 
-@pytest.mark.parametrize(("refused", "words"), [(0, "no parameter is updated"), (1, "parameters of float32 are updated")])
+@pytest.mark.parametrize(("refused", "words"), [(0, "no parameter is updated"), (1, "only parameters of float32 are updated")])
 def test_an_optimizer_that_is_refused_says_what_it_updated(refused, words):
     params = [nn.Parameter(np.ones(3, dtype)) for dtype in (np.float32, np.float64)]
     updates = []
@@ -140,8 +140,7 @@ def test_an_optimizer_that_is_refused_says_what_it_updated(refused, words):
         for p in params:
             p.move(CUDA)
             CUDA.assign(p.grad, 1)
-        dtype = params[refused].value.dtype
-        with pytest.raises(nn.DeviceError, match=f"SGD: {words}, those of {dtype} are not: kernel 'sgd_update': the driver"):
+        with pytest.raises(nn.DeviceError, match=f"SGD: {words}: kernel 'sgd_update': the driver"):
             nn.optim.SGD(params, lr=1.0).step()
     assert [CUDA.to_host(p.value)[0] for p in params] == [0.0 if n < refused else 1.0 for n in range(2)]
 
