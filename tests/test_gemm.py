@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from numba import njit
 from numba.core.errors import TypingError
 
 import numba_nn as nn
-from numba_nn.core.product.gemm import gemm, packed_sizes
+from numba_nn.core.product.gemm import SINGLE, gemm, packed_sizes
 from numba_nn.core.simd import tile_rows
 from tests import reference
 from tests.allocations import no_array_data, no_runtime_memory
@@ -64,6 +66,20 @@ def test_nothing_is_written_beyond_the_packed_operands(size, transposed, dtype):
     for array, name in ((c, "c"), (packed[0], "the left room"), (packed[1], "the right room")):
         array.check(name)
     assert_close(c.array.reshape(3, m, n), reference.matmul(a.astype(np.float64), b.astype(np.float64), *transposed))
+
+
+@pytest.mark.parametrize("m", [7, 13, 17, 33, 40, 100])
+def test_a_product_by_way_of_its_transpose_keeps_to_the_packed_operands(m):
+    """What is transposed lies where B would be packed: at depths about those from which it pays."""
+    for n, k in itertools.product((m, 65, 160), (*range(13, 70, 3), 128, 300)):
+        a, b = operands(m, n, k, transpose_b=True, dtype=np.float32)
+        packed = [Guarded((room,), np.float32) for room in packed_sizes(m, n, k, np.float32)]
+        c = Guarded((1, m * n), np.float32)
+        arrays = c.array, *(p.array for p in packed), a.reshape(1, -1), b.reshape(1, -1)
+        gemm.serial(*arrays, SINGLE, SINGLE, (m, n, k), (k, 1), (1, k), 0)
+        for array, name in ((c, "c"), (packed[0], "the left room"), (packed[1], "the right room")):
+            array.check(f"{name}, {m} x {n} x {k}")
+        assert_close(c.array.reshape(m, n), a @ b.T)
 
 
 def test_strided_operands():

@@ -177,6 +177,10 @@ class Parameter:
             packs[form] = made
         return made
 
+    def kept(self, form: Hashable) -> NDArray[Any] | None:
+        """What `packed` made of the locked value, if it has: 0.1 us, where preparing `packed`'s arguments takes 0.6."""
+        return self._packs.get(form)
+
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Set whether backward computes the gradient and optimisers change the value."""
         self.requires_grad = check_flag(self, "requires_grad", requires_grad)

@@ -280,7 +280,9 @@ class Linear(Layer):
         if y.ndim != 2:
             y, x = as_rows(y), as_rows(x)
         if geometry.packed is not None and self.weight.locked:
-            geometry.packed(y, scratch["left"], x, self._panels(call), scale, shift, activation, slope)
+            panels = self.weight.kept("columns")
+            panels = self._panels(call) if panels is None else panels
+            geometry.packed(y, scratch["left"], x, panels, scale, shift, activation, slope)
         else:
             geometry.forward(y, scratch["left"], scratch["right"], x, self._weight(call), scale, shift, activation, slope)
 

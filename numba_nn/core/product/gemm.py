@@ -16,10 +16,11 @@ from numba import prange
 from numba_nn.core.cuda.gemm import multiply_matrices
 from numba_nn.core.cuda.product import ADD, OVERWRITE
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.product.block import multiply_block
+from numba_nn.core.product.block import CACHED, multiply_block
 from numba_nn.core.product.dot import dot_products
 from numba_nn.core.product.packing import pack_matrices, panel_sizes
 from numba_nn.core.simd import (
+    VECTORS,
     register_file,
     tile_columns,
     tile_rows,
@@ -31,12 +32,12 @@ from numba_nn.core.threads import team_size
 
 BLOCK_ROWS = 240  # A block: 240 x 256 x 4 B = 246 KB, half of the L2 of Zen 3; 480 rows lose 2 % at 2048^3 on an Intel Xeon
 BLOCK_COLUMNS = 1024 if register_file()[0] == 64 else 512  # CPUs with AVX-512 have an L2 of 1 MB or more
-DOT_ROWS, DOT_DEPTH = 64, 4  # dot products pay up to so many rows, if the depth is so many times greater
+DOT_DEPTH = 4  # dot products pay if the depth is so many times greater than the rows
 IN_PLACE_PANELS = 4  # see `columns_in_place`
 PLACE_ELEMENTS = 2**14  # of C in a block where B is read in place, at least, or ROW_COLUMNS of each row
 LEFT_ROWS, LEFT_COLUMNS, MANY_COLUMNS, LEFT_ELEMENTS = 12, 128, 512, 2**18  # see `left_is_packed`
 ALIASING = 1024  # rows a multiple of so many elements apart all fall into the same set of the L1 cache
-TRANSPOSE_ROWS = 128  # see `transposing_pays`
+TRANSPOSE_ROWS = 160  # see `transposing_pays`
 TRANSPOSE_BLOCK = 48  # rows of C^T that are transposed while they are in the L1 cache
 ROW_COLUMNS, ROW_DEPTH = 512, 8  # of one row times a matrix: columns of a task, at least, and rows of B that it adds at once
 THIN = 16  # products of no more depth are cut into rows of tiles: they write C in order, which is most of their work
@@ -92,11 +93,11 @@ def gemm(
         multiply_row(c, a, b, a_of, b_of, n, depth, accumulate)
     elif n == 1 and a_strides[0] == 1:
         multiply_row(c, b, a, b_of, a_of, m, depth, accumulate)
-    elif b_strides[0] == 1 and c.shape[0] == b.shape[0] and transposing_pays(m, n, depth, fills_panels(m, tile_columns(c))):
+    elif b_strides[0] == 1 and c.shape[0] == b.shape[0] and transposing_pays(m, n, depth, c):
         multiply_transposed(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, b_strides[1], accumulate)
-    elif in_order and few_rows_suffice(m, n, depth):
+    elif in_order and few_rows_suffice(m, n, depth, vector_lanes(c)):
         dot_products(c, a, b, a_of, b_of, (m, n, depth), (n, 1), accumulate)
-    elif in_order and few_rows_suffice(n, m, depth) and not fills_panels(n, tile_columns(c)):
+    elif in_order and few_rows_suffice(n, m, depth, vector_lanes(c)):
         dot_products(c, b, a, b_of, a_of, (n, m, depth), (1, n), accumulate)
     elif n == 1 < m:  # rather one row than one column: see `packed_sizes`
         multiply_stack(c, packed_b, packed_a, b, a, b_of, a_of, (n, m, depth), b_strides[::-1], a_strides[::-1], accumulate)
@@ -114,24 +115,31 @@ def gemm(
 
 
 @inner
-def few_rows_suffice(m, n, depth):
-    """Whether a product of m rows, had it both operands' depth in order, is faster by dot products."""
-    return m <= n and m <= DOT_ROWS and m * DOT_DEPTH <= depth
+def few_rows_suffice(m, n, depth, lanes):
+    """Whether a product of m rows, had it both operands' depth in order, is faster by dot products: half of the peak."""
+    return m <= n and m <= few_rows(lanes) and m * DOT_DEPTH <= depth
 
 
 @inner
-def fills_panels(columns, width):
-    """Whether panels of so few columns are full enough to be faster than dot products, which reach half of the peak."""
-    return columns * 5 >= -(-columns // width) * width * 3
+def few_rows(lanes):
+    """Rows that fill a vector of ``lanes`` so badly that dot products are faster."""
+    return lanes * 3 // 4
 
 
 @inner
-def transposing_pays(m, n, depth, full):
+def transposing_pays(m, n, depth, c):
     """Whether C^T = B^T A^T is faster, where B has its depth in order: B^T is read where it lies, and only A is packed.
 
-    full: whether m rows fill panels of columns, by `fills_panels`.
+    What it saves, packing B, takes as long as ``packing`` columns of C^T. What is wasted are columns of panels beyond m (a
+    panel of one vector costs three quarters of one of two) and copying C^T, which has to fit where panels of B would lie. On
+    an Intel Xeon it takes 0.45 to 1.05 of the time of `multiply_stack` so, for 16 to 160 rows.
     """
-    return full and 0 < m <= min(n, TRANSPOSE_ROWS) and m * DOT_DEPTH <= depth
+    lanes, width = vector_lanes(c), tile_columns(c)
+    columns, left = -(-m // width) * width, m % width
+    wasted = columns - m - (width // 4 if 0 < left <= lanes else 0)
+    packing = width * 3 // 4 if n * depth * c.itemsize <= CACHED else width
+    many = few_rows(lanes) < m <= min(n, TRANSPOSE_ROWS)
+    return many and columns <= depth and 3 * lanes * m < 2 * (packing - wasted) * depth
 
 
 @kernel
@@ -297,10 +305,10 @@ def packed_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
 def packing_pays(m: int, n: int, k: int, dtype: Any) -> bool:
     """Whether B (K x N) is read faster from panels that were packed before, where it has its depth in order.
 
-    It is not where `multiply_transposed` serves. In place of dot products, 3 to 12 rows take 0.5 to 0.9 of the time, and 2 rows
-    up to 1.4 (Zen 3).
+    On an Intel Xeon 3 to 128 rows take 0.3 to 1.03 of the time of `gemm`; for a row or two, and for columns that leave a vector
+    empty, dot products are faster.
     """
-    return m > 2 and n > 1 and not transposing_pays.py_func(m, n, k, fills_panels.py_func(m, tile_shape(dtype)[1]))
+    return m > 2 and n > few_rows.py_func(tile_shape(dtype)[1] // VECTORS)
 
 
 def product_work(m: int, n: int, k: int, packed: bool = True) -> float:

@@ -25,11 +25,12 @@ from numba_nn.core.device import CUDA
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.product.block import multiply_block
 from numba_nn.core.product.dot import dot_block
-from numba_nn.core.product.gemm import DOT_DEPTH, DOT_ROWS, gemm, multiply_columns, multiply_packed, packed_sizes
+from numba_nn.core.product.gemm import DOT_DEPTH, gemm, multiply_columns, multiply_packed, packed_sizes
 from numba_nn.core.product.packing import panel_sizes
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.layers.linear import BIAS_ROWS, linear_backward_bias
 
+DOT_ROWS = 64  # see `recurrent_by_dots`
 SHARED = np.zeros(4, np.int64)
 """Every gate takes the one matrix there is."""
 EACH = np.arange(4)
@@ -195,7 +196,7 @@ def sums_room(rows: int, batch: int, inputs: int, hidden: int, gates: int) -> tu
 
 @inner
 def recurrent_by_dots(steps, batch, hidden):
-    """Whether weight_hh is better read as it is, by dot products, than packed before the first step."""
+    """Whether weight_hh is better read as it is, by dot products, than packed before the first step, for so few rows."""
     return batch == 1 or (steps * batch <= DOT_ROWS and batch * DOT_DEPTH <= hidden)
 
 
