@@ -28,7 +28,7 @@ def fma_repeat(c: Out, a: In, b: In, repeats: int):
         for _ in range(repeats):
             fma_tile(
                 c[worker], 0, width, height, width, True, a[worker], 0, 1, height, b[worker], 0, 0, width,
-                a.shape[1] // height, 0,
+                a.shape[1] // height, 0, True,
             )  # fmt: skip
 
 

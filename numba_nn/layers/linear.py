@@ -299,7 +299,7 @@ class Linear(Layer):
 
     def _pack_for(self, call: Call) -> None:
         # Smaller batches may want panels where this one does not.
-        if self.device is CPU and self.weight.locked and math.prod(call.x_shape[:-1]) > 2:
+        if self.device is CPU and self.weight.locked and math.prod(call.x_shape[:-1]) > 1:
             self._panels(call)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:

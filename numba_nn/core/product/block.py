@@ -73,18 +73,18 @@ def multiply_band(c, at, stride, rows, columns, accumulate, a, a_at, a_steps, b,
     Nothing beyond B is fetched: looking for the page of an address that is none takes time, too.
     """
     height, width = tile_rows(c), tile_columns(c) * (ROW_PANELS if rows == 1 else 1)
-    share = depth // FETCH_DEPTHS
+    share, padded = depth // FETCH_DEPTHS, a_steps[1] == 1 and a_steps[2] == height  # panels have all rows of a tile
     for j in range(0, columns, width):
         i, fetched, panel = 0, 0, b_at + j // tile_columns(c) * b_steps[0]
         ahead = panel + b_steps[0] if j + width < columns else after
         while i < rows:
             left, part = rows - i, partial_rows(c)
-            taken = height if left >= height else min(left, part)
+            taken = min(left, height) if left >= height or padded else min(left, part)
             if height < left <= 2 * part and a_steps[0] == height * a_steps[1]:  # rows of A that lie evenly
                 taken = part  # 8 rows as 4 + 4 rather than 6 + 2, which costs as much as 6 + 4
             fma_tile(
                 c, at + i * stride + j, stride, taken, min(width, columns - j), accumulate,
                 a, a_at + i // height * a_steps[0] + i % height * a_steps[1], a_steps[1], a_steps[2],
-                b, panel, b_steps[0], b_steps[1], depth, ahead + fetched * b_steps[1],
+                b, panel, b_steps[0], b_steps[1], depth, ahead + fetched * b_steps[1], i > 0,
             )  # fmt: skip
             i, fetched = i + taken, fetched + share if fetched + 2 * share <= depth else 0

@@ -15,40 +15,59 @@ from numba.extending import intrinsic
 from numba_nn.core.simd import INTP, LINE, VECTORS, Emitter, data_pointer, prefetch, tile_heights
 
 GROUP = 3  # rows of A that share a pointer; with one each, general registers spill: 88 GFLOP/s in place of 116 (Zen 4)
-FETCH_DEPTHS = 8  # depths that go by between fetches of what the tile, and the next panel, need: see `whole_tile`
+NEAR = 8  # how many depths ahead B is fetched into the L1 cache: see `tile_by_operands`
+FETCH_DEPTHS = 8  # depths that go by between fetches of what the tile, and the next panel, need: see `tile_by_operands`
 ROW_PANELS = 2  # panels of columns that a tile of one row goes over: two sums would wait for each other
 
 
 class FmaEmitter(Emitter):
     """Emits tiles of a matrix product."""
 
-    def sum_products(self, a: list[Any], a_step: Any, b: list[Any], b_step: Any, depth: Any, fetch: Any) -> list[list[Any]]:
+    def sum_products(
+        self, a: list[Any], a_step: Any, b: list[Any], b_step: Any, depth: Any, fetch: Any = None, near: Any = None
+    ) -> list[list[Any]]:
         """Sums of products of rows of A and column vectors of B over the depth.
 
         Rows of A are (pointer, offset); those that share a pointer leave registers to the others. ``fetch(k)``, if given, emits
-        what goes along with every FETCH_DEPTHS from depth k on.
+        what goes along with every FETCH_DEPTHS from depth k on. ``near``, if given: the depth up to which B is fetched NEAR
+        depths ahead, and a pointer to what the last NEAR depths fetch, as B will be read next.
         """
         builder, firsts = self.builder, {id(first): first for first, _ in a}
 
-        def advance(state: list[Any], count: int) -> list[Any]:
-            """The state (depth, offset in B, places in A, sums) that many depths later."""
+        def advance(ahead: list[Any], state: list[Any], count: int) -> list[Any]:
+            """The state (depth, offset in B, places in A, sums) that many depths later; each fetches what lies ``ahead``."""
             k, b_k, places, totals = state[0], state[1], state[2 : 2 + len(firsts)], state[2 + len(firsts) :]
             for left in range(count, 0, -1):
                 rows, old = dict(zip(firsts, places, strict=True)), iter(totals)
                 columns, totals = [self.load(column, b_k) for column in b], []
+                for line in ahead:
+                    prefetch(builder, builder.gep(line, [b_k]), 0, 3)
                 for first, offset in a:
                     element = self.broadcast(rows[id(first)], offset)
                     totals += [self.multiply_add(element, column, next(old)) for column in columns]
                 places, b_k = [builder.gep(place, [a_step]) for place in places], builder.add(b_k, b_step)
                 if left == 1:
                     places = [self.opaque(place) for place in places]
+                elif ahead and not isinstance(b_step, ir.Constant):
+                    b_k = self.opaque(b_k)
             return [builder.add(k, INTP(count)), b_k, *places, *totals]
 
-        state = [INTP(0), INTP(0), *firsts.values(), *[self.zero] * (len(a) * len(b))]
+        state, following = [INTP(0), INTP(0), *firsts.values(), *[self.zero] * (len(a) * len(b))], []
         if fetch:
-            state = self.repeat(state, advance, FETCH_DEPTHS, depth, fetch)
-        sums = self.repeat(state, advance, 1, depth)[2 + len(firsts) :]
+            state = self.repeat(state, functools.partial(advance, []), FETCH_DEPTHS, depth, fetch)
+        if near:
+            together = FETCH_DEPTHS if isinstance(a_step, ir.Constant) else 1
+            lines = self.lines(b, builder.mul(INTP(NEAR), b_step))
+            state = self.repeat(state, functools.partial(advance, lines), together, near[0])
+            state = self.repeat(state, functools.partial(advance, []), 1, builder.sub(depth, INTP(NEAR)))
+            following = [builder.gep(near[1], [builder.sub(INTP(j * self.lanes), state[1])]) for j in range(len(b))]
+        sums = self.repeat(state, functools.partial(advance, following), 1, depth)[2 + len(firsts) :]
         return [sums[i : i + len(b)] for i in range(0, len(sums), len(b))]
+
+    def lines(self, columns: list[Any], offset: Any) -> list[Any]:
+        """Pointers into every cache line of neighbouring vectors, ``offset`` elements on; unaligned, they end in one more."""
+        last = self.builder.gep(columns[-1], [INTP(self.lanes - 1)])
+        return [self.builder.gep(place, [offset]) for place in (*columns, last)]
 
     def repeat(self, start: list[Any], advance: Any, count: int, depth: Any, visit: Any = None) -> list[Any]:
         """The state after as many steps of ``count`` depths as there are up to ``depth``; ``visit`` is called in each."""
@@ -120,11 +139,12 @@ class FmaEmitter(Emitter):
 
     def tile(
         self, height: int, c: Any, a: Any, b: Any, size: Any, strides: Any, accumulate: Any,
-        vectors: int = VECTORS, ahead: Any = None,
+        vectors: int = VECTORS, ahead: Any = None, cached: Any = None,
     ) -> None:  # fmt: skip
         """A tile of this height; for rows and panels of B that are not wanted, the last one is computed again.
 
-        ``ahead``: where what is fetched meanwhile begins, if anything is.
+        ``ahead``: where what is fetched meanwhile begins, if anything is. With ``cached``, whether B is in the L1 cache, that
+        is B, NEAR depths ahead, and in the end what lies ``ahead``; else see `tile_by_operands`.
         """
         builder, (rows, columns, depth), (stride, a_row, a_depth, b_panel, b_depth) = self.builder, size, strides
         if isinstance(a_row, ir.Constant):
@@ -139,12 +159,13 @@ class FmaEmitter(Emitter):
         panels = builder.sdiv(builder.add(columns, builder.sub(width, INTP(1))), width)
         panels = self.pointers(b, b_panel, ROW_PANELS if height == 1 else 1, panels)
         columns_of_b = [builder.gep(panel, [INTP(j * self.lanes)]) for panel in panels for j in range(vectors)]
-        fetch = ahead and functools.partial(self.fetch, c, stride, ahead, b_depth)
-        sums = self.sum_products(a_rows, a_depth, columns_of_b, b_depth, depth, fetch)
+        fetch = functools.partial(self.fetch, c, stride, ahead, b_depth) if ahead and not cached else None
+        near = (builder.select(cached, INTP(0), builder.sub(depth, INTP(NEAR))), ahead) if cached else None
+        sums = self.sum_products(a_rows, a_depth, columns_of_b, b_depth, depth, fetch, near)
         self.write(sums, c, stride, rows, columns, accumulate)
 
     def fetch(self, c: Any, stride: Any, ahead: Any, b_depth: Any, k: Any) -> None:
-        """Bring the next row of C, and the next one of what lies ahead in B, into caches: see `whole_tile`."""
+        """Bring the next row of C, and the next one of what lies ahead in B, into caches: see `tile_by_operands`."""
         builder = self.builder
         part, last = builder.sdiv(k, INTP(FETCH_DEPTHS)), INTP(self.rows - 1)
         row = builder.select(builder.icmp_signed("<", part, last), part, last)  # lower rows would drive B out of L1
@@ -153,49 +174,58 @@ class FmaEmitter(Emitter):
             for offset in range(0, VECTORS * self.lanes, LINE // self.alignment):
                 prefetch(builder, builder.gep(start, [INTP(offset)]), writes, level)
 
-    def whole_tile(self, c: Any, a: Any, b: Any, size: Any, strides: Any, accumulate: Any, ahead: Any) -> None:
-        """A tile of all rows. Where A and B are panels, offsets are constants, and no address is computed in the loop.
+    def tile_by_operands(
+        self, height: int, c: Any, a: Any, b: Any, size: Any, strides: Any, accumulate: Any, ahead: Any, cached: Any
+    ) -> None:
+        """A tile by how A and B lie: where they are panels, offsets are constants, and no address is computed in the loop.
 
         On an Intel Xeon additions of addresses crowd out multiply-adds: without them 2048^3 went from 0.68 to 0.80 of MKL's
-        speed. C and the next panel are fetched a few lines at a time: an L1 cache waits for some 16 lines at once, those from
-        L2 among them. With all of them fetched before the tile, packed panels of 2048^3 were multiplied at 0.83 of the peak,
-        and at 0.94 so.
+        speed. Whole tiles fetch C and the next panel a few lines at a time: an L1 cache waits for some 16 lines at once, those
+        from L2 among them. With all of them fetched before the tile, packed panels of 2048^3 were multiplied at 0.83 of the
+        peak, and at 0.94 so. Lower tiles wait for B, which they alone read: fetched NEAR depths ahead, 512 x 512 take 0.77 of
+        the time for a row, and 0.85 for 8 rows that are packed.
         """
         builder, (stride, a_row, a_depth, b_panel, b_depth) = self.builder, strides
-        width, height, one = INTP(VECTORS * self.lanes), INTP(self.rows), INTP(1)
+        width, panel, one = INTP(VECTORS * self.lanes), INTP(self.rows), INTP(1)
 
-        def emit(a_row: Any, a_depth: Any, b_depth: Any, ahead: Any) -> None:
-            self.tile(self.rows, c, a, b, size, (stride, a_row, a_depth, b_panel, b_depth), accumulate, ahead=ahead)
+        def emit(a_row: Any, a_depth: Any, b_depth: Any, cached: Any) -> None:
+            steps = stride, a_row, a_depth, b_panel, b_depth
+            self.tile(height, c, a, b, size, steps, accumulate, ahead=ahead, cached=cached)
 
-        left = builder.and_(builder.icmp_signed("==", a_row, one), builder.icmp_signed("==", a_depth, height))
-        with builder.if_else(left) as (packed, other):
-            with packed, builder.if_else(builder.icmp_signed("==", b_depth, width)) as (both, left_only):
-                with both:
-                    emit(one, height, width, ahead)
-                with left_only:
-                    emit(one, height, b_depth, ahead)
+        is_panel = builder.and_(builder.icmp_signed("==", a_row, one), builder.icmp_signed("==", a_depth, panel))
+        with builder.if_else(is_panel) as (packed, other):
+            with packed:
+                if height < self.rows:
+                    emit(one, panel, b_depth, cached)
+                else:
+                    with builder.if_else(builder.icmp_signed("==", b_depth, width)) as (both, left_only):
+                        with both:
+                            emit(one, panel, width, None)
+                        with left_only:
+                            emit(one, panel, b_depth, None)
             with other:
-                emit(a_row, a_depth, b_depth, None)
+                emit(a_row, a_depth, b_depth, cached)
 
 
 @intrinsic
 def fma_tile(
-    typingctx, c, at, stride, rows, columns, accumulate, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth, ahead
-):
+    typingctx, c, at, stride, rows, columns, accumulate, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth, ahead,
+    cached,
+):  # fmt: skip
     """C[i, j] = sum_k A[i, k] B[k, j], added to what C holds if ``accumulate``, for the first ``rows`` x ``columns`` of a tile.
 
-    ``fma_tile(c, at, stride, rows, columns, accumulate, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth, ahead)``:
     C starts at element ``at`` of ``c``, its rows lie ``stride`` apart. A starts at ``a_at``; its rows lie ``a_row`` apart and
     its depths ``a_depth``. B starts at ``b_at``; its depths lie ``b_depth`` apart, each with ``tile_columns`` neighbours, which
-    may be read also where ``columns`` is less. Rows are tile_rows, or 1 to partial_rows; columns 1 to tile_columns, but up to
-    ROW_PANELS times that for a single row, from panels of B that lie ``b_panel`` apart. A whole tile whose A is a panel fetches
-    a row of C, and as much of B from ``ahead`` on, with every FETCH_DEPTHS.
+    may be read also where ``columns`` is less. Rows are tile_rows, or 1 to partial_rows, or any number where A is a panel;
+    columns 1 to tile_columns, but up to ROW_PANELS times that for a single row, from panels of B that lie ``b_panel`` apart.
+    Where B goes on after this tile begins at ``ahead``; ``cached`` tells whether it is in the L1 cache now.
     """
     numbers = [types.intp] * 4
-    signature = types.void(c, *numbers, types.boolean, a, *numbers[:3], b, *numbers, types.intp)
+    signature = types.void(c, *numbers, types.boolean, a, *numbers[:3], b, *numbers, types.intp, types.boolean)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        c, at, stride, rows, columns, accumulate, a, a_at, a_row, a_depth, b, b_at, b_panel, b_depth, depth, ahead = arguments
+        c, at, stride, rows, columns, accumulate, a, a_at, a_row, a_depth, *of_b, cached = arguments
+        b, b_at, b_panel, b_depth, depth, ahead = of_b
         emit = FmaEmitter(builder, signature.args[0])
         left, right = (data_pointer(context, builder, signature.args[n], *arguments[n : n + 2]) for n in (6, 10))
         target, ahead = (
@@ -208,12 +238,12 @@ def fma_tile(
             if height == emit.rows:
                 with builder.if_else(builder.icmp_signed(">", columns, INTP(emit.lanes))) as (two, one):
                     with two:
-                        emit.whole_tile(target, left, right, size, strides, accumulate, ahead)
+                        emit.tile_by_operands(height, target, left, right, size, strides, accumulate, ahead, cached)
                     with one:
                         emit.tile(height, target, left, right, size, strides, accumulate, vectors=1)
                 continue
             with builder.if_then(builder.icmp_signed("<=", rows, INTP(height))):
-                emit.tile(height, target, left, right, size, strides, accumulate)
+                emit.tile_by_operands(height, target, left, right, size, strides, accumulate, ahead, cached)
                 builder.branch(done)
         builder.branch(done)
         builder.position_at_end(done)

@@ -35,7 +35,7 @@ BLOCK_COLUMNS = 1024 if register_file()[0] == 64 else 512  # CPUs with AVX-512 h
 DOT_DEPTH = 4  # dot products pay if the depth is so many times greater than the rows
 IN_PLACE_PANELS = 4  # see `columns_in_place`
 PLACE_ELEMENTS = 2**14  # of C in a block where B is read in place, at least, or ROW_COLUMNS of each row
-LEFT_ROWS, LEFT_COLUMNS, MANY_COLUMNS, LEFT_ELEMENTS = 12, 128, 512, 2**18  # see `left_is_packed`
+LEFT_ROWS, LEFT_COLUMNS, MANY_COLUMNS, LEFT_ELEMENTS = 9, 128, 512, 2**18  # see `left_is_packed`
 ALIASING = 1024  # rows a multiple of so many elements apart all fall into the same set of the L1 cache
 TRANSPOSE_ROWS = 160  # see `transposing_pays`
 TRANSPOSE_BLOCK = 48  # rows of C^T that are transposed while they are in the L1 cache
@@ -213,14 +213,15 @@ def write_transposed(c, first, stride, transposed, at, rows, columns, m, accumul
 
 
 @inner
-def left_is_packed(m, n, depth, strides):
-    """Whether A is packed: if it fills whole tiles that are read very often; or often, and it is large, or its rows alias.
+def left_is_packed(m, n, depth, strides, in_place):
+    """Whether A is packed: if it is read very often, with whole tiles or B in place; or often, and is large, or its rows alias.
 
     On Zen 4, share of the peak as it is and packed: 94 and 89 for 256^3, 80 and 91 for 1024^3. With its depths apart, on an
-    Intel Xeon: 68 and 70 for 256^3, 63 and 74 for 512^3. For 96 x 512 x 784 there: 60 as it is, 69 packed.
+    Intel Xeon: 68 and 70 for 256^3, 63 and 74 for 512^3. For 96 x 512 x 784 there: 60 as it is, 69 packed. Rows that lie as
+    they are take 1.2 (3 rows) or 1.08 times (8) as long with 512 x 512 in place.
     """
     most = LEFT_ELEMENTS if strides[1] == 1 else LEFT_ELEMENTS // 8
-    often = n >= MANY_COLUMNS and m >= LEFT_ROWS
+    often = n >= MANY_COLUMNS and (m >= LEFT_ROWS or in_place)
     return n >= LEFT_COLUMNS and (often or m * depth > most or strides[0] % ALIASING == 0)
 
 
@@ -256,7 +257,7 @@ def multiply_packed(
     height, width = tile_rows(c), tile_columns(c)
     row_panels, column_panels = -(-m // height), -(-n // width)
     left, left_size, left_steps = a.reshape(a.size), m * depth, (height * a_strides[0], a_strides[0], a_strides[1])
-    if left_is_packed(m, n, depth, a_strides):
+    if left_is_packed(m, n, depth, a_strides, in_place > 0):
         pack_matrices(packed_a, a, (m, depth), a_strides, height, 0)
         left, left_size, left_steps = packed_a, row_panels * height * depth, (height * depth, 1, height)
     rest = (column_panels * width - in_place) * depth
@@ -305,10 +306,10 @@ def packed_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
 def packing_pays(m: int, n: int, k: int, dtype: Any) -> bool:
     """Whether B (K x N) is read faster from panels that were packed before, where it has its depth in order.
 
-    On an Intel Xeon 3 to 128 rows take 0.3 to 1.03 of the time of `gemm`; for a row or two, and for columns that leave a vector
+    On an Intel Xeon 2 to 128 rows take 0.3 to 1.05 of the time of `gemm`; for a row, and for columns that leave a vector
     empty, dot products are faster.
     """
-    return m > 2 and n > few_rows.py_func(tile_shape(dtype)[1] // VECTORS)
+    return m > 1 and n > few_rows.py_func(tile_shape(dtype)[1] // VECTORS)
 
 
 def product_work(m: int, n: int, k: int, packed: bool = True) -> float:
