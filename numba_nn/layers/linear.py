@@ -298,8 +298,7 @@ class Linear(Layer):
         pack_columns(panels, weight.reshape(1, -1), self.out_features, self.in_features)
 
     def _pack_for(self, call: Call) -> None:
-        # Smaller batches may want panels where this one does not.
-        if self.device is CPU and self.weight.locked and math.prod(call.x_shape[:-1]) > 1:
+        if call.geometry.packed is not None and self.weight.locked:
             self._panels(call)
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:

@@ -131,8 +131,8 @@ def transposing_pays(m, n, depth, c):
     """Whether C^T = B^T A^T is faster, where B has its depth in order: B^T is read where it lies, and only A is packed.
 
     What it saves, packing B, takes as long as ``packing`` columns of C^T. What is wasted are columns of panels beyond m (a
-    panel of one vector costs three quarters of one of two) and copying C^T, which has to fit where panels of B would lie. On
-    an Intel Xeon it takes 0.45 to 1.05 of the time of `multiply_stack` so, for 16 to 160 rows.
+    panel of one vector costs three quarters of one of two) and copying C^T, m rows at 3/2 of ``lanes`` each; it has to fit
+    where panels of B would lie. On an Intel Xeon it takes 0.45 to 1.05 of the time of `multiply_stack` so, for 16 to 160 rows.
     """
     lanes, width = vector_lanes(c), tile_columns(c)
     columns, left = -(-m // width) * width, m % width

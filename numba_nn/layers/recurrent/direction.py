@@ -123,7 +123,7 @@ class Direction:
 
     def pack(self, walk: Walk, packed: Any) -> None:
         """Have what forwards of so many rows, and fewer, read of locked weights; packed: room as in `forward`."""
-        for which, packs in enumerate((walk.rows > 1 and self.weights[0].device is CPU, self._packs_states(walk))):
+        for which, packs in enumerate((self._packs_inputs(walk), self._packs_states(walk))):
             if packs and self.weights[which].locked:
                 self._panels(which, packed[1])
 
