@@ -36,6 +36,9 @@ CONVOLUTIONS = [
     conv((70, 33, 3, 3), 33, 13, 2, stride=(1, 2), padding=(0, 1), bias=False),
     conv((2, 36, 8, 9), 36, 24, (2, 3), stride=(3, 2), padding=(3, 1), groups=2),
     conv((2, 16, 7, 8), 16, 14, 1, stride=2),
+    # the same for tiles over several images, and more than 1024 rows of weights
+    conv((19, 16, 4, 5), 16, 13, 3, padding=1),
+    conv((2, 14, 5, 7), 14, 1030, 1, stride=2),
     conv((1, 16, 5, 6), 16, 14, 1, padding=(2, 1), stride=(2, 3)),
     conv1d((2, 16, 700), 16, 12, 4, padding=2),
     # taps as large as the image

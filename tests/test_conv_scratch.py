@@ -8,6 +8,7 @@ import pytest
 
 import numba_nn as nn
 from numba_nn.core.kernel import Kernel
+from numba_nn.layers.conv.im2col import Im2col
 from tests import reference
 from tests.cases import assert_close
 from tests.guarded import Guarded
@@ -15,7 +16,7 @@ from tests.guarded import Guarded
 GEOMETRIES = 60
 
 
-def draw(rng):
+def draw(rng, least_channels=1):
     """A layer's arguments and the shape of an input, of which the dilated kernel fits."""
 
     def one(*choices):
@@ -23,7 +24,8 @@ def draw(rng):
 
     groups = one(1, 1, 1, 2, 3)
     channels, out_channels = (
-        groups * int(one(47, 95) if rng.random() < 0.1 else rng.integers(1, one(4, 20))) for _ in range(2)
+        groups * (least_channels - 1 + int(one(47, 95) if rng.random() < 0.1 else rng.integers(1, one(4, 20))))
+        for _ in range(2)
     )
     kernel = one(1, 2, 3, 4, 5), one(1, 2, 3, 5, 18)
     dilation = one(1, 1, 2, 7), one(1, 1, 3, 7)
@@ -37,6 +39,11 @@ def draw(rng):
     size = [n + int(rng.integers(e + 1)) if rng.random() < 0.5 else n + e for n, e in zip(least, extra, strict=True)]
     kwargs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "bias": bool(one(True, False))}
     return (channels, out_channels, kernel), kwargs, (int(rng.integers(1, 4)), channels, *size)
+
+
+def draw_im2col(rng):
+    """The same, with channels to fill a tile."""
+    return draw(rng, least_channels=12)
 
 
 def draw_winograd(rng):
@@ -73,10 +80,12 @@ def along(x, weight, dy, args, kwargs):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("make", [draw, draw_winograd, draw_pointwise, draw_whole_image])
+@pytest.mark.parametrize("make", [draw, draw_im2col, draw_winograd, draw_pointwise, draw_whole_image])
 @pytest.mark.parametrize("seed", range(GEOMETRIES))
 def test_scratch_is_neither_too_small_nor_read_before_it_is_written(seed, make, dtype, monkeypatch):
     monkeypatch.setattr(Kernel, "for_work", lambda self, work, *_: self.serial)
+    if make is draw_im2col:
+        monkeypatch.setattr(Im2col, "cost", classmethod(lambda kind, problem, one_pass: -1.0))
     rng = np.random.default_rng(seed)
     args, kwargs, x_shape = make(rng)
     layer = nn.Conv2d(*args, **kwargs, dtype=dtype)
@@ -103,3 +112,12 @@ def test_scratch_is_neither_too_small_nor_read_before_it_is_written(seed, make, 
         terms = got * direction[name]
         tolerance = (1e-5 if dtype == np.float32 else 1e-12) * max(1, np.linalg.norm(terms.ravel()), np.abs(terms).sum() / 30)
         assert abs(terms.sum() - expected) <= tolerance, name
+
+
+@pytest.mark.parametrize("make", [draw, draw_im2col, draw_winograd, draw_pointwise])
+@pytest.mark.parametrize("seed", range(GEOMETRIES))
+def test_scratch_serves_smaller_batches_though_other_algorithms_compute_them(seed, make):
+    args, kwargs, (_, *image) = make(np.random.default_rng(seed))
+    layer = nn.Conv2d(*args, **kwargs)
+    sizes = [layer.scratch_spec((n, *image), layer.dtype)["passes"][0] for n in range(1, 14)]
+    assert sizes == sorted(sizes)

@@ -11,7 +11,7 @@ def image_shape(shape: Shape) -> Shape:
 
 def images(array: Array) -> Array:
     """Signals (N, C, L) as images of height 1, (N, C, 1, L); images as they are."""
-    return array.reshape(image_shape(array.shape))
+    return array if array.ndim == 4 else array.reshape(image_shape(array.shape))
 
 
 def planes(array: Array) -> Array:

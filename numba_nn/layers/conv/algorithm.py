@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any, ClassVar
 
@@ -52,11 +53,19 @@ class Problem:
         return dataclasses.replace(self, x_shape=(1, *self.x_shape[1:]), y_shape=(1, *self.y_shape[1:]))
 
     @property
+    def in_one_row(self) -> Problem:
+        """The same, where an image is as good as one long row."""
+        if self.taps != (1, 1) or self.stride != (1, 1) or self.padding != (0, 0) or self.x_shape[2:] != self.y_shape[2:]:
+            return self
+        x_shape, y_shape = ((*shape[:2], 1, math.prod(shape[2:])) for shape in (self.x_shape, self.y_shape))
+        return dataclasses.replace(self, x_shape=x_shape, y_shape=y_shape)
+
+    @property
     def group_channels(self) -> Pair:
         """Output and input channels of a group."""
         return self.y_shape[1] // self.groups, self.x_shape[1] // self.groups
 
-    @property
+    @functools.cached_property
     def work(self) -> float:
         """The work of a direct pass in the units of `Kernel.for_work`."""
         depth = self.group_channels[1] * math.prod(self.taps)
@@ -74,9 +83,14 @@ class Algorithm:
         self.ones, self.zeros, *_ = neutral_terms(problem.x_shape[1], problem.dtype)  # the epilogue of an input gradient
 
     @classmethod
-    def refusal(cls, problem: Problem) -> str:
-        """Why this algorithm cannot serve, as an error message says it; empty where it can."""
+    def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
+        """Why this algorithm cannot serve a pass, as an error message says it; empty where it can."""
         return ""
+
+    @classmethod
+    def cost(cls, problem: Problem, one_pass: str) -> float:
+        """The time of a pass, in multiply-adds of a vector, by an estimate; 0 for an algorithm made for such a problem."""
+        return 0.0
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         """Shape and dtype of the scratch of one of the `PASSES`, not larger for a smaller batch."""

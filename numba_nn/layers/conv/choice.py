@@ -15,6 +15,7 @@ from numba_nn.core.workspace import spec_nbytes, view
 from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
 from numba_nn.layers.conv.cuda import OnCuda
 from numba_nn.layers.conv.depthwise import Depthwise
+from numba_nn.layers.conv.im2col import Im2col
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 from numba_nn.layers.conv.pointwise import Pointwise
 from numba_nn.layers.conv.strided_pointwise import StridedPointwise
@@ -28,10 +29,10 @@ Passes = dict[str, Algorithm]
 """The algorithm of every pass."""
 
 DIRECT: dict[str, tuple[type[Algorithm], ...]] = {
-    "output": (Depthwise, WholeImage, Pointwise, StridedPointwise, ImplicitGemm),
+    "output": (Depthwise, WholeImage, StridedPointwise, Pointwise, Im2col, ImplicitGemm),
     "weight": (Depthwise, WholeImage, TapGradient, TransposedGradient, WeightGradient),
 }
-"""What computes forward and input gradient, and what the weight gradient: the first that does not refuse."""
+"""What computes forward and input gradient, and what the weight gradient: the first of those that cost least."""
 
 LARGEST_ERROR = 2e-5  # of the largest output: what "auto" allows in float32
 LEAST_GAIN = 1.3  # the estimate is not off by more
@@ -47,15 +48,21 @@ def check_algorithm(where: object, algorithm: str, problem: Problem) -> str:
     return algorithm
 
 
+def candidates(one_pass: str, problem: Problem) -> list[type[Algorithm]]:
+    """The algorithms that can compute a pass, Winograd's aside."""
+    kinds = DIRECT["weight" if one_pass == "weight" else "output"]
+    return [kind for kind in kinds if not kind.refusal(problem, one_pass)]
+
+
 def best(one_pass: str, problem: Problem, wanted: str, exact: bool) -> type[Algorithm]:
     """The algorithm for one of the `PASSES`; ``wanted`` is one of the `ALGORITHMS`."""
     if wanted == "winograd" and not exact:
         return Winograd
-    direct = next(kind for kind in DIRECT["weight" if one_pass == "weight" else "output"] if not kind.refusal(problem))
-    if wanted == "direct" or exact or direct is Depthwise or Winograd.refusal(problem):
-        return direct
+    kind = min(candidates(one_pass, problem), key=lambda kind: kind.cost(problem, one_pass))
+    if wanted == "direct" or exact or kind is Depthwise or Winograd.refusal(problem):
+        return kind
     pays = Winograd.gain(one_pass, problem) >= LEAST_GAIN and Winograd.error(one_pass, problem) <= LARGEST_ERROR
-    return Winograd if pays else direct
+    return Winograd if pays else kind
 
 
 def choose(problem: Problem, wanted: str, device: Device = CPU) -> dict[str, Passes]:
@@ -70,12 +77,17 @@ def choose(problem: Problem, wanted: str, device: Device = CPU) -> dict[str, Pas
 
 
 def scratch_nbytes(plans: dict[str, Passes], workers: int) -> int:
-    """Bytes of the scratch that all passes share; it serves smaller batches and either precision, too.
-
-    A smaller batch, or exactness, may have no use for Winograd's algorithm.
-    """
-    specs = [algorithm.scratch_spec(one_pass, workers) for plan in plans.values() for one_pass, algorithm in plan.items()]
+    """Bytes of the scratch that all passes share; it serves smaller batches and either precision, too."""
+    chosen = [(one_pass, algorithm) for plan in plans.values() for one_pass, algorithm in plan.items()]
+    specs = [rival.scratch_spec(one_pass, workers) for one_pass, algorithm in chosen for rival in rivals(one_pass, algorithm)]
     return max(sum(map(spec_nbytes, spec.values())) for spec in specs)
+
+
+def rivals(one_pass: str, algorithm: Algorithm) -> list[Algorithm]:
+    """The algorithm of a pass, and those that may cost less for a smaller batch."""
+    problem = algorithm.problem
+    others = candidates(one_pass, problem) if algorithm.cost(problem, one_pass) else []
+    return [algorithm, *(kind(problem) for kind in others if kind is not type(algorithm))]
 
 
 def scratch_views(passes: Passes, workers: int, buffer: Array) -> dict[str, tuple[Algorithm, Arrays]]:

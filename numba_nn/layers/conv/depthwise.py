@@ -204,7 +204,7 @@ class Depthwise(Algorithm):
         self._back = (1, *(2 - p for p in problem.padding))
 
     @classmethod
-    def refusal(cls, problem: Problem) -> str:
+    def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
         wanted = (3, 3), (1, 1), problem.x_shape[1]
         if (problem.taps, problem.dilation, problem.groups) != wanted or problem.y_shape[1] != problem.groups:
             return "needs groups = in_channels = out_channels, 3 x 3 taps, and no dilation"

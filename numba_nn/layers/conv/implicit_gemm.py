@@ -14,7 +14,6 @@ Work is split into tasks by shape alone. Tasks are dealt to as many workers as t
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -30,10 +29,11 @@ from numba_nn.core.product.packing import PACK_PANELS, PACK_WORK, pack_one, pack
 from numba_nn.core.product.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import copy_run, tile_columns, tile_rows, vector_lanes
-from numba_nn.core.workspace import Shape, Spec
+from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.planes import CHUNK, Numbers, layouts, pad_planes
 
+TAP_TILE = 1.2  # time of a tile of taps, to one of `numba_nn.core.product.fma_tile` (Intel Xeon)
 LONG_ROW = 32  # pixels of a row that is finished while it is copied: 3 -> 256 channels of 32 x 32 in 0.7 of the time (Zen 5)
 
 
@@ -209,8 +209,7 @@ class ImplicitGemm(Algorithm):
     name = "direct"
 
     def __init__(self, problem: Problem) -> None:
-        if problem.taps == problem.stride == (1, 1) and problem.padding == (0, 0):  # an image is as good as one long row
-            problem = dataclasses.replace(problem, x_shape=_one_row(problem.x_shape), y_shape=_one_row(problem.y_shape))
+        problem = problem.in_one_row
         super().__init__(problem)
         self._layouts = layouts(problem.of_one_image)
         self._numbers = [tuple(layout.numbers(problem.x_shape[0])) for layout in self._layouts]
@@ -218,6 +217,11 @@ class ImplicitGemm(Algorithm):
         group = rows * channels * count
         self._strides = (group, channels * count, count), (group, count, channels * count)
         self._nothing = self.zeros[:0]
+
+    @classmethod
+    def cost(cls, problem: Problem, one_pass: str) -> float:
+        layout = layouts(problem.in_one_row.of_one_image)[one_pass == "input"]
+        return TAP_TILE * problem.x_shape[0] * problem.groups * layout.cost
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         layout = self._layouts[one_pass == "input"]
@@ -256,7 +260,3 @@ class ImplicitGemm(Algorithm):
             y.reshape(y_shape), scratch["planes"], scratch["sums"], x.reshape(x_shape), packed, scale, shift, layout.offsets,
             layout.phases, self._numbers[which], problem.groups, activation, slope,
         )  # fmt: skip
-
-
-def _one_row(shape: Shape) -> Shape:
-    return *shape[:2], 1, shape[2] * shape[3]

@@ -239,6 +239,12 @@ class Layout:
         )  # fmt: skip
 
     @property
+    def cost(self) -> float:
+        """Cycles of an image and group, with a multiply-add of a vector in each."""
+        across = -(-self._correlation.grid[1] // self._columns)
+        return across * self._channels * self._cost(self._height)
+
+    @property
     def planes(self) -> int:
         """Elements of the planes of a block; tiles read beyond the last one."""
         return self._channels * self.plane + self.sums

@@ -21,12 +21,14 @@ from numba_nn.core.parameter import Parameter
 from numba_nn.core.product.block import multiply_block
 from numba_nn.core.product.gemm import BLOCK_ROWS, LEFT_COLUMNS, TASKS
 from numba_nn.core.product.packing import PACK_WORK, pack_matrices, pack_panels, panel_sizes
-from numba_nn.core.simd import tile_columns, tile_rows, tile_shape
+from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
+from numba_nn.layers.conv.blocks import panel_vectors
 
 BLOCK = 2**16  # elements of a block: 256 KB of float32, half of a 512 KB L2
 LEAST_COLUMNS = 64  # pixels of a block, at least: each costs a pass over the weights
+PACK_VECTOR = 12  # the time of packing a vector, in multiply-adds of one
 LEAST_ROWS = 96  # of weights that pass over a block, at least: packing it takes the time of some 8 rows (Zen 3)
 
 
@@ -81,12 +83,19 @@ class Pointwise(Algorithm):
         self._cuts = [_cuts(max(1, images) * groups, self._pixels, *pair, problem.dtype) for pair in self._channels]
 
     @classmethod
-    def refusal(cls, problem: Problem) -> str:
+    def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
         if problem.taps != (1, 1) or problem.stride != (1, 1) or problem.y_shape[2:] != problem.x_shape[2:]:
             return "needs one tap, stride 1 and no padding"
         least, width = tile_shape(problem.dtype)
         few = min(problem.x_shape[1], problem.y_shape[1]) // problem.groups < least
         return "needs channels and pixels to fill a tile" if few or math.prod(problem.x_shape[2:]) < width else ""
+
+    @classmethod
+    def cost(cls, problem: Problem, one_pass: str) -> float:
+        rows, depth = problem.group_channels[:: -1 if one_pass == "input" else 1]
+        pixels, width = math.prod(problem.x_shape[2:]), tile_shape(problem.dtype)[1]
+        product, packing = rows * panel_vectors(pixels, width), PACK_VECTOR * pixels / (width // VECTORS)
+        return problem.groups * problem.x_shape[0] * depth * (product + packing)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         (rows, depth), (columns, _) = (pair[one_pass == "input"] for pair in (self._channels, self._cuts))

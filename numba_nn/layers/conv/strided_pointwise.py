@@ -1,6 +1,6 @@
-"""Convolution by one tap with a stride, as in the shortcuts of residual networks: `Pointwise` on the pixels that the tap sees.
+"""The input gradient of a convolution by one tap with a stride, as in the shortcuts of residual networks.
 
-They are taken out of the images first, and the input gradient is spread out again, with zeros where no tap was.
+It is `Pointwise` on the pixels that the tap sees, spread out, with zeros where no tap was.
 """
 
 from __future__ import annotations
@@ -12,21 +12,10 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.kernel import In, Out, kernel
-from numba_nn.core.parameter import Parameter
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.pointwise import Pointwise
 from numba_nn.layers.image import planes
-
-
-@kernel
-def take_pixels(taken: Out, x: In, row_stride: int, column_stride: int):
-    """taken[p, h, w] = x[p, h row_stride, w column_stride], for every plane p."""
-    for p in prange(taken.shape[0]):
-        for h in range(taken.shape[1]):
-            source, target = x[p, h * row_stride], taken[p, h]
-            for w in range(target.size):
-                target[w] = source[np.uintp(w * column_stride)]
 
 
 @kernel
@@ -45,7 +34,7 @@ def spread_pixels(dx: Out, taken: In, row_stride: int, column_stride: int):
 
 
 class StridedPointwise(Algorithm):
-    """Forward and input gradient for one tap with a stride, no padding, and channels and pixels enough to fill a tile."""
+    """Input gradient for one tap with a stride, no padding, and channels and pixels enough to fill a tile."""
 
     name = "pointwise"
 
@@ -55,23 +44,13 @@ class StridedPointwise(Algorithm):
         self._pointwise = Pointwise(self._taken)
 
     @classmethod
-    def refusal(cls, problem: Problem) -> str:
-        if problem.taps != (1, 1) or problem.padding != (0, 0):
-            return "needs one tap and no padding"
+    def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
+        if one_pass != "input" or problem.taps != (1, 1) or problem.padding != (0, 0) or problem.stride == (1, 1):
+            return "serves the input gradient of one tap with a stride and no padding"
         return Pointwise.refusal(_taken(problem))
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         return {"taken": (self._taken.x_shape, self.problem.dtype), **self._pointwise.scratch_spec(one_pass, workers)}
-
-    def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
-        return self._pointwise.weight(scratch, parameter)
-
-    def forward(
-        self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
-    ) -> None:
-        taken = scratch["taken"]
-        take_pixels.for_work(taken.size)(planes(taken), planes(x), *self.problem.stride)
-        self._pointwise.forward(scratch, y, taken, weight, scale, shift, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         taken = scratch["taken"]

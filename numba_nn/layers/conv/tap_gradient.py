@@ -235,7 +235,7 @@ class TapGradient(Algorithm):
         self._pixels, self._taps = tables(problem.of_one_image)
 
     @classmethod
-    def refusal(cls, problem: Problem) -> str:
+    def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
         if problem.taps == problem.stride == (1, 1):
             return "needs more than one tap, or stride"  # there are no patches to spare
         (height, size), lanes = tile_shape(problem.dtype), tile_shape(problem.dtype)[1] // 2

@@ -5,9 +5,7 @@ of a convolution from dy to x, taps in reverse. That pays where there are far fe
 more to build than matrices: 256 -> 3 channels take a quarter of the time (Zen 3). A NaN of x then reaches all taps, by zeros
 around dy.
 
-Blocks of patches are packed by `numba_nn.layers.conv.patches`. *Geometry* is (taps, stride, origin, dilation), each for
-height and width, as eight numbers in a row (Numba hands no nested tuples to a parallel loop). Origin is where in the input the
-first tap of the first output pixel lies, minus the padding.
+Blocks of patches are packed by `numba_nn.layers.conv.patches`, which tells what a geometry is.
 """
 
 from __future__ import annotations
@@ -26,15 +24,15 @@ from numba_nn.core.rows import fill
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
-from numba_nn.layers.conv.blocks import BLOCK_PIXELS, channel_slice, gradient_blocks, pairs, patch_view, scratch_shapes
-from numba_nn.layers.conv.patches import pack_patches, pad_channels
+from numba_nn.layers.conv.blocks import BLOCK_PIXELS, channel_slice, gradient_blocks, scratch_shapes
+from numba_nn.layers.conv.patches import pack_patches, pairs
 
 IN_PLACE_PANELS = 5  # of patches, up to which dy is read where it lies: 3 -> 256 channels, 32 x 32, in 0.66 of the time (Zen 5)
 
 
 @kernel
 def conv2d_backward_weight(
-    dweight: Out, partial: Scratch, packed_dy: Scratch, padded: Scratch, patches: Scratch, panels: Scratch,
+    dweight: Out, partial: Scratch, packed_dy: Scratch, patches: Scratch, panels: Scratch,
     x: In, dy: In, geometry: tuple[int, ...], groups: int,
 ):  # fmt: skip
     """dweight += dy times patches of x; dweight: flat, partial: (parts of the batch, O C taps), not used if there is one."""
@@ -42,7 +40,7 @@ def conv2d_backward_weight(
     row_blocks = gradient_blocks(rows, tile_rows(dy))
     step = channel_slice(channels, geometry[:2])
     slices = -(-channels // step)
-    parts, workers = partial.shape[0], padded.shape[0]
+    parts, workers = partial.shape[0], patches.shape[0]
     tasks = parts * groups * row_blocks * slices
     for worker in prange(workers):
         for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
@@ -51,8 +49,8 @@ def conv2d_backward_weight(
             row, row_end = i * rows // row_blocks, (i + 1) * rows // row_blocks
             n, n_end = part * x.shape[0] // parts, (part + 1) * x.shape[0] // parts
             gradient_block(
-                partial[part] if parts > 1 else dweight, parts == 1, packed_dy[worker], padded[worker], patches[worker],
-                panels[worker], x, dy, geometry, groups, g, row, row_end, c, min(step, channels - c), n, n_end,
+                partial[part] if parts > 1 else dweight, parts == 1, packed_dy[worker], patches[worker], panels[worker],
+                x, dy, geometry, groups, g, row, row_end, c, min(step, channels - c), n, n_end,
             )  # fmt: skip
     for block in prange(block_count(dweight.size) if parts > 1 else 0):
         start, stop = block_bounds(block, dweight.size)
@@ -65,7 +63,7 @@ def conv2d_backward_weight(
 
 @inner
 def gradient_block(
-    dweight, accumulate, packed_dy, padded, patches, panels, x, dy, geometry, groups, g, row, row_end, channel, count, n, n_end
+    dweight, accumulate, packed_dy, patches, panels, x, dy, geometry, groups, g, row, row_end, channel, count, n, n_end
 ):  # fmt: skip
     """Gradient of some output channels and a slice of input channels of group g, from images n to n_end.
 
@@ -73,7 +71,7 @@ def gradient_block(
     """
     taps, stride, origin, _ = pairs(geometry)
     height, width = tile_rows(dy), tile_columns(dy)
-    flat, pixels, out_width = dy.reshape(dy.size), dy.shape[2] * dy.shape[3], dy.shape[3]
+    flat, pixels = dy.reshape(dy.size), dy.shape[2] * dy.shape[3]
     channels, depth = x.shape[1] // groups, count * taps[0] * taps[1]
     o = g * dy.shape[1] // groups + row
     columns = channels * taps[0] * taps[1]
@@ -85,7 +83,7 @@ def gradient_block(
         for first in range(0, pixels, BLOCK_PIXELS):
             last = min(pixels, first + BLOCK_PIXELS)
             length = last - first
-            pack_pixels(panels, patches, padded, x, image, c0, count, first, last, out_width, geometry, one_tap)
+            pack_pixels(panels, patches, x, image, c0, count, first, last, dy.shape[2:], geometry, one_tap)
             source = (image * dy.shape[1] + o) * pixels + first
             left, at_left, left_steps = flat, source, (height * pixels, pixels, 1)
             if depth > IN_PLACE_PANELS * width:
@@ -105,20 +103,16 @@ def fill_block(c, at, stride, rows, columns, value):
 
 
 @inner
-def pack_pixels(panels, patches, padded, x, image, channel, count, first, last, out_width, geometry, one_tap):
+def pack_pixels(panels, patches, x, image, channel, count, first, last, out_size, geometry, one_tap):
     """Panels of the patches under some output pixels, in ``count`` channels of an image."""
-    taps, stride, origin, dilation = pairs(geometry)
-    length, width = last - first, tile_columns(x)
+    length, width, pixels = last - first, tile_columns(x), out_size[0] * out_size[1]
     if one_tap:  # the patches are the image as it is
-        pixels = x.shape[2] * x.shape[3]
         at = (image * x.shape[1] + channel) * pixels + first
         pack_panels(panels, 0, x.reshape(x.size), at, pixels, 1, count, width, length, 0, length)
         return
-    view = patch_view(first, last, out_width, taps, stride, dilation)
-    top, left = view[2] * stride[0] + origin[0], view[3] * stride[1] + origin[1]
-    pad_channels(padded, 0, x, image, channel, channel + count, top, left, view[0], view[1])
-    pack_patches(patches, 0, length, padded, count, view, out_width, first, last)
-    pack_panels(panels, 0, patches, 0, length, 1, count * taps[0] * taps[1], width, length, 0, length)
+    start, depth = image * pixels + first, count * geometry[0] * geometry[1]
+    pack_patches(patches, 0, length, x, channel, count, out_size, geometry, start, start + length)
+    pack_panels(panels, 0, patches, 0, length, 1, depth, width, length, 0, length)
 
 
 @kernel
@@ -151,7 +145,7 @@ class WeightGradient(Algorithm):
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
         conv2d_backward_weight.for_work(self.problem.work)(
-            dweight.reshape(-1), scratch["partial"], scratch["dy"], scratch["padded"], scratch["patches"], scratch["panels"],
+            dweight.reshape(-1), scratch["partial"], scratch["dy"], scratch["patches"], scratch["panels"],
             x, dy, self._geometry, self.problem.groups,
         )  # fmt: skip
 
@@ -170,7 +164,7 @@ class TransposedGradient(Algorithm):
         )
 
     @classmethod
-    def refusal(cls, problem: Problem) -> str:
+    def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
         # One tap has no patches to spare: 256 -> 128 channels of 7 x 7, batch 8, 618 us in place of 474 (Zen 3).
         pays = 2 * problem.y_shape[1] <= problem.x_shape[1] and math.prod(problem.taps) > 1
         return "" if pays and problem.stride == (1, 1) else "needs half as many output channels, several taps, and stride 1"

@@ -34,7 +34,7 @@ class WholeImage(Algorithm):
         self._packs = packing_pays(batch, features, depth, problem.dtype)
 
     @classmethod
-    def refusal(cls, problem: Problem) -> str:
+    def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
         whole = problem.taps == problem.x_shape[2:] and problem.y_shape[2:] == (1, 1) and problem.padding == (0, 0)
         return "" if whole and problem.groups == 1 else "needs taps as large as the image, no padding, and one group"
 

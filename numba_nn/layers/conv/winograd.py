@@ -188,7 +188,7 @@ class Winograd(Algorithm):
         self._back = tuple(TAPS - 1 - before for before in problem.padding)
 
     @classmethod
-    def refusal(cls, problem: Problem) -> str:
+    def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
         wanted = {"kernel_size": (problem.taps, TAPS), "stride": (problem.stride, 1), "dilation": (problem.dilation, 1)}
         wrong = [f"{name} {n}, got {pair}" for name, (pair, n) in wanted.items() if pair != (n, n)]
         return "; ".join(wrong + [f"groups 1, got {problem.groups}"] * (problem.groups > 1))
