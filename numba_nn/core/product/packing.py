@@ -28,6 +28,12 @@ def pack_panels(packed, at, source, source_at, row_stride, depth_stride, rows, h
     packed[at + p height depth + k height + r] = source[source_at + (p height + r) row_stride + k depth_stride],
     zero where p height + r >= rows.
     """
+    pack_depths(packed, at, source, source_at, row_stride, depth_stride, rows, height, depth, first, last, last)
+
+
+@inner
+def pack_depths(packed, at, source, source_at, row_stride, depth_stride, rows, height, depth, first, last, end):
+    """`pack_panels` where depths from ``last`` to ``end`` are packed later, and may be overwritten until then."""
     lanes = vector_lanes(packed)
     if row_stride == 1:
         for k in range(first, last):
@@ -41,7 +47,7 @@ def pack_panels(packed, at, source, source_at, row_stride, depth_stride, rows, h
     for row in range(0, rows, height):
         to, origin, filled = at + row * depth, source_at + row * row_stride, min(height, rows - row)
         k = first
-        while depth_stride == 1 and k + lanes < last:
+        while depth_stride == 1 and k < last and k + lanes < end:
             # Squares may reach beyond a panel's height, into the next depth: so squares from the bottom up, the last depth
             # by itself, and what reaches too far is written again.
             for r in range((height - 1) // lanes * lanes, -1, -lanes):

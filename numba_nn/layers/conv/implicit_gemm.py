@@ -25,7 +25,7 @@ from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel, finish_copy
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.product.packing import PACK_PANELS, PACK_WORK, pack_one, pack_panels
+from numba_nn.core.product.packing import PACK_PANELS, PACK_WORK, pack_depths, pack_one, pack_panels
 from numba_nn.core.product.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import copy_run, tile_columns, tile_rows, vector_lanes
@@ -61,7 +61,7 @@ def conv2d_pack_weight(
         else:
             for c in range(channels):
                 origin, line = source + c * (strides[2] - count), c * count
-                pack_panels(packed, at, weight, origin, strides[1], 1, filled, height, depth, line, line + count)
+                pack_depths(packed, at, weight, origin, strides[1], 1, filled, height, depth, line, line + count, depth)
 
 
 @inner

@@ -19,44 +19,44 @@ from numba_nn.core.epilogue import IDENTITY, finish_channel
 from numba_nn.core.kernel import In, Out, Scratch, kernel
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.product.block import multiply_block
-from numba_nn.core.product.gemm import BLOCK_ROWS, LEFT_COLUMNS, TASKS
+from numba_nn.core.product.gemm import BLOCK_ROWS, LEFT_COLUMNS, block_span
 from numba_nn.core.product.packing import PACK_WORK, pack_matrices, pack_panels, panel_sizes
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
-from numba_nn.layers.conv.blocks import panel_vectors
+from numba_nn.layers.conv.blocks import panel_vectors, task_cuts
 
 BLOCK = 2**16  # elements of a block: 256 KB of float32, half of a 512 KB L2
 LEAST_COLUMNS = 64  # pixels of a block, at least: each costs a pass over the weights
 PACK_VECTOR = 12  # the time of packing a vector, in multiply-adds of one
-LEAST_ROWS = 96  # of weights that pass over a block, at least: packing it takes the time of some 8 rows (Zen 3)
 
 
 @kernel
 def pointwise_correlate(
-    y: Out, panels: Scratch, x: In, weight: In, scale: In, shift: In, steps: tuple[int, ...], columns: int, parts: int,
-    groups: int, activation: int, slope: float,
+    y: Out, panels: Scratch, x: In, weight: In, scale: In, shift: In, steps: tuple[int, ...], columns: int, groups: int,
+    activation: int, slope: float,
 ):  # fmt: skip
     """y = activation(scale weight x + shift); y: (N, O, P), x: (N, C, P).
 
     panels: (workers, elements); weight: flat, as it is or by `pack_matrices`; steps: in the weights from group to group, tile
-    to tile, row to row and depth to depth; scale, shift: (O,), or empty; columns: pixels of a block; parts: that the rows of
-    the weights are cut into.
+    to tile, row to row and depth to depth; scale, shift: (O,), or empty; columns: pixels of a block, at most.
     """
     rows, channels, pixels = y.shape[1] // groups, x.shape[1] // groups, y.shape[2]
     flat, source, width, height = y.reshape(y.size), x.reshape(x.size), tile_columns(y), tile_rows(y)
-    blocks, tiles, workers = -(-pixels // columns), -(-rows // height), panels.shape[0]
+    column_panels, row_panels, workers = -(-pixels // width), -(-rows // height), panels.shape[0]
+    blocks, parts = task_cuts(y.shape[0] * groups, column_panels, columns // width, row_panels, row_panels)
     tasks = y.shape[0] * groups * blocks * parts
     for worker in prange(workers):
         room = panels[worker]
         for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
-            image, first, part = t // (blocks * parts), t // parts % blocks * columns, t % parts
-            count, start = min(columns, pixels - first), part * tiles // parts * height
+            image, block, part = t // (blocks * parts), t // parts % blocks, t % parts
+            first, count = block_span(block, blocks, column_panels, width, pixels)
+            start, length = block_span(part, parts, row_panels, height, rows)
             if part == 0 or t == tasks * worker // workers:  # else it is packed already
                 at = image * channels * pixels + first
                 pack_panels(room, 0, source, at, 1, pixels, count, width, channels, 0, channels)
-            for row in range(start, min(rows, (part + 1) * tiles // parts * height), BLOCK_ROWS):
-                taken = min(BLOCK_ROWS, min(rows, (part + 1) * tiles // parts * height) - row)
+            for row in range(start, start + length, BLOCK_ROWS):
+                taken = min(BLOCK_ROWS, start + length - row)
                 at, weight_at = (image * rows + row) * pixels + first, image % groups * steps[0] + row // height * steps[1]
                 multiply_block(
                     flat, at, pixels, taken, count, False, weight, weight_at, steps[1:], room, 0, (width * channels, width),
@@ -74,13 +74,12 @@ class Pointwise(Algorithm):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        images, groups = problem.x_shape[0], problem.groups
-        channels = problem.group_channels
+        channels, width = problem.group_channels, tile_shape(problem.dtype)[1]
         self._pixels, self._channels = math.prod(problem.x_shape[2:]), (channels, channels[::-1])
         self._weight_strides = (channels[1], 1), (1, channels[1])  # of rows and depth, forward and backward
         self._nothing = self.zeros[:0]
-        self._few_pixels = images * self._pixels < LEFT_COLUMNS
-        self._cuts = [_cuts(max(1, images) * groups, self._pixels, *pair, problem.dtype) for pair in self._channels]
+        self._few_pixels = problem.x_shape[0] * self._pixels < LEFT_COLUMNS
+        self._columns = [block_columns(self._pixels, *pair, width) for pair in self._channels]
 
     @classmethod
     def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
@@ -98,7 +97,8 @@ class Pointwise(Algorithm):
         return problem.groups * problem.x_shape[0] * depth * (product + packing)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
-        (rows, depth), (columns, _) = (pair[one_pass == "input"] for pair in (self._channels, self._cuts))
+        which = one_pass == "input"
+        (rows, depth), columns = self._channels[which], self._columns[which]
         weight = self.problem.groups * panel_sizes(rows, 1, depth, self.problem.dtype)[0]
         return {"weight": ((weight,), self.problem.dtype), "panels": ((workers, columns * depth), self.problem.dtype)}
 
@@ -126,11 +126,10 @@ class Pointwise(Algorithm):
         )  # fmt: skip
 
     def _correlate(self, which: int, scratch: Arrays, y: Array, x: Array, weight: Array, *terms: Any) -> None:
-        pixels, (columns, parts) = self._pixels, self._cuts[which]
-        scale, shift, activation, slope = terms
+        pixels, (scale, shift, activation, slope) = self._pixels, terms
         pointwise_correlate.for_work(self.problem.work)(
             y.reshape(*y.shape[:2], pixels), scratch["panels"], x.reshape(*x.shape[:2], pixels), weight.reshape(-1), scale,
-            shift, self._steps(which, weight.ndim == 1), columns, parts, self.problem.groups, activation, slope,
+            shift, self._steps(which, weight.ndim == 1), self._columns[which], self.problem.groups, activation, slope,
         )  # fmt: skip
 
     def _steps(self, which: int, packed: bool) -> tuple[int, ...]:
@@ -141,11 +140,6 @@ class Pointwise(Algorithm):
         return rows * depth, height * row, row, k
 
 
-def _cuts(products: int, pixels: int, rows: int, depth: int, dtype: Any) -> tuple[int, int]:
-    """Pixels of a block, and parts that the rows of weights are cut into: as many tasks as there should be, if size allows."""
-    width = tile_shape(dtype)[1]
-    panels = -(-pixels // width)
-    most = max(LEAST_COLUMNS, BLOCK // depth) // width
-    blocks = max(-(-panels // most), min(-(-TASKS // products), panels * width // LEAST_COLUMNS), 1)
-    parts = max(1, min(-(-TASKS // (products * blocks)), rows // LEAST_ROWS))
-    return -(-panels // blocks) * width, parts
+def block_columns(pixels: int, rows: int, depth: int, width: int) -> int:
+    """Pixels of a block, at most, in panels of ``width``: what is packed, sums that are finished together, are cached."""
+    return width * min(-(-pixels // width), max(LEAST_COLUMNS, BLOCK // max(depth, min(rows, BLOCK_ROWS))) // width)
