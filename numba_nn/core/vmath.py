@@ -49,7 +49,7 @@ LN2 = math.log(2)
 LN2_HIGH = 0.693359375, 6.93147180369123816490e-01
 LN2_LOW = -2.12194440054690583e-4, 1.90821492927058770002e-10
 EXP_LEAST, EXP_MOST = (-104.0, -746.0), (89.0, 710.0)  # exp of what lies beyond is 0, or infinite
-# RAISED_SHIFTER: so much more, so that the exponent of e^x, x <= 0, is that of a normal number first
+# So many times as much, or as little: the exponent of e^x is that of a normal number first, for x <= 0 or x > 0
 RAISED, LOWERED = (2.0**64, 2.0**512), (2.0**-64, 2.0**-512)
 SIGMOID_ONE = 40.0, 40.0  # sigmoid is 1 from here on
 TANH_ONE = 10.0, 20.0  # tanh is 1 from here on
@@ -58,6 +58,7 @@ TINY = float(np.finfo(np.float32).tiny), float(np.finfo(np.float64).tiny)
 # 1.5 2^23: a sum with it is rounded to a whole number, which is the low bits of the mantissa; here with the exponent's bias
 SHIFTER = 1.5 * 2.0**23 + 127, 1.5 * 2.0**52 + 1023
 RAISED_SHIFTER = SHIFTER[0] + 64, SHIFTER[1] + 512
+LOWERED_SHIFTER = SHIFTER[0] - 64, SHIFTER[1] - 512
 MANTISSA_BITS = {types.float32: 23, types.float64: 52}
 
 # Coefficients, the constant one first. Errors are relative to exp, log and erf.
@@ -267,15 +268,19 @@ def reduce_exp_anywhere(x):
 
 @inlined
 def exp(x):
-    """e^x."""
-    p, h, rest = reduce_exp_anywhere(x)
-    scale = two_to(h)
-    return whole_product(multiply_add(scale, p, scale), two_to(rest))
+    """e^x: see `RAISED`."""
+    low, high, above = number(x, *EXP_LEAST), number(x, *EXP_MOST), x > constant(x, 0)
+    shifter = number(x, *LOWERED_SHIFTER) if above else number(x, *RAISED_SHIFTER)
+    factor = number(x, *RAISED) if above else number(x, *LOWERED)
+    x = low if x < low else x
+    p, shifted = reduce_exp(high if x > high else x, shifter)
+    scale = power_of_two(shifted)
+    return whole_product(multiply_add(scale, p, scale), factor)
 
 
 @inlined
 def exp_below(x):
-    """e^x for x <= 0, a third cheaper: the same bits."""
+    """`exp` for x <= 0, cheaper: the same bits."""
     low = number(x, *EXP_LEAST)
     p, shifted = reduce_exp(low if x < low else x, number(x, *RAISED_SHIFTER))
     scale = power_of_two(shifted)

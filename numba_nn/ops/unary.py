@@ -1,7 +1,7 @@
 """Functions of one array, element by element: `UnaryFunction` objects.
 
 Kernels take flat arrays; y may be the operand. They run over fixed blocks: a vector loop of a transcendental function and its
-remainder may differ in the last bit. Large results of the others pass by the caches; an exponential of 64 MB takes longer so.
+remainder may differ in the last bit. Large results pass by the caches.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numba import prange
 from numba_nn.core.call import Array
 from numba_nn.core.checks import is_destination
 from numba_nn.core.device import CPU, device_of
-from numba_nn.core.each import each, each_far, is_far
+from numba_nn.core.each import each_far, is_far
 from numba_nn.core.kernel import In, Kernel, Out, inlined, portable
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.vmath import exp as exponential
@@ -88,33 +88,37 @@ def sqrt_forward(y: Out, a: In):
 @portable
 def exp_forward(y: Out, a: In):
     """y = e^a."""
+    far = is_far(y)
     for block in prange(block_count(y.size)):
         start, stop = block_bounds(block, y.size)
-        each(exponential, y[start:stop], (a[start:stop],))
+        each_far(exponential, y[start:stop], (a[start:stop],), far)
 
 
 @portable
 def log_forward(y: Out, a: In):
     """y = the natural logarithm of a."""
+    far = is_far(y)
     for block in prange(block_count(y.size)):
         start, stop = block_bounds(block, y.size)
-        each(logarithm, y[start:stop], (a[start:stop],))
+        each_far(logarithm, y[start:stop], (a[start:stop],), far)
 
 
 @portable
 def hyperbolic_tangent_forward(y: Out, a: In):
     """y = tanh(a)."""
+    far = is_far(y)
     for block in prange(block_count(y.size)):
         start, stop = block_bounds(block, y.size)
-        each(hyperbolic_tangent, y[start:stop], (a[start:stop],))
+        each_far(hyperbolic_tangent, y[start:stop], (a[start:stop],), far)
 
 
 @portable
 def logistic_forward(y: Out, a: In):
     """y = 1 / (1 + e^-a)."""
+    far = is_far(y)
     for block in prange(block_count(y.size)):
         start, stop = block_bounds(block, y.size)
-        each(logistic, y[start:stop], (a[start:stop],))
+        each_far(logistic, y[start:stop], (a[start:stop],), far)
 
 
 class UnaryFunction(Function):
