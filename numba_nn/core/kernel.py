@@ -170,12 +170,17 @@ class Kernel:
 
     __name__: str
 
-    def __init__(self, py_func: Callable[..., Any]) -> None:
+    def __init__(self, py_func: Callable[..., Any], is_portable: bool = False) -> None:
         if py_func.__closure__ is not None or "<locals>" in py_func.__qualname__:
             raise TypeError(f"kernel '{py_func.__qualname__}' must be a module-level function: closures cannot be cached")
         functools.update_wrapper(self, py_func)
         self.py_func = py_func
-        self._twin: Callable[..., None] | None = None
+        self._is_portable = is_portable
+
+    @functools.cached_property
+    def _twin(self) -> Callable[..., None] | None:
+        """The CUDA twin; a portable body is made into one when it is first asked for: all of them took 0.1 s of the import."""
+        return portable_twin(self.py_func) if self._is_portable else None
 
     @functools.cached_property
     def roles(self) -> dict[str, Any]:
@@ -283,9 +288,7 @@ def kernel(py_func: Callable[..., Any]) -> Kernel:
 
 def portable(py_func: Callable[..., Any]) -> Kernel:
     """`kernel` whose body is its CUDA twin too: iterations of its only `prange` loop are independent, one for each thread."""
-    declared = Kernel(py_func)
-    declared._twin = portable_twin(py_func)
-    return declared
+    return Kernel(py_func, is_portable=True)
 
 
 def cache_hits(*kernels: Kernel) -> Counter[str]:
