@@ -33,62 +33,69 @@ def pack_patches(panels, at, width, x, channel, channels, out_size, geometry, fi
     pixel in its row of a panel may be written, too.
     """
     depth, pixels, lanes = channels * geometry[0] * geometry[1], out_size[0] * out_size[1], lanes_of(x)
-    done = 0
-    while done < last - first:
-        image, pixel, column = (first + done) // pixels, (first + done) % pixels, done % width
-        h, w = pixel // out_size[1], pixel % out_size[1]
-        run = min(min(out_size[1] - w, width - column), min(last - first - done, lanes))
-        to = at + (done // width * depth) * width + column
-        pack_run(panels, to, width, width - column, x, image * x.shape[1] + channel, channels, (h, w), run, geometry)
-        done += run
+    image, h, w = first // pixels, first % pixels // out_size[1], first % out_size[1]
+    left, column = last - first, 0
+    while left > 0:
+        run = min(min(out_size[1] - w, width - column), min(left, lanes))
+        plane = image * x.shape[1] + channel
+        pack_run(panels, at + column, width, width - column, x, plane, channels, (h, w), run, geometry)
+        left, column, w = left - run, column + run, w + run
+        if column == width:
+            at, column = at + depth * width, 0
+        if w == out_size[1]:
+            h, w = h + 1, 0
+        if h == out_size[0]:
+            image, h = image + 1, 0
 
 
 @inner
 def pack_run(panels, at, width, room, x, plane, channels, pixel, run, geometry):
     """Neighbouring pixels of one output row, a vector of them at most, under every (channel, tap).
 
-    ``room`` is left in each row of the panel.
+    plane: of the first channel among all of the batch; room: columns from there on in the panel; pixel: the first one's place.
     """
     taps, stride, origin, dilation = pairs(geometry)
     height, columns, lanes = x.shape[2], x.shape[3], lanes_of(x)
-    source, target, zero = elements(x), elements(panels), zeros(x)
     area, step, whole = height * columns, taps[0] * taps[1] * width, lanes_between(0, lanes if lanes <= room else run)
-    for i in range(taps[0]):
-        row = pixel[0] * stride[0] + origin[0] + i * dilation[0]
-        inside = row >= 0 and row < height
-        for j in range(taps[1]):
-            left, to = pixel[1] * stride[1] + origin[1] + j * dilation[1], at + (i * taps[1] + j) * width
-            begin = min(run, max(0, -(left // stride[1])))
-            end = min(run, -((left - columns) // stride[1])) if inside else 0
-            place = (plane * height + row) * columns + left
-            if stride[1] == 1:
-                mask = lanes_between(begin, end)
-                for c in range(channels):
-                    value = load(source, place + c * area, mask, zero)
-                    store(target, to + c * step, value, whole, 0)
-            elif stride[1] == 2:
-                copy_pairs(target, to, step, whole, room, source, place, area, channels, begin, end, zero)
-            else:
-                copy_apart(panels, to, step, run, x, place, area, channels, begin, end, stride[1])
+    top = pixel[0] * stride[0] + origin[0]
+    for j in range(taps[1]):
+        left = pixel[1] * stride[1] + origin[1] + j * dilation[1]
+        if stride[1] == 1:  # a division takes as long as packing two channels
+            begin, end = min(run, max(0, -left)), min(run, columns - left)
+        else:
+            begin, end = min(run, max(0, -(left // stride[1]))), min(run, -((left - columns) // stride[1]))
+        for i in range(taps[0]):
+            row, to = top + i * dilation[0], at + (i * taps[1] + j) * width
+            place, inside = (plane * height + row) * columns + left, row >= 0 and row < height
+            pack_tap(panels, to, step, whole, run, x, place, area, channels if inside else 0, begin, end, stride[1])
+            clear_tap(panels, to, step, whole, 0 if inside else channels)
 
 
 @inlined
-def copy_pairs(target, to, step, whole, room, source, place, area, channels, begin, end, zero):
-    """`pack_run` of one tap with a column stride of two."""
-    lanes = lanes_of(target)
-    first, last = 2 * begin, 2 * end - 1
-    near = lanes_between(first, min(lanes, last))
-    far = lanes_between(max(0, first - lanes), last - lanes)
-    for c in range(channels):
-        low, high = load(source, place + c * area, near, zero), load(source, place + c * area + lanes, far, zero)
-        store(target, to + c * step, evens(low, high), whole, 0)
+def pack_tap(panels, to, step, whole, run, x, place, area, channels, begin, end, stride):
+    """`pack_run` of one tap, of which pixels ``begin`` to ``end`` see the image."""
+    source, target, zero, lanes = elements(x), elements(panels), zeros(x), lanes_of(x)
+    if stride == 1:
+        seen = lanes_between(begin, end)
+        for c in range(channels):
+            store(target, to + c * step, load(source, place + c * area, seen, zero), whole, 0)
+    elif stride == 2:
+        first, last = 2 * begin, 2 * end - 1
+        near, far = lanes_between(first, min(lanes, last)), lanes_between(max(0, first - lanes), last - lanes)
+        for c in range(channels):
+            low, high = load(source, place + c * area, near, zero), load(source, place + c * area + lanes, far, zero)
+            store(target, to + c * step, evens(low, high), whole, 0)
+    else:
+        flat = x.reshape(x.size)
+        for c in range(channels):
+            for t in range(run):
+                inside = begin <= t and t < end
+                panels[np.uintp(to + c * step + t)] = flat[np.uintp(place + c * area + t * stride)] if inside else 0
 
 
-@inner
-def copy_apart(panels, to, step, run, x, place, area, channels, begin, end, stride):
-    """`pack_run` of one tap with any column stride."""
-    flat = x.reshape(x.size)
+@inlined
+def clear_tap(panels, to, step, whole, channels):
+    """`pack_tap` where the image ends above or below."""
+    target, zero = elements(panels), zeros(panels)
     for c in range(channels):
-        for t in range(run):
-            seen = begin <= t and t < end
-            panels[np.uintp(to + c * step + t)] = flat[np.uintp(place + c * area + t * stride)] if seen else 0
+        store(target, to + c * step, zero, whole, 0)

@@ -18,7 +18,7 @@ from numba import prange
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.product.block import multiply_block
-from numba_nn.core.product.packing import pack_panels
+from numba_nn.core.product.packing import pack_depths, pack_panels
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import tile_columns, tile_rows
@@ -71,28 +71,29 @@ def gradient_block(
     """
     taps, stride, origin, _ = pairs(geometry)
     height, width = tile_rows(dy), tile_columns(dy)
-    flat, pixels = dy.reshape(dy.size), dy.shape[2] * dy.shape[3]
+    flat, pixels, rows = dy.reshape(dy.size), dy.shape[2] * dy.shape[3], row_end - row
     channels, depth = x.shape[1] // groups, count * taps[0] * taps[1]
     o = g * dy.shape[1] // groups + row
     columns = channels * taps[0] * taps[1]
     one_tap = taps == stride == (1, 1) and origin == (0, 0) and x.shape[2:] == dy.shape[2:]
     at, c0 = o * columns + channel * taps[0] * taps[1], g * channels + channel
     if n == n_end and not accumulate:
-        fill_block(dweight, at, columns, row_end - row, depth, dweight.dtype.type(0))
-    for image in range(n, n_end):
-        for first in range(0, pixels, BLOCK_PIXELS):
-            last = min(pixels, first + BLOCK_PIXELS)
-            length = last - first
-            pack_pixels(panels, patches, x, image, c0, count, first, last, dy.shape[2:], geometry, one_tap)
-            source = (image * dy.shape[1] + o) * pixels + first
-            left, at_left, left_steps = flat, source, (height * pixels, pixels, 1)
-            if depth > IN_PLACE_PANELS * width:
-                pack_panels(packed_dy, 0, flat, source, pixels, 1, row_end - row, height, length, 0, length)
-                left, at_left, left_steps = packed_dy, 0, (height * length, 1, height)
-            multiply_block(
-                dweight, at, columns, row_end - row, depth, accumulate or image > n or first > 0,
-                left, at_left, left_steps, panels, 0, (width * length, width), length,
-            )  # fmt: skip
+        fill_block(dweight, at, columns, rows, depth, dweight.dtype.type(0))
+    blocks = -(-(n_end - n) * pixels // BLOCK_PIXELS)  # of the pixels of all images
+    for block in range(blocks):
+        first = n * pixels + block * (n_end - n) * pixels // blocks
+        last = n * pixels + (block + 1) * (n_end - n) * pixels // blocks
+        pack_pixels(panels, patches, x, c0, count, first, last, dy.shape[2:], geometry, one_tap)
+        length, image = last - first, first // pixels
+        left, at_left = flat, (image * dy.shape[1] + o) * pixels + first % pixels
+        left_steps = height * pixels, pixels, 1
+        if depth > IN_PLACE_PANELS * width or (last - 1) // pixels > image:
+            pack_channels(packed_dy, dy, o, rows, height, first, last)
+            left, at_left, left_steps = packed_dy, 0, (height * length, 1, height)
+        multiply_block(
+            dweight, at, columns, rows, depth, accumulate or block > 0, left, at_left, left_steps,
+            panels, 0, (width * length, width), length,
+        )  # fmt: skip
 
 
 @inner
@@ -103,16 +104,25 @@ def fill_block(c, at, stride, rows, columns, value):
 
 
 @inner
-def pack_pixels(panels, patches, x, image, channel, count, first, last, out_size, geometry, one_tap):
-    """Panels of the patches under some output pixels, in ``count`` channels of an image."""
-    length, width, pixels = last - first, tile_columns(x), out_size[0] * out_size[1]
-    if one_tap:  # the patches are the image as it is
-        at = (image * x.shape[1] + channel) * pixels + first
-        pack_panels(panels, 0, x.reshape(x.size), at, pixels, 1, count, width, length, 0, length)
+def pack_pixels(panels, patches, x, channel, count, first, last, out_size, geometry, one_tap):
+    """Panels of the patches under output pixels ``first`` to ``last`` of the batch, in ``count`` channels."""
+    width, length = tile_columns(x), last - first
+    if one_tap:  # the patches are the images as they are
+        pack_channels(panels, x, channel, count, width, first, last)
         return
-    start, depth = image * pixels + first, count * geometry[0] * geometry[1]
-    pack_patches(patches, 0, length, x, channel, count, out_size, geometry, start, start + length)
-    pack_panels(panels, 0, patches, 0, length, 1, depth, width, length, 0, length)
+    pack_patches(patches, 0, length, x, channel, count, out_size, geometry, first, last)
+    pack_panels(panels, 0, patches, 0, length, 1, count * geometry[0] * geometry[1], width, length, 0, length)
+
+
+@inner
+def pack_channels(packed, images, channel, rows, height, first, last):
+    """Panels of ``height`` channels, from ``channel`` on, over pixels ``first`` to ``last`` of the batch."""
+    flat, pixels, done = images.reshape(images.size), images.shape[2] * images.shape[3], first
+    while done < last:
+        image, end = done // pixels, min(last, (done // pixels + 1) * pixels)
+        source = (image * images.shape[1] + channel) * pixels + done % pixels - (done - first)
+        pack_depths(packed, 0, flat, source, pixels, 1, rows, height, last - first, done - first, end - first, last - first)
+        done = end
 
 
 @kernel
