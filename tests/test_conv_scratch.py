@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import numba_nn as nn
+from numba_nn.core import threads
 from numba_nn.core.kernel import Kernel
 from numba_nn.layers.conv.im2col import Im2col
 from tests import reference
@@ -84,6 +85,7 @@ def along(x, weight, dy, args, kwargs):
 @pytest.mark.parametrize("seed", range(GEOMETRIES))
 def test_scratch_is_neither_too_small_nor_read_before_it_is_written(seed, make, dtype, monkeypatch):
     monkeypatch.setattr(Kernel, "for_work", lambda self, work, *_: self.serial)
+    monkeypatch.setattr(threads._team, "value", 1 + seed % 5)  # by which kernels cut their work
     if make is draw_im2col:
         monkeypatch.setattr(Im2col, "cost", classmethod(lambda kind, problem, one_pass: -1.0))
     rng = np.random.default_rng(seed)
@@ -121,3 +123,32 @@ def test_scratch_serves_smaller_batches_though_other_algorithms_compute_them(see
     layer = nn.Conv2d(*args, **kwargs)
     sizes = [layer.scratch_spec((n, *image), layer.dtype)["passes"][0] for n in range(1, 14)]
     assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "image"), [((64, 64, 1), (7, 7)), ((16, 48, 3, 2, 1), (9, 8)), ((40, 48, 3, 1, 1), (4, 4))]
+)
+def test_what_is_packed_serves_smaller_batches(arguments, image, monkeypatch):
+    monkeypatch.setattr(Im2col, "cost", classmethod(lambda kind, problem, one_pass: 1e30 if problem.x_shape[0] % 2 else -1.0))
+    model = nn.Sequential(nn.Conv2d(*arguments), nn.ReLU()).eval()
+    x = np.ones((6, arguments[0], *image), np.float32)
+    model.reserve(x.shape, training=False, strict=True)
+    packed, algorithms = model.packed_nbytes, set()
+    for n in range(1, len(x) + 1):
+        model.forward(x[:n])
+        algorithms.add(model[0]._call((n, *x.shape[1:]), x.dtype).geometry["exact"]["inference"].name)
+    assert model.packed_nbytes == packed
+    assert len(algorithms) == 2
+
+
+@pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Tanh])
+@pytest.mark.parametrize(("arguments", "image"), [((20, 37, 1), (17, 19)), ((16, 30, 3, 2, 1), (19, 17))])
+def test_no_bit_of_an_activation_depends_on_how_the_work_is_cut(activation, arguments, image, monkeypatch):
+    monkeypatch.setattr(Kernel, "for_work", lambda self, work, *_: self.serial)
+    model = nn.Sequential(nn.Conv2d(*arguments), activation()).eval()
+    x = np.random.default_rng(0).standard_normal((7, arguments[0], *image)).astype(np.float32)
+    results = []
+    for team in (1, 3, 16):
+        monkeypatch.setattr(threads._team, "value", team)
+        results.append(model.forward(x).tobytes())
+    assert len(set(results)) == 1

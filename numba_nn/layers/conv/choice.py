@@ -1,6 +1,7 @@
 """Which algorithm computes which pass of a convolution: a rule on the shape, never on time or data.
 
-A new algorithm is a class (`numba_nn.layers.conv.algorithm.Algorithm`) and its place in the rule.
+A new algorithm is a class (`numba_nn.layers.conv.algorithm.Algorithm`) and its place in the rule; one that competes with others
+says what it costs, as without a cost it is taken wherever it serves.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def scratch_nbytes(plans: dict[str, Passes], workers: int) -> int:
 def rivals(one_pass: str, algorithm: Algorithm) -> list[Algorithm]:
     """The algorithm of a pass, and those that may cost less for a smaller batch."""
     problem = algorithm.problem
-    others = candidates(one_pass, problem) if algorithm.cost(problem, one_pass) else []
+    rivalled = problem.x_shape[0] > 1 and algorithm.cost(problem, one_pass) > 0
+    others = candidates(one_pass, problem) if rivalled else []
     return [algorithm, *(kind(problem) for kind in others if kind is not type(algorithm))]
 
 

@@ -28,17 +28,18 @@ from numba_nn.core.product.gemm import block_span
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape, vector_lanes
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
-from numba_nn.layers.conv.blocks import panel_vectors, task_cuts
+from numba_nn.layers.conv.cuts import panel_vectors, task_cuts
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 from numba_nn.layers.conv.patches import pack_patches
 from numba_nn.layers.conv.planes import Correlation, forward_correlation, input_correlation
 
 COLUMNS, ROWS = 256, 1024  # pixels and rows of weights of a block: 256 KB of patches, and four times as much of sums
-PACK_RUN, PLACE_VECTOR, PLACE_APART = 16, 16, 96  # time of packing a run of pixels, and of placing a vector, in multiply-adds
+# Time in multiply-adds of a vector (Intel Xeon): of packing a run of pixels, of placing a vector, and of entering a phase.
+PACK_RUN, PLACE_VECTOR, PLACE_APART, ENTER = 16, 16, 96, 4096
 
 
 class Phase(NamedTuple):
-    """Target pixels that see the same taps; rows and columns of each."""
+    """Target pixels that see the same taps, which lie evenly apart; rows and columns of each."""
 
     size: tuple[int, int]
     """Target pixels."""
@@ -48,7 +49,7 @@ class Phase(NamedTuple):
     origin: tuple[int, int]
     """What the first tap of the first pixel sees in the source."""
     apart: tuple[int, int]
-    """From tap to tap in the source."""
+    """From tap to tap in the source: with taps and origin, what a geometry of `numba_nn.layers.conv.patches` has."""
 
 
 class Plan(NamedTuple):
@@ -58,7 +59,7 @@ class Plan(NamedTuple):
     phases: list[Phase]
     """In the order of `Layout.phases`."""
     table: Array
-    """The phases, (phases, 10)."""
+    """The phases, (phases, 10): their fields in order."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -95,10 +96,10 @@ def conv2d_im2col(
     y: Out, panels: Scratch, sums: Scratch, x: In, weight: In, scale: In, shift: In, table: In, step: tuple[int, int],
     spread: tuple[int, int], groups: int, activation: int, slope: float,
 ):  # fmt: skip
-    """y = activation(scale times correlation of x + shift); y: (N, O, H', W'), x: (N, C, H, W).
+    """y = activation(scale times correlation of x + shift), or the mere correlation with a spread.
 
-    panels, sums: (workers, elements); weight: by `conv2d_pack_weight`; scale, shift: (O,); table: (phases, 10), of `Phase`;
-    step, spread: see `numba_nn.layers.conv.planes.Correlation`.
+    y: (N, O, H', W'), x: (N, C, H, W); panels, sums: (workers, elements); weight: by `conv2d_pack_weight`; scale, shift: (O,);
+    table: (phases, 10), of `Phase`; step, spread: see `numba_nn.layers.conv.planes.Correlation`.
     """
     width, height, workers = tile_columns(y), tile_rows(y), panels.shape[0]
     rows, channels = y.shape[1] // groups, x.shape[1] // groups
@@ -110,7 +111,7 @@ def conv2d_im2col(
         column_panels, weights_at = -(-pixels // width), before * groups * channels * row_panels * height
         blocks, parts = task_cuts(groups, column_panels, COLUMNS // width, row_panels, ROWS // height)
         tasks = groups * blocks * parts
-        for worker in prange(workers):
+        for worker in prange(workers if tasks > 0 else 0):
             for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
                 g, block, part = t // (blocks * parts), t // parts % blocks, t % parts
                 row, taken = block_span(part, parts, row_panels, height, rows)
@@ -141,7 +142,7 @@ def multiply_patches(sums, panels, x, weight, at, rows, group, groups, size, geo
 
 @inner
 def place_sums(y, channel, rows, first, count, size, start, spread, sums, scale, shift, activation, slope):
-    """Bring sums, of whole panels of columns, to where they belong in y, and finish them on the way."""
+    """Bring sums, of whole panels of columns, to where they belong in y; finish them on the way, unless pixels lie apart."""
     flat, plane, lanes, dense = y.reshape(y.size), y.shape[2] * y.shape[3], vector_lanes(y), spread == (1, 1)
     columns, area = -(-count // tile_columns(y)) * tile_columns(y), size[0] * size[1]
     for r in range(rows):
@@ -199,7 +200,7 @@ class Im2col(Algorithm):
             depth, pixels = channels * math.prod(phase.taps), images * math.prod(phase.size)
             runs = -(-phase.size[1] // lanes) + phase.size[1] / width  # they end with rows of the image, panels, and vectors
             packing = PACK_RUN * images * phase.size[0] * runs
-            total += depth * (rows * panel_vectors(pixels, width) + packing) + place * rows * pixels / lanes
+            total += ENTER + depth * (rows * panel_vectors(pixels, width) + packing) + place * rows * pixels / lanes
         return groups * total
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:

@@ -5,7 +5,8 @@ convolution is its product with the weights. It is ``taps`` times as large as th
 pack the part that they multiply next, for some output pixels and a slice of channels, straight from the images.
 
 *Geometry* is (taps, stride, origin, dilation), each for height and width, as eight numbers in a row (Numba hands no nested
-tuples to a parallel loop). Origin is where in the input the first tap of the first output pixel lies, minus the padding.
+tuples to a parallel loop). Origin is where in the image the first tap of the first output pixel lies: in a forward, minus the
+padding.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ def pairs(geometry):
 
 @inner
 def pack_patches(panels, at, width, x, channel, channels, out_size, geometry, first, last):
-    """Pack output pixels ``first`` to ``last`` of the batch into panels of ``width`` columns.
+    """Pack output pixels ``first`` to ``last`` of the batch into panels of ``width`` columns; panels: flat, x: (N, C, H, W).
 
-    panels[at + (p depth + k) width + t] = what tap k of pixel first + p width + t sees, zero beyond the images; k runs over
-    (channel, tap), from ``channel`` on, depth = channels taps; out_size: height and width of the output. What follows the last
-    pixel in its row of a panel may be written, too.
+    panels[at + (p depth + k) width + t] = what tap k of pixel first + p width + t sees, zero beyond the images. k runs over
+    (channel, tap), from ``channel`` of all groups on, depth = channels taps; out_size: height and width of the output. What
+    follows the last pixel in its row of a panel may be written, too.
     """
     depth, pixels, lanes = channels * geometry[0] * geometry[1], out_size[0] * out_size[1], lanes_of(x)
     image, h, w = first // pixels, first % pixels // out_size[1], first % out_size[1]
@@ -73,7 +74,10 @@ def pack_run(panels, at, width, room, x, plane, channels, pixel, run, geometry):
 
 @inlined
 def pack_tap(panels, to, step, whole, run, x, place, area, channels, begin, end, stride):
-    """`pack_run` of one tap, of which pixels ``begin`` to ``end`` see the image."""
+    """`pack_run` of one tap, of which pixels ``begin`` to ``end`` of the run see the image.
+
+    step, area: from channel to channel in panels and image; whole: the lanes that may be written.
+    """
     source, target, zero, lanes = elements(x), elements(panels), zeros(x), lanes_of(x)
     if stride == 1:
         seen = lanes_between(begin, end)
@@ -90,7 +94,9 @@ def pack_tap(panels, to, step, whole, run, x, place, area, channels, begin, end,
         for c in range(channels):
             for t in range(run):
                 inside = begin <= t and t < end
-                panels[np.uintp(to + c * step + t)] = flat[np.uintp(place + c * area + t * stride)] if inside else 0
+                panels[np.uintp(to + c * step + t)] = (
+                    flat[np.uintp(place + c * area + t * stride)] if inside else panels.dtype.type(0)
+                )
 
 
 @inlined

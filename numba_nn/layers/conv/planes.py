@@ -240,7 +240,7 @@ class Layout:
 
     @property
     def cost(self) -> float:
-        """Cycles of an image and group, with a multiply-add of a vector in each."""
+        """Of an image and group, in multiply-adds of a vector, as `Algorithm.cost`."""
         across = -(-self._correlation.grid[1] // self._columns)
         return across * self._channels * self._cost(self._height)
 

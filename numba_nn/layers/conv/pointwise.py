@@ -24,11 +24,11 @@ from numba_nn.core.product.packing import PACK_WORK, pack_matrices, pack_panels,
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
-from numba_nn.layers.conv.blocks import panel_vectors, task_cuts
+from numba_nn.layers.conv.cuts import panel_vectors, task_cuts
 
 BLOCK = 2**16  # elements of a block: 256 KB of float32, half of a 512 KB L2
 LEAST_COLUMNS = 64  # pixels of a block, at least: each costs a pass over the weights
-PACK_VECTOR = 12  # the time of packing a vector, in multiply-adds of one
+PACK_VECTOR = 12  # the time of packing a vector, in multiply-adds of one (Intel Xeon)
 
 
 @kernel
@@ -103,10 +103,13 @@ class Pointwise(Algorithm):
         return {"weight": ((weight,), self.problem.dtype), "panels": ((workers, columns * depth), self.problem.dtype)}
 
     def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
-        """As they are for few pixels: 0.8 of the time of packing them for 49, forward and backward (Zen 3)."""
+        """As they are for few pixels: 0.8 of the time of packing them for 49, forward and backward (Zen 3).
+
+        Panels are those of `ImplicitGemm`: batches of other sizes read the same.
+        """
         if self._few_pixels and not parameter.locked:
             return super().weight(scratch, parameter)
-        return parameter.packed(("pointwise", self.problem.groups), scratch["weight"], functools.partial(self._pack, 0))
+        return parameter.packed(("direct", self.problem.groups), scratch["weight"], functools.partial(self._pack, 0))
 
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
