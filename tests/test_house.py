@@ -268,6 +268,24 @@ def test_no_prange_reduces_into_a_scalar(file: str) -> None:
     assert scalar_reductions(parse(file)) == []
 
 
+def branching_bounds(tree: ast.AST) -> list[str]:
+    """Loops over all threads that Numba leaves to one, without a word: their number of passes is chosen within ``prange``."""
+    loops = [loop for loop in prange_loops(tree) if any(isinstance(n, (ast.IfExp, ast.BoolOp)) for n in ast.walk(loop.iter))]
+    return [f"line {loop.lineno}: give the number of passes a name before the loop, or it runs on one thread" for loop in loops]
+
+
+def test_branching_bounds_are_seen() -> None:
+    assert (
+        len(branching_bounds(planted("for i in prange(n if n > 0 else 0):\n    pass\nfor i in prange(n or 1):\n    pass"))) == 2
+    )
+    assert branching_bounds(planted("m = n if n > 0 else 0\nfor i in prange(m):\n    pass")) == []
+
+
+@pytest.mark.parametrize("file", [*PACKAGE_FILES, *python_files("examples")])
+def test_no_prange_chooses_its_bound(file: str) -> None:
+    assert branching_bounds(parse(file)) == []
+
+
 # Kernels
 
 

@@ -111,7 +111,7 @@ def conv2d_im2col(
         column_panels, weights_at = -(-pixels // width), before * groups * channels * row_panels * height
         blocks, parts = task_cuts(groups, column_panels, COLUMNS // width, row_panels, ROWS // height)
         tasks = groups * blocks * parts
-        for worker in prange(workers if tasks > 0 else 0):
+        for worker in prange(workers):
             for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
                 g, block, part = t // (blocks * parts), t // parts % blocks, t % parts
                 row, taken = block_span(part, parts, row_panels, height, rows)

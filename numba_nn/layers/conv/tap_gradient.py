@@ -85,7 +85,8 @@ def conv2d_tap_gradient(
                 sums, panels, planes, pixels, taps, t, blocks, row_panels, column_panels, channels, images * height * width,
                 block > 0,
             )  # fmt: skip
-    for o in prange(dy.shape[1] if count else 0):
+    outputs = dy.shape[1] if count else 0
+    for o in prange(outputs):
         add_taps(dweight, sums, o, rows, row_panels * tile_rows(dy), column_panels)
 
 

@@ -52,7 +52,8 @@ def conv2d_backward_weight(
                 partial[part] if parts > 1 else dweight, parts == 1, packed_dy[worker], patches[worker], panels[worker],
                 x, dy, geometry, groups, g, row, row_end, c, min(step, channels - c), n, n_end,
             )  # fmt: skip
-    for block in prange(block_count(dweight.size) if parts > 1 else 0):
+    sums = block_count(dweight.size) if parts > 1 else 0
+    for block in prange(sums):
         start, stop = block_bounds(block, dweight.size)
         total = dweight[start:stop]
         for part in range(parts):
