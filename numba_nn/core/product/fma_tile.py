@@ -234,17 +234,20 @@ def fma_tile(
         )
         size, strides = (rows, columns, depth), (stride, a_row, a_depth, b_panel, b_depth)
         done = builder.append_basic_block("tile.done")
-        for height in tile_heights():
-            if height == emit.rows:
-                with builder.if_else(builder.icmp_signed(">", columns, INTP(emit.lanes))) as (two, one):
-                    with two:
-                        emit.tile_by_operands(height, target, left, right, size, strides, accumulate, ahead, cached)
-                    with one:
-                        emit.tile(height, target, left, right, size, strides, accumulate, vectors=1)
-                continue
+
+        def emit_height(height: int) -> None:
+            """A second vector that is not wanted may hold anything, such as numbers so small that each takes 100 cycles."""
+            with builder.if_else(builder.icmp_signed(">", columns, INTP(emit.lanes))) as (two, one):
+                with two:
+                    emit.tile_by_operands(height, target, left, right, size, strides, accumulate, ahead, cached)
+                with one:
+                    emit.tile(height, target, left, right, size, strides, accumulate, vectors=1)
+
+        for height in tile_heights()[:-1]:
             with builder.if_then(builder.icmp_signed("<=", rows, INTP(height))):
-                emit.tile_by_operands(height, target, left, right, size, strides, accumulate, ahead, cached)
+                emit_height(height)
                 builder.branch(done)
+        emit_height(emit.rows)
         builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()

@@ -91,7 +91,10 @@ def conv2d_correlate(
     blocks = -(-numbers.grid_rows // numbers.block_rows) * across
     tasks, workers = y.shape[0] * groups * parts * blocks, planes.shape[0]
     for worker in prange(workers):
-        for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
+        first, last = tasks * worker // workers, tasks * (worker + 1) // workers
+        # Tiles read between planes, too: numbers that are left there may be so small that each takes 100 cycles.
+        fill(planes[worker], 0, planes.shape[1] if first < last else 0, planes.dtype.type(0))
+        for t in range(first, last):
             n, g = t // (groups * parts * blocks), t // (parts * blocks) % groups
             i, block = t // blocks % parts, t % blocks
             m, q = block // across * numbers.block_rows, block % across * numbers.block_columns
