@@ -38,7 +38,7 @@ def pack_patches(panels, at, width, x, channel, channels, out_size, geometry, fi
     left, column = last - first, 0
     while left > 0:
         if column == 0 and left < width:  # numbers that are left from other work may be so small that each takes 100 cycles
-            clear_tap(panels, at + (left - 1) // lanes * lanes, width, lanes_between(0, min(lanes, width)), depth)
+            clear_rows(panels, at + (left - 1) // lanes * lanes, width, lanes_between(0, min(lanes, width)), depth)
         run = min(min(out_size[1] - w, width - column), min(left, lanes))
         plane = image * x.shape[1] + channel
         pack_run(panels, at + column, width, width - column, x, plane, channels, (h, w), run, geometry)
@@ -71,7 +71,7 @@ def pack_run(panels, at, width, room, x, plane, channels, pixel, run, geometry):
             row, to = top + i * dilation[0], at + (i * taps[1] + j) * width
             place, inside = (plane * height + row) * columns + left, row >= 0 and row < height
             pack_tap(panels, to, step, whole, run, x, place, area, channels if inside else 0, begin, end, stride[1])
-            clear_tap(panels, to, step, whole, 0 if inside else channels)
+            clear_rows(panels, to, step, whole, 0 if inside else channels)
 
 
 @inlined
@@ -102,8 +102,8 @@ def pack_tap(panels, to, step, whole, run, x, place, area, channels, begin, end,
 
 
 @inlined
-def clear_tap(panels, to, step, whole, channels):
-    """`pack_tap` where the image ends above or below."""
+def clear_rows(panels, to, step, whole, rows):
+    """Zeros in the lanes ``whole``, in as many rows, ``step`` apart: where no pixel is seen, or wanted."""
     target, zero = elements(panels), zeros(panels)
-    for c in range(channels):
-        store(target, to + c * step, zero, whole, 0)
+    for k in range(rows):
+        store(target, to + k * step, zero, whole, 0)
