@@ -22,6 +22,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np.ufunc.parallel import _launch_threads
 
+from numba_nn.core import placement
 from numba_nn.core.checks import is_whole
 from numba_nn.core.errors import ArgumentError, ConcurrencyError
 
@@ -31,6 +32,7 @@ forked = False
 _wanted: int | None = None
 _applied = threading.local()
 _takes_turns: bool | None = None  # None until the layer has started
+_places = False
 _turn = threading.Lock()
 _holder: int | None = None
 
@@ -84,14 +86,17 @@ def threading_layer() -> str:
 
 def prepare() -> bool:
     """Make ready for a parallel region in this Python thread; tells whether regions must take turns."""
-    global _takes_turns
+    global _takes_turns, _places
     if _takes_turns is None:
         _launch_threads()
+        _places = placement.can_place(numba.threading_layer())
         _takes_turns = numba.threading_layer() == "workqueue"
     if _wanted is not None and getattr(_applied, "count", None) != _wanted:
         numba.set_num_threads(_wanted)
         _applied.count = _wanted
-    _team.value = get_num_threads()
+    _team.value = count = get_num_threads()
+    if _places:
+        placement.keep_apart(count)
     return _takes_turns
 
 
