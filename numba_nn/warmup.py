@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from numba_nn.compiling import compiling_line
+from numba_nn.compiling_together import compiled_together
 from numba_nn.core.cache import lookups
+from numba_nn.core.checks import is_whole
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
 from numba_nn.core.random import masks_aside
 from numba_nn.core.workspace import Shape
 
 
-def warmup(model: Layer, *input_shapes: Shape, training: bool = True) -> dict[str, Any]:
+def warmup(model: Layer, *input_shapes: Shape, training: bool = True, processes: int | None = None) -> dict[str, Any]:
     """Compile, or load from disk, every kernel that a model needs for inputs of these shapes.
 
     Which kernels those are depends on the shape: small inputs run on one thread, by other machine code. The model is left as
@@ -31,16 +33,19 @@ def warmup(model: Layer, *input_shapes: Shape, training: bool = True) -> dict[st
         Shape of each input.
     training : bool, optional
         Whether backward will be called.
+    processes : int, optional
+        How many processes compile, if anything has to be; by default one for each processor, up to 4. Each takes 0.35 GB and a
+        copy of the model. A model that cannot be pickled is compiled for by this one.
 
     Returns
     -------
     dict
-        ``seconds`` it took; how many kernels were ``compiled``, and ``found`` in the cache.
+        ``seconds`` it took; how many kernels this process ``compiled``, and ``found`` in the cache, where others leave theirs.
 
     Raises
     ------
     ArgumentError
-        If ``model`` is no layer.
+        If ``model`` is no layer, or ``processes`` no whole number from 1 on.
     ShapeError
         If the model cannot take such inputs.
 
@@ -51,13 +56,19 @@ def warmup(model: Layer, *input_shapes: Shape, training: bool = True) -> dict[st
     """
     if not isinstance(model, Layer):
         raise ArgumentError(f"warmup: model must be a Layer, got {type(model).__name__}")
+    if processes is not None and not (is_whole(processes) and processes >= 1):
+        raise ArgumentError(f"warmup: processes must be a whole number from 1 on, got {processes!r}")
     start, before = time.perf_counter(), dict(lookups)
     with compiling_line():
-        twin = copy.deepcopy(model).train(training).reserve(*input_shapes, training=training)
-        dtype = np.dtype(np.int64) if twin.takes_indices else twin.dtype or np.dtype(np.float32)
-        with masks_aside():
-            output = twin(*(twin.device.zeros(shape, dtype) for shape in input_shapes))
-        if training:
-            twin.backward(output[0] if isinstance(output, tuple) else output)
+        compiled_together(_run_once, copy.deepcopy(model), input_shapes, training, processes=processes)
     seconds = round(time.perf_counter() - start, 3)
     return {"seconds": seconds, **{name: lookups[name] - count for name, count in before.items()}}
+
+
+def _run_once(model: Layer, input_shapes: tuple[Shape, ...], training: bool) -> None:
+    model.train(training).reserve(*input_shapes, training=training)
+    dtype = np.dtype(np.int64) if model.takes_indices else model.dtype or np.dtype(np.float32)
+    with masks_aside():
+        output = model(*(model.device.zeros(shape, dtype) for shape in input_shapes))
+    if training:
+        model.backward(output[0] if isinstance(output, tuple) else output)

@@ -14,7 +14,7 @@ import numpy as np
 import numba_nn as nn
 
 model = nn.Sequential(nn.Embedding(10, 70), nn.Flatten(), nn.Linear(420, 3), nn.Sigmoid())
-told = nn.warmup(model, (5, 6))
+told = nn.warmup(model, (5, 6), processes=1)
 before = nn.show_config("dicts")
 model.backward(model(np.zeros((5, 6), np.int64)))
 after = nn.show_config("dicts")
@@ -51,6 +51,9 @@ def test_warmup_leaves_the_model_as_it_is(training):
         nn.warmup(model, (5, 4))
     with pytest.raises(nn.ArgumentError, match="model must be a Layer, got list"):
         nn.warmup([model], (5, 3))
+    for processes in (0, 1.5, True):
+        with pytest.raises(nn.ArgumentError, match=f"processes must be a whole number from 1 on, got {processes}"):
+            nn.warmup(model, (5, 3), processes=processes)
 
 
 def test_show_config_prints_or_returns(capsys):

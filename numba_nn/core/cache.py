@@ -150,7 +150,7 @@ def _write_atomically(file: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
         os.replace(temporary, file)
-    except OSError:
+    except BaseException:  # a signal, too
         os.unlink(temporary)
         raise
 

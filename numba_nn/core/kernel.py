@@ -28,7 +28,8 @@ import inspect
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,25 @@ def exact(py_func: Callable[..., Any]) -> Helper:
 PARALLEL_GRAIN = 131_072
 
 _compiling = threading.local()
+_noted: dict[tuple[Variant, Any], None] | None = None
+
+
+@contextmanager
+def rehearsal() -> Iterator[dict[tuple[Variant, Any], None]]:
+    """Note which variants are called, and for which signatures, in order; those that are not compiled yet do nothing.
+
+    For a fresh process, in which none is: a kernel that runs on what another one has left out may crash.
+    """
+    global _noted
+    _noted = {}
+    try:
+        yield _noted
+    finally:
+        _noted = None
+
+
+def _do_nothing(*_: Any) -> None:
+    pass
 
 
 class Variant(CPUDispatcher):
@@ -126,6 +146,9 @@ class Variant(CPUDispatcher):
         """Compile, or load, the canonical form of a signature, and let the given one call it too."""
         given = tuple(getattr(sig, "args", sig))
         canonical = self.canonical(given)
+        if _noted is not None:
+            _noted[self, canonical] = None
+            return _do_nothing
         with global_compiler_lock, warnings.catch_warnings():
             # The parallel variant of a kernel that only calls other kernels has no loop of its own: nothing is wrong.
             warnings.filterwarnings("ignore", r"\s*The keyword argument 'parallel=True'", NumbaPerformanceWarning)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from numba_nn import metrics
+from numba_nn.compiling_together import compiled_together
 from numba_nn.config import machine
 from numba_nn.core.call import Array
 from numba_nn.core.random import manual_seed, masks_aside
@@ -79,6 +80,9 @@ class Run:
 
     def compile_kernels(self) -> None:
         """Run every kernel once, on a copy of the model, without a trace in the run's state."""
+        compiled_together(self._run_once)
+
+    def _run_once(self) -> None:
         twin, batch = copy.deepcopy(self.model), self.options.batch_size
         x, y = self.train
         step = TrainStep(twin, CrossEntropyLoss(), Adam(twin.parameters()), x[:batch].shape)

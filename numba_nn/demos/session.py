@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from numba_nn.compiling_together import compiled_together
 from numba_nn.core.call import Array
 from numba_nn.core.errors import ArgumentError, CheckpointError, DataError
 from numba_nn.core.random import manual_seed
+from numba_nn.core.workspace import Shape
 from numba_nn.data import Batches
 from numba_nn.io import load_checkpoint, save_checkpoint
 from numba_nn.losses import MSELoss
@@ -80,7 +82,7 @@ class Session:
         self._images_crc = zlib.crc32(np.ascontiguousarray(train).data)
         manual_seed(settings.seed)
         self.model = Autoencoder()
-        self.optimizer = self._sgd(settings.lr)
+        self.optimizer = _sgd(self.model, settings.lr, settings.momentum)
         self.epoch = self.batch = 0
         self.losses: list[float] = []
         self.validation_losses: list[float] = []
@@ -103,13 +105,7 @@ class Session:
 
     def compile_kernels(self) -> None:
         """Run every kernel once, without a trace in the run's state."""
-        x = np.zeros(self._x_shape, np.float32)
-        TrainStep(self.model, MSELoss(), self._sgd(0.0), self._x_shape)(x, x)
-        self.model.eval().forward(x, out=self._output)
-
-    def _sgd(self, lr: float) -> SGD:
-        momentum = self.settings.momentum
-        return SGD(self.model.parameters(), lr=lr, momentum=momentum, nesterov=momentum > 0)
+        compiled_together(_run_once, self.model, self._x_shape, self.settings.momentum)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: up along a parabola, down along half a cosine to 0."""
@@ -247,6 +243,16 @@ def saved_model(path: Path) -> tuple[Autoencoder, Array]:
     if metadata.get("demo") != DEMO or "mean" not in arrays:
         raise _anothers(path)
     return Autoencoder().load_state_dict(_part(arrays, "model.")), arrays["mean"]
+
+
+def _sgd(model: Autoencoder, lr: float, momentum: float) -> SGD:
+    return SGD(model.parameters(), lr=lr, momentum=momentum, nesterov=momentum > 0)
+
+
+def _run_once(model: Autoencoder, x_shape: Shape, momentum: float) -> None:
+    x = np.zeros(x_shape, np.float32)
+    TrainStep(model, MSELoss(), _sgd(model, 0.0, momentum), x_shape)(x, x)
+    model.eval().forward(x, out=np.empty_like(x))
 
 
 def _anothers(path: Path) -> CheckpointError:
