@@ -1,9 +1,9 @@
 """`compiled_together`: one process makes a call, whose kernels other processes compile meanwhile.
 
 Compiling takes seconds a kernel, and a process compiles one at a time. So, from the first kernel that the call has to wait
-for, helpers *rehearse* it: they make the same call, in which kernels are noted and do nothing. Then they compile what they noted,
-the last of it first, and leave it in the cache on disk, where the call finds it when it gets there. A helper that fails is no
-loss.
+for, helpers *rehearse* it: they make the same call, in which kernels are noted and do nothing. Then they compile what they
+noted, the last of it first, and leave it in the cache on disk, where the call finds it when it gets there. A helper that
+fails is no loss.
 """
 
 from __future__ import annotations
