@@ -70,9 +70,9 @@ def _from_the_first_kernel_on(folder: str, count: int, call: Any) -> Iterator[No
         except Exception:
             return  # a model with a lambda, say
         command = [sys.executable, "-c", HELPER.format(path=sys.path, folder=folder)]
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        none = subprocess.DEVNULL
         with contextlib.suppress(OSError):
-            helpers.extend(subprocess.Popen(command, **quiet) for _ in range(count))
+            helpers.extend(subprocess.Popen(command, stdin=none, stdout=none, stderr=none) for _ in range(count))
 
     listeners.append(start)
     try:
