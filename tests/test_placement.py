@@ -34,24 +34,6 @@ def test_workers_keep_off_the_processor_of_the_thread_that_calls(run_python):
     assert run_python(MOVED, **TWO) == [[[True, True]] * 2, True]
 
 
-COUNTED = """
-import json
-import numba_nn as nn
-from numba_nn.core import placement, threads
-
-seen = []
-for count in (2, 1, 2):
-    nn.set_num_threads(count)
-    threads.prepare()
-    seen.append(len(placement._mine.workers))
-print(json.dumps(seen))
-"""
-
-
-def test_another_number_of_threads_has_other_workers(run_python):
-    assert run_python(COUNTED, **TWO) == [1, 0, 1]
-
-
 MORE = """
 import json, os
 from numba_nn.core import placement, threads

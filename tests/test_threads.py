@@ -111,7 +111,8 @@ def test_pytorchs_openmp_beside_ours(first, run_python):
 
 
 def test_regions_take_turns_where_they_must_not_meet(monkeypatch):
-    monkeypatch.setattr(threads, "_takes_turns", True)
+    monkeypatch.setattr(threads, "takes_turns", True)
+    monkeypatch.setattr(threads, "prepare", lambda: 2)  # on one processor, too
     layer, x = nn.ReLU(), np.ones((1000, 1000), np.float32)
     inside, seen = threading.Lock(), []
     take_turns = threads.take_turns

@@ -238,10 +238,10 @@ class Kernel:
         return self.serial if work < PARALLEL_GRAIN else self.on_threads
 
     def on_threads(self, *arguments: Any) -> None:
-        """Run the parallel variant, on the threads there are now; in a forked child the serial one."""
-        if threads.forked:
+        """Run the parallel variant, on the threads there are now; for one thread, and in a forked child, the serial one."""
+        if threads.prepare() == 1:
             self.serial(*arguments)
-        elif threads.prepare():
+        elif threads.takes_turns:
             threads.take_turns(self.parallel, *arguments)
         else:
             self.parallel(*arguments)

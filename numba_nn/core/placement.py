@@ -47,7 +47,7 @@ def can_place(layer: str) -> bool:
 def keep_apart(size: int) -> None:
     """Keep the workers of a team of ``size`` off the processor that the calling thread runs on; 0.2 us if it has not moved."""
     processor = _getcpu()
-    if size == _mine.size and (processor == _mine.processor or size == 1):
+    if size == _mine.size and processor == _mine.processor:
         return
     if size != _mine.size:
         _mine.size, _mine.workers = size, _workers(size)

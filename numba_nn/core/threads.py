@@ -28,10 +28,12 @@ from numba_nn.core.errors import ArgumentError, ConcurrencyError
 
 forked = False
 """Whether this process was forked from one that had imported the library."""
+takes_turns = False
+"""Whether parallel regions must; known once `prepare` was called."""
 
 _wanted: int | None = None
 _applied = threading.local()
-_takes_turns: bool | None = None  # None until the layer has started
+_has_started = False  # the layer
 _places = False
 _turn = threading.Lock()
 _holder: int | None = None
@@ -84,20 +86,22 @@ def threading_layer() -> str:
     return numba.threading_layer()
 
 
-def prepare() -> bool:
-    """Make ready for a parallel region in this Python thread; tells whether regions must take turns."""
-    global _takes_turns, _places
-    if _takes_turns is None:
+def prepare() -> int:
+    """Make ready for a parallel region in this Python thread; tells how many threads take part: 1 in a forked child."""
+    global takes_turns, _has_started, _places
+    if forked:
+        return 1
+    if not _has_started:
         _launch_threads()
-        _places = placement.can_place(numba.threading_layer())
-        _takes_turns = numba.threading_layer() == "workqueue"
+        takes_turns, _places = numba.threading_layer() == "workqueue", placement.can_place(numba.threading_layer())
+        _has_started = True
     if _wanted is not None and getattr(_applied, "count", None) != _wanted:
         numba.set_num_threads(_wanted)
         _applied.count = _wanted
     _team.value = count = get_num_threads()
-    if _places:
+    if _places and count > 1:
         placement.keep_apart(count)
-    return _takes_turns
+    return count
 
 
 @intrinsic

@@ -34,8 +34,13 @@ def upsample_nearest2d_forward(y: Out, x: In, rows: In, columns: In):
     """y[p, h, w] = x[p, rows[h], columns[w]]; x: (P, H, W), y: (P, H', W'), P planes."""
     for p in prange(y.shape[0]):
         for h in range(y.shape[1]):
-            for w in range(y.shape[2]):
-                y[p, h, w] = x[p, rows[h], columns[w]]
+            row, source, before = y[p, h], x[p, rows[h]], y[p, max(0, h - 1)]
+            if h > 0 and rows[h] == rows[h - 1]:
+                for w in range(row.size):
+                    row[w] = before[w]
+            else:
+                for w in range(row.size):
+                    row[w] = source[np.uintp(columns[w])]  # unsigned: not looked at for a negative one
 
 
 @upsample_nearest2d_forward.on_cuda(grid=over_planes)
@@ -57,8 +62,9 @@ def upsample_nearest2d_backward(dx: Out, dy: In, rows: In, columns: In):
             for j in range(dx.shape[2]):
                 dx[p, i, j] = zero
         for h in range(dy.shape[1]):
-            for w in range(dy.shape[2]):
-                dx[p, rows[h], columns[w]] += dy[p, h, w]
+            row, source = dx[p, rows[h]], dy[p, h]
+            for w in range(source.size):
+                row[np.uintp(columns[w])] += source[w]
 
 
 def _factors(value: Any) -> tuple[float, float]:
