@@ -55,8 +55,8 @@ if hasattr(os, "register_at_fork"):
 def set_num_threads(count: int) -> None:
     """Set the number of threads that kernels run on, in every Python thread; results do not depend on it.
 
-    A Python thread that has run one of our kernels keeps this number for other Numba functions too, until it calls
-    ``numba.set_num_threads``.
+    A Python thread that has run one of our kernels on several threads keeps this number for other Numba functions too, until it
+    calls ``numba.set_num_threads``.
 
     Parameters
     ----------
@@ -73,6 +73,8 @@ def set_num_threads(count: int) -> None:
     if not is_whole(count) or not 1 <= count <= most:
         raise ArgumentError(f"set_num_threads: count must be a whole number from 1 to {most}, got {count!r}")
     _wanted = int(count)
+    if count == 1:
+        _team.value = 1
 
 
 def get_num_threads() -> int:
@@ -82,18 +84,18 @@ def get_num_threads() -> int:
 
 def threading_layer() -> str:
     """Name of the layer: "omp", "tbb" or "workqueue"; starts it."""
-    prepare()
+    _launch_threads()
     return numba.threading_layer()
 
 
 def prepare() -> int:
     """Make ready for a parallel region in this Python thread; tells how many threads take part: 1 in a forked child."""
     global takes_turns, _has_started, _places
-    if forked:
+    if forked or _wanted == 1:
         return 1
     if not _has_started:
-        _launch_threads()
-        takes_turns, _places = numba.threading_layer() == "workqueue", placement.can_place(numba.threading_layer())
+        layer = threading_layer()
+        takes_turns, _places = layer == "workqueue", placement.can_place(layer)
         _has_started = True
     if _wanted is not None and getattr(_applied, "count", None) != _wanted:
         numba.set_num_threads(_wanted)
