@@ -224,6 +224,11 @@ DIGEST = """
             loss = case.build(reduction)
             add(np.float64(loss(*case.arrays())))
             add(loss.backward())
+    lstm = nn.LSTM(20, 128, num_layers=2, bidirectional=True)  # 50 sequences: threads take some each through all steps
+    y, state = lstm(draw(4, 50, 20))
+    dx, dstate = lstm.backward(draw(*y.shape))
+    for array in (y, *state, dx, *dstate, *(p.grad for p in lstm.parameters())):
+        add(array)
     add(nn.matmul(draw(3, 250, 130), draw(130, 270)))
     add(nn.core.random.normal((100_001,), 1.0))
     print(json.dumps([numba.get_num_threads(), digest.hexdigest()]))

@@ -18,7 +18,8 @@ first + s step + n across of x, whatever the layout of batches, and a negative s
 Loops over units count in unsigned numbers and load before they store: a signed index is tested for being negative, which keeps
 LLVM from vectorising (125 us for 16 rows of 256 units, 19 so).
 
-A step is cut into blocks of rows and units by shape alone; a block's product and what follows element by element are one task.
+A step is cut into blocks of rows and units; a block's product and what follows element by element are one task. Where each
+thread has sequences of its own, a task goes through all steps.
 """
 
 from __future__ import annotations
@@ -33,28 +34,42 @@ from numba_nn.core.cuda.product import ADD, OVERWRITE
 from numba_nn.core.cuda.ptx import WINDOW, cuda, device_function
 from numba_nn.core.cuda.twin import cuda_helper, cuda_kernel
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inlined, inner, kernel
+from numba_nn.core.product.block import CACHED
 from numba_nn.core.product.fma_tile import ROW_PANELS
 from numba_nn.core.product.gemm import TASKS, block_span, columns_in_place
 from numba_nn.core.product.packing import pack_matrices
 from numba_nn.core.simd import tile_columns, tile_rows
+from numba_nn.core.threads import team_size
 from numba_nn.core.vmath import constant, sigmoid, tanh
 from numba_nn.layers.recurrent.gates import add_recurrent, multiply_recurrent, one_matrix, recurrent_by_dots
 
 GATES = 4
 BLOCK_ROWS = 48  # rows of a block: four tiles, which read a panel of weights from the L1 cache
+APART_ROWS = 8  # see `goes_apart`
 
 
 @inner
-def step_blocks(batch, hidden, height, width):
-    """Blocks of rows and of units that a step is cut into, and panels of both.
+def goes_apart(batch, weight):
+    """Whether each thread takes sequences of its own through all steps: then no step waits for the other threads.
+
+    That needs tiles with enough rows, and weights that the L2 cache of every core holds.
+    """
+    return 1 < team_size() <= batch // APART_ROWS and weight.size * weight.itemsize <= CACHED
+
+
+@inner
+def step_blocks(batch, hidden, height, width, apart):
+    """Blocks of rows and of units that a step is cut into; panels of rows, how many rows each has, and panels of units.
 
     Two panels of units at least: a tile of one row takes so many, and what follows element by element goes over them at once
     (50 steps of 32 rows and 128 units: 1.3 ms of that in place of 2.3 on Zen 3). Four where there are several blocks of rows
     (28 steps of 100 rows: 2.9 ms in all in place of 3.2, Intel Xeon).
     """
-    row_panels, unit_panels, row_blocks = -(-batch // height), -(-hidden // width), -(-batch // BLOCK_ROWS)
+    row_blocks, unit_panels, team = -(-batch // BLOCK_ROWS), -(-hidden // width), team_size()
+    if apart:
+        return -(-row_blocks // team) * team, 1, batch, 1, unit_panels
     together = ROW_PANELS if row_blocks == 1 else 2 * ROW_PANELS
-    return row_blocks, min(TASKS, -(-unit_panels // together)), row_panels, unit_panels
+    return row_blocks, min(TASKS, -(-unit_panels // together)), -(-batch // height), height, unit_panels
 
 
 @inlined
@@ -105,23 +120,26 @@ def lstm_forward(
         at = np.uintp((first + n * across) * hidden)
         for j in range(np.uintp(hidden if steps > 0 else 0)):
             before[at + j] = h0[n, j]
-    row_blocks, unit_blocks, row_panels, unit_panels = step_blocks(batch, hidden, height, width)
-    for s in range(steps):
+    apart = goes_apart(batch, weight)
+    row_blocks, unit_blocks, row_panels, panel, unit_panels = step_blocks(batch, hidden, height, width, apart)
+    together = steps if apart else 1  # steps between which threads do not meet
+    for begin in range(0, steps, together):
         for task in prange(row_blocks * unit_blocks):
-            start, rows = block_span(task // unit_blocks, row_blocks, row_panels, height, batch)
+            start, rows = block_span(task // unit_blocks, row_blocks, row_panels, panel, batch)
             unit, units = block_span(task % unit_blocks, unit_blocks, unit_panels, width, hidden)
-            row = first + s * step + start * across
-            add_recurrent(gates, row, rows, across, unit, units, before, weight, hidden, by_dots)
-            for n in range(rows):
-                at = row + n * across
-                if s + 1 < steps:
-                    target, next_at = before, (at + step) * hidden
-                else:
-                    target, next_at = h.reshape(h.size), (start + n) * hidden
-                lstm_units(
-                    y, at * place[1] + place[0], target, c[start + n], gates, before, cells, squashed, at * hidden, next_at,
-                    unit, unit + units,
-                )  # fmt: skip
+            for s in range(begin, begin + together):
+                row = first + s * step + start * across
+                add_recurrent(gates, row, rows, across, unit, units, before, weight, hidden, by_dots)
+                for n in range(rows):
+                    at = row + n * across
+                    if s + 1 < steps:
+                        target, next_at = before, (at + step) * hidden
+                    else:
+                        target, next_at = h.reshape(h.size), (start + n) * hidden
+                    lstm_units(
+                        y, at * place[1] + place[0], target, c[start + n], gates, before, cells, squashed, at * hidden,
+                        next_at, unit, unit + units,
+                    )  # fmt: skip
 
 
 @inlined
@@ -161,20 +179,23 @@ def lstm_backward(
     for n in prange(batch):
         for j in range(hidden):
             dh[n, j], dc[n, j] = dh_last[n, j], dc_last[n, j]
-    row_blocks, unit_blocks, row_panels, unit_panels = step_blocks(batch, hidden, height, width)
-    for s in range(steps - 1, -2, -1):
+    apart = goes_apart(batch, weight)
+    row_blocks, unit_blocks, row_panels, panel, unit_panels = step_blocks(batch, hidden, height, width, apart)
+    together = steps + 1 if apart else 1  # with the step before the first, in which dh goes through the weights only
+    for begin in range(steps - 1, -2, -together):
         for task in prange(row_blocks * unit_blocks):
-            start, rows = block_span(task // unit_blocks, row_blocks, row_panels, height, batch)
+            start, rows = block_span(task // unit_blocks, row_blocks, row_panels, panel, batch)
             unit, units = block_span(task % unit_blocks, unit_blocks, unit_panels, width, hidden)
-            row = first + s * step + start * across
-            if s + 1 < steps:
-                multiply_recurrent(dh, start, rows, unit, units, gates, row + step, across, weight, in_place, packed_weight)
-            for n in range(rows if s >= 0 else 0):
-                at = row + n * across
-                lstm_units_backward(
-                    dh[start + n], dc[start + n], gates, cells, squashed, at * hidden, dy, at * place[1] + place[0],
-                    unit, unit + units,
-                )  # fmt: skip
+            for s in range(begin, begin - together, -1):
+                row = first + s * step + start * across
+                if s + 1 < steps:
+                    multiply_recurrent(dh, start, rows, unit, units, gates, row + step, across, weight, in_place, packed_weight)
+                for n in range(rows if s >= 0 else 0):
+                    at = row + n * across
+                    lstm_units_backward(
+                        dh[start + n], dc[start + n], gates, cells, squashed, at * hidden, dy, at * place[1] + place[0],
+                        unit, unit + units,
+                    )  # fmt: skip
 
 
 # ---- on a GPU: a product and a kernel for each step -----------------------------------------------------------------------
