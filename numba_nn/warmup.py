@@ -12,6 +12,7 @@ from numba_nn.compiling import compiling_line
 from numba_nn.compiling_together import compiled_together
 from numba_nn.core.cache import lookups
 from numba_nn.core.checks import is_whole
+from numba_nn.core.device import CPU
 from numba_nn.core.errors import ArgumentError
 from numba_nn.core.layer import Layer
 from numba_nn.core.random import masks_aside
@@ -21,9 +22,10 @@ from numba_nn.core.workspace import Shape
 def warmup(model: Layer, *input_shapes: Shape, training: bool = True, processes: int | None = None) -> dict[str, Any]:
     """Compile, or load from disk, every kernel that a model needs for inputs of these shapes.
 
-    Which kernels those are depends on the shape: small inputs run on one thread, by other machine code. The model is left as
-    it is: parameters, gradients, running statistics, random numbers. On a terminal, a line shows what is being compiled. What a
-    model on a GPU launches is compiled for this process only, and not counted.
+    Which kernels those are depends on the shape, as small inputs run on one thread by other machine code, and on whether there
+    is one thread or several (`set_num_threads`). The model is left as it is: parameters, gradients, running statistics, random
+    numbers. On a terminal, a line shows what is being compiled. What a model on a GPU launches is compiled for this process
+    only, and not counted.
 
     Parameters
     ----------
@@ -34,8 +36,9 @@ def warmup(model: Layer, *input_shapes: Shape, training: bool = True, processes:
     training : bool, optional
         Whether backward will be called.
     processes : int, optional
-        How many processes compile, if anything has to be; by default one for each processor, up to 4. Each takes 0.35 GB and a
-        copy of the model. A model that cannot be pickled is compiled for by this one.
+        How many processes compile, if anything has to be; by default one for each processor, up to 4. Each takes 0.35 GB and
+        a copy of the model. This one is alone if the model cannot be pickled, takes more than 128 MB, has a class of
+        ``__main__``, or is on a GPU.
 
     Returns
     -------
@@ -60,7 +63,8 @@ def warmup(model: Layer, *input_shapes: Shape, training: bool = True, processes:
         raise ArgumentError(f"warmup: processes must be a whole number from 1 on, got {processes!r}")
     start, before = time.perf_counter(), dict(lookups)
     with compiling_line():
-        compiled_together(_run_once, copy.deepcopy(model), input_shapes, training, processes=processes)
+        alone = 1 if model.device is not CPU else processes
+        compiled_together(_run_once, copy.deepcopy(model), input_shapes, training, processes=alone)
     seconds = round(time.perf_counter() - start, 3)
     return {"seconds": seconds, **{name: lookups[name] - count for name, count in before.items()}}
 

@@ -56,5 +56,5 @@ def test_threads_that_the_user_has_bound_stay_where_they_are(run_python, name, v
 
 def test_a_thread_that_is_not_of_this_process_is_passed_over():
     before = os.sched_getaffinity(os.getppid())
-    placement._place((os.getppid(),), {min(before)})
+    placement._place((os.getppid(),), frozenset({min(before)}))
     assert os.sched_getaffinity(os.getppid()) == before

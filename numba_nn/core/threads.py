@@ -29,7 +29,7 @@ from numba_nn.core.errors import ArgumentError, ConcurrencyError
 forked = False
 """Whether this process was forked from one that had imported the library."""
 takes_turns = False
-"""Whether parallel regions must; known once `prepare` was called."""
+"""Whether parallel regions must take turns; known once `prepare` was called."""
 
 _wanted: int | None = None
 _applied = threading.local()

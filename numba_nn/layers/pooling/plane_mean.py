@@ -25,7 +25,7 @@ def sum_of_four(a, b, c, d):
 
 @inner
 def plane_sum(x):
-    """Sum of a plane, in float64; quarters of a large one at once: CPUs fetch more ahead where several pages are read."""
+    """Sum of a plane, in float64 unless it is short; quarters of a large one at once: CPUs fetch more ahead then."""
     if x.size < SHORT:
         total = x.dtype.type(0)
         for i in range(x.size):
