@@ -122,7 +122,7 @@ def lstm_forward(
             before[at + j] = h0[n, j]
     apart = goes_apart(batch, weight)
     row_blocks, unit_blocks, row_panels, panel, unit_panels = step_blocks(batch, hidden, height, width, apart)
-    together = steps if apart else 1  # steps between which threads do not meet
+    together = max(1, steps) if apart else 1  # steps between which threads do not meet
     for begin in range(0, steps, together):
         for task in prange(row_blocks * unit_blocks):
             start, rows = block_span(task // unit_blocks, row_blocks, row_panels, panel, batch)
