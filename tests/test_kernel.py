@@ -13,7 +13,7 @@ from numba import njit, prange
 from numba.core.errors import TypingError
 
 from numba_nn.core.errors import MissingTwinError, TwinMismatchError
-from numba_nn.core.kernel import PARALLEL_GRAIN, In, Kernel, Out, Saved, Scratch, Variant, kernel
+from numba_nn.core.kernel import PARALLEL_GRAIN, REGION_GRAIN, In, Kernel, Out, Saved, Scratch, Variant, kernel
 
 
 @kernel
@@ -244,6 +244,7 @@ def test_work_chooses_the_variant_and_threads_do_not():
             numba.set_num_threads(threads)
             assert double.for_work(PARALLEL_GRAIN - 1) is double.serial
             assert double.for_work(PARALLEL_GRAIN) == double.on_threads
+            assert double.for_work(REGION_GRAIN) == double.in_region
     finally:
         numba.set_num_threads(before)
 

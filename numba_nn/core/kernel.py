@@ -82,6 +82,11 @@ def exact(py_func: Callable[..., Any]) -> Helper:
 # calls of a control loop: this break-even lies between what either asks for.
 PARALLEL_GRAIN = 131_072
 
+# Below this much work, some 0.4 ms, a single thread runs the serial variant: a parallel region of one takes 6 us. Above it the
+# parallel variant is faster, perhaps as Numba makes functions of its loops: serial ones took 1.05 to 1.2 times as long for 64
+# MB (activations, Adam, dropout; Intel Xeon).
+REGION_GRAIN = 4_194_304
+
 _compiling = threading.local()
 _noted: dict[tuple[Variant, Any], None] | None = None
 
@@ -221,7 +226,7 @@ class Kernel:
         return Variant(self.py_func, self.roles, parallel=True)
 
     def for_work(self, work: float, device: Device = CPU) -> Callable[..., Any]:
-        """What runs the kernel for an amount of work: `serial`, or `on_threads`; on a GPU the CUDA twin.
+        """What runs the kernel for an amount of work: `serial`, `on_threads` or `in_region`; on a GPU the CUDA twin.
 
         The choice depends on the shape alone, never on the number of threads, so that results do not either. It stays right
         for the life of the kernel, so what is called for little work may keep it: asking takes 0.1 us.
@@ -235,13 +240,26 @@ class Kernel:
         """
         if device is not CPU:
             return self.cuda
-        return self.serial if work < PARALLEL_GRAIN else self.on_threads
+        if work < PARALLEL_GRAIN:
+            return self.serial
+        return self.on_threads if work < REGION_GRAIN else self.in_region
 
     def on_threads(self, *arguments: Any) -> None:
-        """Run the parallel variant, on the threads there are now; for one thread, and in a forked child, the serial one."""
+        """Run the parallel variant, on the threads there are now; for one thread the serial one."""
         if threads.prepare() == 1:
             self.serial(*arguments)
-        elif threads.takes_turns:
+        else:
+            self._enter_region(*arguments)
+
+    def in_region(self, *arguments: Any) -> None:
+        """Run the parallel variant, on one thread too; in a forked child the serial one."""
+        if threads.prepare() == 1 and threads.forked:
+            self.serial(*arguments)
+        else:
+            self._enter_region(*arguments)
+
+    def _enter_region(self, *arguments: Any) -> None:
+        if threads.takes_turns:
             threads.take_turns(self.parallel, *arguments)
         else:
             self.parallel(*arguments)

@@ -32,7 +32,15 @@ takes_turns = False
 """Whether parallel regions must take turns; known once `prepare` was called."""
 
 _wanted: int | None = None
-_applied = threading.local()
+
+
+class _Applied(threading.local):
+    """What this Python thread has told Numba."""
+
+    count = 0
+
+
+_applied = _Applied()
 _has_started = False  # the layer
 _places = False
 _turn = threading.Lock()
@@ -55,8 +63,8 @@ if hasattr(os, "register_at_fork"):
 def set_num_threads(count: int) -> None:
     """Set the number of threads that kernels run on, in every Python thread; results do not depend on it.
 
-    A Python thread that has run one of our kernels on several threads keeps this number for other Numba functions too, until it
-    calls ``numba.set_num_threads``.
+    A Python thread that has run one of our kernels keeps this number for other Numba functions too, until it calls
+    ``numba.set_num_threads``.
 
     Parameters
     ----------
@@ -73,8 +81,6 @@ def set_num_threads(count: int) -> None:
     if not is_whole(count) or not 1 <= count <= most:
         raise ArgumentError(f"set_num_threads: count must be a whole number from 1 to {most}, got {count!r}")
     _wanted = int(count)
-    if count == 1:
-        _team.value = 1
 
 
 def get_num_threads() -> int:
@@ -91,13 +97,13 @@ def threading_layer() -> str:
 def prepare() -> int:
     """Make ready for a parallel region in this Python thread; tells how many threads take part: 1 in a forked child."""
     global takes_turns, _has_started, _places
-    if forked or _wanted == 1:
+    if forked or _wanted == _applied.count == 1:
         return 1
     if not _has_started:
         layer = threading_layer()
         takes_turns, _places = layer == "workqueue", placement.can_place(layer)
         _has_started = True
-    if _wanted is not None and getattr(_applied, "count", None) != _wanted:
+    if _wanted is not None and _applied.count != _wanted:
         numba.set_num_threads(_wanted)
         _applied.count = _wanted
     _team.value = count = get_num_threads()
