@@ -229,6 +229,10 @@ DIGEST = """
     dx, dstate = lstm.backward(draw(*y.shape))
     for array in (y, *state, dx, *dstate, *(p.grad for p in lstm.parameters())):
         add(array)
+    for channels, size in ((40, 31), (300, 7)):  # Winograd where threads take tiles each, and where they share them
+        conv = nn.Conv2d(40, channels, 3, padding=1, algorithm="winograd")
+        for array in gradients(conv, draw(2, 40, size, size), draw(2, channels, size, size)).values():
+            add(array)
     add(nn.matmul(draw(3, 250, 130), draw(130, 270)))
     add(nn.core.random.normal((100_001,), 1.0))
     print(json.dumps([numba.get_num_threads(), digest.hexdigest()]))

@@ -16,9 +16,11 @@ from numba import prange
 
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.simd import tile_columns, tile_rows, transpose_lanes, vector_lanes
+from numba_nn.core.threads import team_size
 from numba_nn.layers.conv.winograd_matrices import TAPS, TILE, from_taps, to_outputs
 from numba_nn.layers.conv.winograd_tiles import (
     BLOCK_PANELS,
+    NUMBERS,
     clear,
     inputs_to_lanes,
     multiply_tiles,
@@ -46,8 +48,8 @@ def winograd_backward_weight(
     rows, columns = tile_grid(dy.shape[2], dy.shape[3])
     tiles, chunk, workers = dy.shape[0] * rows * columns, corners.size, padded.shape[0]
     row_panels, column_panels = gradients.shape[0], inputs.shape[0]
-    row_blocks = -(-row_panels // BLOCK_PANELS)
-    tasks, height = row_blocks * column_panels, tile_rows(x)
+    row_blocks = max(-(-row_panels // BLOCK_PANELS), min(row_panels, -(-team_size() // column_panels)))
+    tasks, height, vectors = row_blocks * column_panels, tile_rows(x), column_panels * (tile_columns(x) // vector_lanes(x))
     for lane in range(planes.size):
         planes[lane] = padded.shape[1] // planes.size * lane
     for first in range(0, tiles, chunk):
@@ -55,8 +57,8 @@ def winograd_backward_weight(
         place_tiles(corners, first, count, rows, columns)
         for worker in prange(workers):
             clear(padded[worker])
-            for p in range(column_panels * worker // workers, column_panels * (worker + 1) // workers):
-                transform_inputs(inputs[p], padded[worker], corners, planes, x, p, first, count, rows, columns, padding)
+            for v in range(vectors * worker // workers, vectors * (worker + 1) // workers):
+                transform_inputs(inputs, padded[worker], corners, planes, x, v, first, count, rows, columns, padding)
             clear(padded[worker])
             for p in range(row_panels * worker // workers, row_panels * (worker + 1) // workers):
                 transform_gradients(gradients[p], padded[worker], corners, planes, dy, p, first, count, rows, columns)
@@ -77,14 +79,14 @@ def pad_planes(padded, planes, x, channel, first, count, rows, columns, padding)
 
 
 @inner
-def transform_inputs(inputs, padded, corners, planes, x, panel, first, count, rows, columns, padding):
-    """Transform the tiles of one panel of input channels; inputs: (36, T columns)."""
-    width, lanes, step = tile_columns(x), vector_lanes(x), inputs.shape[1]
-    flat, length = inputs.reshape(inputs.size), padded_width(columns)
-    for c in range(0, width, lanes):
-        pad_planes(padded, planes, x, panel * width + c, first, count, rows, columns, padding)
-        for t in range(count):
-            inputs_to_lanes(flat, t * width + c, step, padded, corners[t], planes, 0, length)
+def transform_inputs(inputs, padded, corners, planes, x, vector, first, count, rows, columns, padding):
+    """Transform the tiles of one vector of input channels; inputs: (panels, 36, T columns)."""
+    width, lanes, step = tile_columns(x), vector_lanes(x), inputs.shape[2]
+    flat, length, channel = inputs.reshape(inputs.size), padded_width(columns), vector * lanes
+    pad_planes(padded, planes, x, channel, first, count, rows, columns, padding)
+    at = channel // width * NUMBERS * step + channel % width
+    for t in range(count):
+        inputs_to_lanes(flat, at + t * width, step, padded, corners[t], planes, 0, length)
 
 
 @inner

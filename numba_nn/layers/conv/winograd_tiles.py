@@ -22,7 +22,7 @@ MARGIN = SIDE - TILE  # inputs that a tile shares with the next, along each axis
 NUMBERS = SIDE * SIDE  # of a transformed tile
 WIDE = 2 * TILE  # columns that are read of a tile: the next power of two
 
-CHUNK_TILES = 128  # transformed inputs of 128 channels then take 36 x 128 x 128 x 4 B = 2.4 MB
+CHUNK_BYTES = 2**19  # of transformed inputs, but a panel at least: of 128 channels it takes 36 x 128 x 32 x 4 B = 590 KB
 GRADIENT_TILES = 128
 BLOCK_PANELS = 4  # of output channels: their products with a panel of tiles take 36 x 48 x 32 x 4 B = 221 KB of a 1 MB L2
 
@@ -140,14 +140,16 @@ def correlation_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int
     """Scratch of a forward or of an input gradient."""
     (height, width), (images, channels), outputs = tile_shape(dtype), x_shape[:2], y_shape[1]
     lanes, (rows, columns) = width // VECTORS, tile_grid.py_func(*y_shape[2:])
-    chunk = chunk_size.py_func(images * rows * columns, width, CHUNK_TILES)
-    together = panels_together.py_func(channels, width, np.dtype(dtype).itemsize)
+    itemsize, tiles = np.dtype(dtype).itemsize, images * rows * columns
+    chunk = chunk_size.py_func(tiles, width, max(1, CHUNK_BYTES // (NUMBERS * channels * width * itemsize)) * width)
+    areas = max(1, min(workers, -(-tiles // lanes)))
+    together = panels_together.py_func(channels, width, itemsize)
     panels, squares = -(-outputs // height), -(-TAPS * TAPS // lanes) * lanes * lanes
     return {
         "weight": ((panels, NUMBERS, channels * height + lanes), dtype),
         "taps": ((workers, max(squares, TAPS * TAPS * (channels * height + lanes))), dtype),
-        "inputs": ((chunk // width, NUMBERS, channels * width + lanes), dtype),
-        "padded": ((workers, _padded_size(chunk, images, rows, columns)), dtype),
+        "inputs": ((areas, chunk // width, NUMBERS, channels * width + lanes), dtype),
+        "padded": ((workers, _padded_size(areas * chunk, images, rows, columns)), dtype),
         "products": (
             (
                 workers,
@@ -157,7 +159,7 @@ def correlation_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int
             dtype,
         ),
         "strips": ((workers, TILE * TILE * width), dtype),
-        "corners": ((chunk,), np.dtype(np.int64)),
+        "corners": ((areas, chunk), np.dtype(np.int64)),
     }
 
 
