@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 from numba import prange
 
@@ -18,7 +19,7 @@ from numba_nn.core.cuda.product import ADD, OVERWRITE
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.product.block import CACHED, multiply_block
 from numba_nn.core.product.dot import dot_products
-from numba_nn.core.product.packing import pack_matrices, panel_sizes
+from numba_nn.core.product.packing import pack_matrices, pack_panels, panel_sizes
 from numba_nn.core.simd import (
     VECTORS,
     register_file,
@@ -180,20 +181,29 @@ def multiply_transposed(
 ):  # fmt: skip
     """`gemm` by way of C^T, where every product has a B of its own, whose columns lie ``b_stride`` apart.
 
-    packed: rows of A, as panels of columns; transposed: (S, N, columns of these panels).
+    packed: rows of A, as panels of columns, of which each thread has a copy in its own cache if there is room: two threads of
+    an Intel Xeon take 0.75 of the time so for 32 x 784 x 256. transposed: (S, N, columns of these panels).
     """
     m, n, depth = shape
-    height, width, lanes = tile_rows(c), tile_columns(c), vector_lanes(c)
+    height, width, lanes, team = tile_rows(c), tile_columns(c), vector_lanes(c), team_size()
     columns, blocks = -(-m // width) * width, -(-n // TRANSPOSE_BLOCK)
-    pack_matrices(packed, a, (m, depth), a_strides, width, 0)
-    for t in prange(c.shape[0] * blocks):
-        s, first = t // blocks, t % blocks * TRANSPOSE_BLOCK
-        rows, at = min(TRANSPOSE_BLOCK, n - first), (s * n + first) * columns
-        multiply_block(
-            transposed, at, columns, rows, -(-m // lanes) * lanes, False, b[b_of[s]], first * b_stride,
-            (height * b_stride, b_stride, 1), packed[:], a_of[s] * columns * depth, (width * depth, width), depth,
-        )  # fmt: skip
-        write_transposed(c[s], first, n, transposed, at, rows, columns, m, accumulate)
+    size, tasks = columns * depth, c.shape[0] * blocks
+    copies = max(1, min(team, tasks, packed.size // max(1, a.shape[0] * size)))
+    for copy in prange(copies):
+        for s in range(a.shape[0]):
+            pack_panels(
+                packed, (copy * a.shape[0] + s) * size, a[s], 0, a_strides[0], a_strides[1], m, width, depth, 0, depth
+            )  # fmt: skip
+    for worker in prange(team):
+        copy = worker * copies // team * a.shape[0]
+        for t in range(tasks * worker // team, tasks * (worker + 1) // team):
+            s, first = t // blocks, t % blocks * TRANSPOSE_BLOCK
+            rows, at = min(TRANSPOSE_BLOCK, n - first), (s * n + first) * columns
+            multiply_block(
+                transposed, at, columns, rows, -(-m // lanes) * lanes, False, b[b_of[s]], first * b_stride,
+                (height * b_stride, b_stride, 1), packed[:], (copy + a_of[s]) * size, (width * depth, width), depth,
+            )  # fmt: skip
+            write_transposed(c[s], first, n, transposed, at, rows, columns, m, accumulate)
 
 
 @inner
@@ -214,12 +224,16 @@ def write_transposed(c, first, stride, transposed, at, rows, columns, m, accumul
 
 @inner
 def left_is_packed(m, n, depth, strides, in_place):
-    """Whether A is packed: if it is read very often, with whole tiles or B in place; or often, and is large, or its rows alias.
+    """Whether A is packed: if it is read very often, or is large, or its rows alias. ``n``: columns that a thread has of a row.
 
     On Zen 4, share of the peak as it is and packed: 94 and 89 for 256^3, 80 and 91 for 1024^3. With its depths apart, on an
-    Intel Xeon: 68 and 70 for 256^3, 63 and 74 for 512^3. For 96 x 512 x 784 there: 60 as it is, 69 packed. Rows that lie as
-    they are take 1.2 (3 rows) or 1.08 times (8) as long with 512 x 512 in place.
+    Intel Xeon: 68 and 70 for 256^3, 63 and 74 for 512^3. For 96 x 512 x 784 there: 60 as it is, 69 packed.
+
+    Where B is read in place, a few rows take 1.2 (3 rows) or 1.08 times (8) as long as they are, with 512 x 512. But 32 packed
+    ones take 1.3 times as long, with 2000 x 2000.
     """
+    if in_place and strides[1] == 1:
+        return m < LEFT_ROWS and n >= MANY_COLUMNS
     most = LEFT_ELEMENTS if strides[1] == 1 else LEFT_ELEMENTS // 8
     often = n >= MANY_COLUMNS and (m >= LEFT_ROWS or in_place)
     return n >= LEFT_COLUMNS and (often or m * depth > most or strides[0] % ALIASING == 0)
@@ -257,17 +271,18 @@ def multiply_packed(
     height, width = tile_rows(c), tile_columns(c)
     row_panels, column_panels = -(-m // height), -(-n // width)
     left, left_size, left_steps = a.reshape(a.size), m * depth, (height * a_strides[0], a_strides[0], a_strides[1])
-    if left_is_packed(m, n, depth, a_strides, in_place > 0):
-        pack_matrices(packed_a, a, (m, depth), a_strides, height, 0)
-        left, left_size, left_steps = packed_a, row_panels * height * depth, (height * depth, 1, height)
     rest = (column_panels * width - in_place) * depth
     row_blocks, column_blocks = block_counts(row_panels, column_panels, height, width, c.shape[0], m * n * depth)
     if in_place:  # fewer, that are wider: B is fetched along its rows
         least = -(-m * n // (BLOCK_ROWS * BLOCK_COLUMNS))
-        most = max(team_size(), n // min(ROW_COLUMNS, PLACE_ELEMENTS // max(1, m)))
-        row_blocks, column_blocks = 1, max(least, min(column_blocks, most))
+        most, team = n // min(ROW_COLUMNS, PLACE_ELEMENTS // max(1, m)), team_size()
+        row_blocks, column_blocks = 1, max(least, min(column_blocks, max(1, most // team) * team))
     if depth <= THIN:
         row_blocks, column_blocks = row_panels, -(-min(column_panels, TASKS) // row_panels)
+    each = n if row_blocks > 1 else n // column_blocks
+    if left_is_packed(m, each, depth, a_strides, in_place > 0):
+        pack_matrices(packed_a, a, (m, depth), a_strides, height, 0)
+        left, left_size, left_steps = packed_a, row_panels * height * depth, (height * depth, 1, height)
     for t in prange(c.shape[0] * row_blocks * column_blocks):
         s, i, j = t // (row_blocks * column_blocks), t // column_blocks % row_blocks, t % column_blocks
         i0, rows = block_span(i, row_blocks, row_panels, height, m)
@@ -300,7 +315,9 @@ def packed_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
     if n == 1 < m:
         return packed_sizes(1, m, k, dtype)[::-1]
     left, right = panel_sizes(m, n, k, dtype)
-    return max(left, panel_sizes(1, m, k, dtype)[1]), right  # rows of A may be packed as columns: `multiply_transposed`
+    rows, each = (panel_sizes(1, columns, k, dtype)[1] for columns in (m, min(m, n, TRANSPOSE_ROWS)))
+    copies = min(numba.config.NUMBA_NUM_THREADS * each, right)
+    return max(left, rows, copies), right  # rows of A may be packed as columns: `multiply_transposed`
 
 
 def packing_pays(m: int, n: int, k: int, dtype: Any) -> bool:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from numba_nn.core.kernel import In, Out, inner, kernel
 from numba_nn.core.simd import copy_run, tile_rows, tile_shape, transpose_lanes, vector_lanes
+from numba_nn.core.threads import team_size
 
 PACK_PANELS, PACK_DEPTH = 8, 128  # what a task packs: 8 panels of 32 columns read 1 KB of each of 128 rows
+SQUARE = 16  # a slice's depths are a multiple: as many lanes as a vector has at most
 PACK_WORK = 2  # of an element that is packed, in units of `Kernel.for_work`
 
 Array = NDArray[np.floating[Any]]
@@ -80,15 +82,25 @@ def pack_matrices(packed: Out, source: In, size: tuple[int, int], strides: tuple
     packed: flat; source: (S, rows depth) flat matrices; size: rows, depth; strides: of rows and depth in the source.
     """
     rows, depth = size[0] - first, size[1]
-    panels = -(-rows // height)
-    groups, slices = -(-panels // PACK_PANELS), -(-depth // PACK_DEPTH)
-    for t in prange(source.shape[0] * groups * slices):
-        s, panel, k = t // (groups * slices), t // slices % groups * PACK_PANELS, t % slices * PACK_DEPTH
-        row = panel * height
+    panels, squares, stack = -(-rows // height), -(-depth // SQUARE), source.shape[0]
+    groups = tasks_of(-(-panels // PACK_PANELS), panels, stack)
+    slices = tasks_of(-(-depth // PACK_DEPTH), squares, stack * groups)
+    for t in prange(stack * groups * slices):
+        s, i, j = t // (groups * slices), t // slices % groups, t % slices
+        panel, end = i * panels // groups, (i + 1) * panels // groups
+        row, start = panel * height, j * squares // slices * SQUARE
         pack_panels(
             packed, (s * panels + panel) * height * depth, source[s], (first + row) * strides[0], strides[0], strides[1],
-            min(rows - row, PACK_PANELS * height), height, depth, k, min(depth, k + PACK_DEPTH),
+            min(rows, end * height) - row, height, depth, start, min(depth, (j + 1) * squares // slices * SQUARE),
         )  # fmt: skip
+
+
+@inner
+def tasks_of(least, most, others):
+    """Pieces that something is cut into, ``others`` times: ``least``, or more, that threads have as many each; or ``most``."""
+    team = team_size()
+    wanted = least if others % team == 0 else -(-least // team) * team
+    return max(1, min(most, wanted))
 
 
 def panel_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
