@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -25,6 +25,17 @@ from numba_nn.core.workspace import Shape, Spec, spec_nbytes
 
 Step = tuple[Layer, Call, Array | None, Epilogue]
 """A layer, its call, room for its output, None for the model's own, and what it does of the next ones."""
+
+
+class Order(NamedTuple):
+    """Which layers run as one: without a backward to come, and with one; and what that goes through.
+
+    ``stages``: layers, in the order of the forward, each with the number of the output that it takes.
+    """
+
+    alone: list[Run]
+    kept: list[Run]
+    stages: list[tuple[int, Layer]]
 
 
 class Sequential(Container):
@@ -185,7 +196,7 @@ class Sequential(Container):
         """
         shapes, last = self._shapes(call.x_shape), len(self) - 1
         writers: dict[int, int] = {}  # number of an output: the step that writes it
-        for run in [*call.geometry[False], *call.geometry[True]]:
+        for run in [*call.geometry.alone, *call.geometry.kept]:
             writers.setdefault(run.stop, run.start)
             if run.epilogue.norm:  # its layers run one by one while the normalisation is trained
                 writers |= {run.rest: run.start} | {i: i - 1 for i in range(run.rest + 1, run.stop)}
@@ -195,24 +206,19 @@ class Sequential(Container):
             spec = shapes[i], call.dtype
             if i in writers:
                 specs[f"y{i}"], lives[f"y{i}"] = spec, Lifetime(spec_nbytes(spec), writers[i], i)
-        for (before, _), (i, _) in itertools.pairwise(self._stages(call)):
+        for (before, _), (i, _) in itertools.pairwise(call.geometry.stages):
             spec = shapes[i], call.dtype
             specs[f"dy{i}"] = spec
             lives[f"dy{i}"] = Lifetime(spec_nbytes(spec), len(self) + last - i, len(self) + last - before)
         return specs, lives
 
-    def _stages(self, call: Call) -> list[tuple[int, Layer]]:
-        """The layers that backward goes through, with the number of the output that each one takes."""
-        stages = []
-        for run in call.geometry[True]:
-            stages += [(run.start, run.layer), *((i, self._steps[i]) for i in range(run.rest, run.stop))]
-        return stages
-
-    def _geometry(self, x_shape: Shape, dtype: np.dtype[Any]) -> tuple[list[Run], list[Run]]:
-        """Which layers run as one: without a backward to come, and with one."""
+    def _geometry(self, x_shape: Shape, dtype: np.dtype[Any]) -> Order:
         shapes = self._shapes(x_shape)
-        runs = [fuse(self._steps, self._joined, shapes, keep) for keep in (False, True)]
-        return runs[0], runs[1]
+        alone, kept = (fuse(self._steps, self._joined, shapes, keep) for keep in (False, True))
+        stages = []
+        for run in kept:
+            stages += [(run.start, run.layer), *((i, self._steps[i]) for i in range(run.rest, run.stop))]
+        return Order(alone, kept, stages)
 
     def _allocate(self, call: Call) -> None:
         self._ready.pop(call, None)
@@ -226,14 +232,14 @@ class Sequential(Container):
         self._plans[call.x_shape[1:], call.dtype] = plan
         self._keep(len(self._free) + len(self._kept))
         shapes = self._shapes(call.x_shape)
-        for i, layer in self._stages(call):
+        for i, layer in call.geometry.stages:
             layer._call(shapes[i], call.dtype)  # a strict workspace refuses before anything is written
 
     def _reserve_more(self, call: Call, training: bool, calls: int) -> None:
         super()._reserve_more(call, training, calls)
-        done_before = {run.stop - 1 for run in call.geometry[True] if run.epilogue.activation}
+        done_before = {run.stop - 1 for run in call.geometry.kept if run.epilogue.activation}
         shapes = self._shapes(call.x_shape)
-        for i, layer in self._stages(call):
+        for i, layer in call.geometry.stages:
             layer.reserve(shapes[i], dtype=call.dtype, training=training and i not in done_before)
 
     def _forward(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
@@ -251,7 +257,7 @@ class Sequential(Container):
 
     def _steps_of(self, call: Call) -> tuple[list[Run], list[Step]]:
         """What a forward without a backward runs, looked up, which takes 0.5 us a layer; before it runs that may not fold."""
-        shapes, runs = self._shapes(call.x_shape), call.geometry[False]
+        shapes, runs = self._shapes(call.x_shape), call.geometry.alone
         steps = [
             (run.layer, run.layer._call(shapes[run.start], run.layer.dtype or call.dtype), call.scratch.get(f"y{run.stop}"),
              run.epilogue)
@@ -260,7 +266,7 @@ class Sequential(Container):
         return [run for run in runs if run.epilogue.norm], steps
 
     def _run_all(self, call: Call, y: Array, x: Array, saved: Arrays) -> None:
-        for run in call.geometry[call.keep]:
+        for run in call.geometry.kept if call.keep else call.geometry.alone:
             if run.folds():
                 x = self._run(call, run.layer, x, self._output(call, y, saved, run.stop), run.epilogue)
             else:
@@ -278,13 +284,13 @@ class Sequential(Container):
         return y if index == len(self) else saved[name] if name in saved else call.scratch[name]
 
     def _backward(self, call: Call, dx: Array | None, dy: Array, x: Any, saved: Arrays) -> None:
-        stages = self._stages(call)
+        stages = call.geometry.stages
         first = 0 if dx is not None else first_trainable(layer for _, layer in stages)
         for i, layer in reversed(stages[first + 1 :]):
-            layer._propagate(dy, call.scratch[f"dy{i}"], True)
+            layer._apply_backward(call.scratch[f"dy{i}"], dy)
             dy = call.scratch[f"dy{i}"]
         for _, layer in stages[first : first + 1]:
-            layer._propagate(dy, dx, dx is not None)
+            layer._apply_backward(dx, dy)
         for _, layer in reversed(stages[:first]):
             layer._forget()
 

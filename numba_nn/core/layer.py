@@ -262,10 +262,15 @@ class Layer(LayerMemory):
             elif out is not None:
                 reason = "x holds indices" if self.takes_indices else "input_gradient=False"
                 raise ArgumentError(f"{self}: backward has no input gradient to write to out: {reason}")
+            self._check_parts(slot, {})
             self._finish(slot, dx, dy)
         finally:
             lock.release()
         return dx if out is None else out
+
+    def _apply_backward(self, dx: Array | None, dy: Array) -> None:
+        """The backward of checked arrays. A container calls it directly, as `_apply`, once it has checked its parts."""
+        self._finish(self._kept[-1], dx, dy)
 
     def _newest(self) -> tuple[Slot, Call]:
         """The forward that the next backward belongs to."""
@@ -279,8 +284,7 @@ class Layer(LayerMemory):
         return slot, slot.call
 
     def _finish(self, slot: Slot, dx: Any, dy: Any) -> None:
-        """Run `_backward` on arrays that were checked."""
-        self._check_parts(slot, {})
+        """Run `_backward` on arrays, and for parts, that were checked."""
         call, x, saved = slot.call, slot.x, slot.arrays
         assert call is not None
         if call is not self._newest_call or call.generation != self._workspace.generation:

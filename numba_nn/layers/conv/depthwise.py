@@ -49,6 +49,8 @@ from numba_nn.layers.conv.depthwise_strip import (
     weigh,
 )
 
+OUTPUT_WORK = 4  # of an output, in units of `Kernel.for_work`: 9 multiply-adds, and reading with a shift
+
 
 @inlined
 def store_row(y, y_size, t, row, column, value, inside, pair):
@@ -229,4 +231,4 @@ class Depthwise(Algorithm):
 
     @property
     def _work(self) -> float:
-        return float(math.prod(self.problem.y_shape))
+        return OUTPUT_WORK * math.prod(self.problem.y_shape)

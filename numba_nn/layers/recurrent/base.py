@@ -147,6 +147,10 @@ class LSTMBase(Layer):
         self._compute(call, (y, h, c), (x, h0, c0), keep)
         return y, (h, c)
 
+    def _apply_backward(self, dx: Array | None, dy: Array) -> None:
+        slot, call = self._newest()
+        self._finish(slot, (dx, call.scratch["dh"], call.scratch["dc"]), (dy, None, None))
+
     def _propagate(self, dy: Array, out: Array | None, input_gradient: bool) -> Array | None:
         with self._workspace.in_use(self):
             scratch = self._newest()[1].scratch
