@@ -41,6 +41,13 @@ CONVOLUTIONS = [
     conv((2, 14, 5, 7), 14, 1030, 1, stride=2),
     conv((1, 16, 5, 6), 16, 14, 1, padding=(2, 1), stride=(2, 3)),
     conv1d((2, 16, 700), 16, 12, 4, padding=2),
+    # few input channels: taps by threes and what is left, strips at both edges, bands of rows, output channels by fours, groups
+    conv((2, 3, 9, 37), 3, 5, 3, padding=1),
+    conv((1, 1, 40, 70), 1, 6, (2, 4), padding=(0, 3), bias=False),
+    conv((2, 2, 33, 40), 2, 9, (3, 5), padding=2, dilation=(2, 3), stride=(2, 1)),
+    conv((1, 6, 8, 50), 6, 9, 3, padding=1, groups=3),
+    conv((2, 4, 5, 32), 4, 8, 1, padding=(1, 0)),
+    conv1d((1, 1, 2200), 1, 4, 3, padding=4),
     # taps as large as the image
     conv((3, 5, 1, 1), 5, 7, 1),
     conv((4, 3, 5, 4), 3, 6, (5, 4), stride=2),

@@ -11,7 +11,12 @@ def image_shape(shape: Shape) -> Shape:
 
 def images(array: Array) -> Array:
     """Signals (N, C, L) as images of height 1, (N, C, 1, L); images as they are."""
-    return array if array.ndim == 4 else array.reshape(image_shape(array.shape))
+    if array.ndim == 4:
+        return array
+    shape = array.shape
+    if len(shape) == 3:  # what `image_shape` says, in half the time
+        return array.reshape(shape[0], shape[1], 1, shape[2])
+    return array.reshape(image_shape(shape))
 
 
 def planes(array: Array) -> Array:

@@ -18,6 +18,7 @@ from numba_nn.layers.conv.cuda import OnCuda
 from numba_nn.layers.conv.depthwise import Depthwise
 from numba_nn.layers.conv.im2col import Im2col
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
+from numba_nn.layers.conv.pixel_gradient import PixelGradient
 from numba_nn.layers.conv.pointwise import Pointwise
 from numba_nn.layers.conv.strided_pointwise import StridedPointwise
 from numba_nn.layers.conv.tap_gradient import TapGradient
@@ -31,7 +32,7 @@ Passes = dict[str, Algorithm]
 
 DIRECT: dict[str, tuple[type[Algorithm], ...]] = {
     "output": (Depthwise, WholeImage, StridedPointwise, Pointwise, Im2col, ImplicitGemm),
-    "weight": (Depthwise, WholeImage, TapGradient, TransposedGradient, WeightGradient),
+    "weight": (Depthwise, WholeImage, PixelGradient, TapGradient, TransposedGradient, WeightGradient),
 }
 """What computes forward and input gradient, and what the weight gradient: the first of those that cost least."""
 
