@@ -188,7 +188,7 @@ def multiply_transposed(
     height, width, lanes, team = tile_rows(c), tile_columns(c), vector_lanes(c), team_size()
     columns, blocks = -(-m // width) * width, -(-n // TRANSPOSE_BLOCK)
     size, tasks = columns * depth, c.shape[0] * blocks
-    copies = max(1, min(team, tasks, packed.size // max(1, a.shape[0] * size)))
+    copies = max(1, min(team, blocks_wanted(c.shape[0] * m * n * depth), packed.size // max(1, a.shape[0] * size)))
     for copy in prange(copies):
         for s in range(a.shape[0]):
             pack_panels(
