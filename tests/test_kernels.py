@@ -233,6 +233,9 @@ DIGEST = """
         conv = nn.Conv2d(40, channels, 3, padding=1, algorithm="winograd")
         for array in gradients(conv, draw(2, 40, size, size), draw(2, channels, size, size)).values():
             add(array)
+    few = nn.Conv2d(2, 6, 3, padding=1)  # its weight gradient is cut into parts of the batch
+    for array in gradients(few, draw(8, 2, 64, 64), draw(8, 6, 64, 64)).values():
+        add(array)
     add(nn.matmul(draw(3, 250, 130), draw(130, 270)))
     add(nn.core.random.normal((100_001,), 1.0))
     print(json.dumps([numba.get_num_threads(), digest.hexdigest()]))

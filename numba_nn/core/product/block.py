@@ -12,8 +12,8 @@ from numba_nn.core.simd import partial_rows, tile_columns, tile_rows
 
 DEPTH = 256  # B panel: 256 x 128 B = 32 KB with AVX-512, two thirds of a 48 KB L1
 DEPTH_SPARE = 4  # a slice of the depth may be longer by one in so many
-PLACED, PAGE, CACHED = (64, 128), 4096, 2**20  # see `slice_of`; CACHED: bytes that stay in an L2 cache
-BAND_TILES, BAND_BYTES = 4, 2**18  # see `band_of`
+PLACED, WIDELY_PLACED, CACHED = 128, 64, 2**20  # see `slice_of`; CACHED: bytes that stay in an L2 cache
+BAND_TILES, BAND_BYTES, PAGE = 4, 2**18, 4096  # see `band_of`
 
 
 @inner
@@ -37,11 +37,11 @@ def multiply_block(c, at, stride, rows, columns, accumulate, a, a_at, a_steps, b
 def slice_of(depth, step, width):
     """Depths of a slice, even ones, as each goes over C; those of B lie ``step`` bytes apart, ``width`` bytes in panels.
 
-    About DEPTH, but where B is read in place, and is large, at most PLACED: 128, or 64 if those span more than CACHED. On a
+    About DEPTH, but where B is read in place, and is large, PLACED, or WIDELY_PLACED if those span more than CACHED. On a
     Xeon 32 x 1024 x 1024 takes 0.98 of MKL's time so, with 256 1.09, with 32 1.08; two threads 1.07, 1.15, 1.42.
     """
     in_cache = step == width or depth * step <= CACHED
-    most = DEPTH if in_cache else min(PLACED[1], max(PLACED[0], CACHED // step))
+    most = DEPTH if in_cache else min(PLACED, max(WIDELY_PLACED, CACHED // step))
     slices = max(1, (depth + most - 1 - most // DEPTH_SPARE) // most)
     return max(1, -(-depth // (slices * FETCH_DEPTHS)) * FETCH_DEPTHS)
 

@@ -41,6 +41,7 @@ ALIASING = 1024  # rows a multiple of so many elements apart all fall into the s
 TRANSPOSE_ROWS = 160  # see `transposing_pays`
 TRANSPOSE_BLOCK = 48  # rows of C^T that are transposed while they are in the L1 cache
 ROW_COLUMNS, ROW_DEPTH = 512, 8  # of one row times a matrix: columns of a task, at least, and rows of B that it adds at once
+COPIES = 8  # of an operand, that groups of threads have in their caches, at most
 THIN = 16  # products of no more depth are cut into rows of tiles: they write C in order, which is most of their work
 TASKS = 16  # what is cut by shape alone is cut into so many, where its size allows: a multiple of most core counts
 BLOCKS_EACH, TASK = 4, 2**19  # blocks of a thread, if there are several, and multiply-adds of a block
@@ -188,7 +189,8 @@ def multiply_transposed(
     height, width, lanes, team = tile_rows(c), tile_columns(c), vector_lanes(c), team_size()
     columns, blocks = -(-m // width) * width, -(-n // TRANSPOSE_BLOCK)
     size, tasks = columns * depth, c.shape[0] * blocks
-    copies = max(1, min(team, blocks_wanted(c.shape[0] * m * n * depth), packed.size // max(1, a.shape[0] * size)))
+    wanted = min(team, tasks, blocks_wanted(c.shape[0] * m * n * depth))
+    copies = max(1, min(wanted, packed.size // max(1, a.shape[0] * size)))
     for copy in prange(copies):
         for s in range(a.shape[0]):
             pack_panels(
@@ -315,9 +317,10 @@ def packed_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
     if n == 1 < m:
         return packed_sizes(1, m, k, dtype)[::-1]
     left, right = panel_sizes(m, n, k, dtype)
-    rows, each = (panel_sizes(1, columns, k, dtype)[1] for columns in (m, min(m, n, TRANSPOSE_ROWS)))
-    copies = min(numba.config.NUMBA_NUM_THREADS * each, right)
-    return max(left, rows, copies), right  # rows of A may be packed as columns: `multiply_transposed`
+    rows, fewer = (panel_sizes(1, columns, k, dtype)[1] for columns in (m, min(m, n, TRANSPOSE_ROWS)))
+    copies = min(numba.config.NUMBA_NUM_THREADS, COPIES) if min(m, n) > few_rows.py_func(tile_shape(dtype)[1] // VECTORS) else 1
+    # Rows of A may be packed as columns: `multiply_transposed`.
+    return max(left, rows, min(copies * fewer, right)), right
 
 
 def packing_pays(m: int, n: int, k: int, dtype: Any) -> bool:

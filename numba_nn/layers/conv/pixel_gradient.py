@@ -19,16 +19,20 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.kernel import In, Out, Scratch, inlined, inner, kernel
+from numba_nn.core.product.gemm import TASKS
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import VECTORS, tile_shape, vector_lanes
 from numba_nn.core.vector import elements, half_totals, lanes_between, load, store, zeros
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.depthwise_gradient import weigh_row
+from numba_nn.layers.conv.depthwise_strip import columns_inside
+from numba_nn.layers.conv.pointwise import PACK_VECTOR
 
 OUTPUTS, TAPS = 4, 3  # of twelve sums
 MOST_CHANNELS = 8  # of a group
-BAND = 2048  # elements of dy for one output channel, or a row, that are worked off for all taps: 8 KB
+PIXELS = 1.4  # the time of a multiply-add here, where that of `WeightGradient` with its packing is one (Intel Xeon)
+BAND = 2048  # elements of dy for an output channel, or a row, that are worked off for all taps, and summed by a vector
 
 
 class Geometry(NamedTuple):
@@ -45,31 +49,54 @@ class Geometry(NamedTuple):
 
 
 @kernel
-def conv2d_pixel_gradient(dweight: Out, sums: Scratch, x: In, dy: In, geometry: tuple[int, ...], groups: int):
+def conv2d_pixel_gradient(
+    dweight: Out, partial: Scratch, sums: Scratch, x: In, dy: In, geometry: tuple[int, ...], groups: int
+):  # fmt: skip
     """dweight += gradient, of column stride 1; dweight: flat (O, C / groups, taps).
 
-    sums: for each worker (C / groups, taps of a column, of a row by threes, 12 vectors).
+    partial: (parts of the batch, dweight's size); sums: for each worker (C / groups, taps of a column, of a row by threes, 12
+    vectors).
     """
     form, rows, channels = Geometry(*geometry), dy.shape[1] // groups, x.shape[1] // groups
-    fours, workers, threes = -(-rows // OUTPUTS), sums.shape[0], -(-form.width // TAPS)
-    band = max(1, BAND // max(1, dy.shape[3]))
+    fours, workers, parts, lines = -(-rows // OUTPUTS), sums.shape[0], partial.shape[0], channels * form.height
+    bands = band_count(dy.shape[2], dy.shape[3])
+    tasks = groups * fours * parts
     for worker in prange(workers):
-        for t in range(groups * fours * worker // workers, groups * fours * (worker + 1) // workers):
-            g, first = t // fours, t // fours * rows + t % fours * OUTPUTS
-            last = (g + 1) * rows - 1
-            fill(sums[worker], 0, sums.shape[1], sums.dtype.type(0))
-            for n in range(dy.shape[0]):
-                for h in range(0, dy.shape[2], band):
-                    for k in range(channels * form.height * threes):
-                        c, i, j = k // (form.height * threes), k // threes % form.height, k % threes * TAPS
-                        end = min(dy.shape[2], h + band)
-                        add_band(sums[worker], k, dy, n, first, last, h, end, x, g * channels + c, i, j, form)
-            add_totals(dweight, sums[worker], first, min(OUTPUTS, last + 1 - first), channels * form.height, form.width, threes)
+        for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
+            g, four, part = t // (fours * parts), t // parts % fours, t % parts
+            first, last = g * rows + four * OUTPUTS, (g + 1) * rows - 1
+            outputs = min(OUTPUTS, last + 1 - first)
+            of_taps = lines * form.width
+            fill(partial[part], first * of_taps, (first + outputs) * of_taps, dweight.dtype.type(0))
+            for band in range(dy.shape[0] * bands * part // parts, dy.shape[0] * bands * (part + 1) // parts):
+                add_bands(sums[worker], dy, first, last, x, g * channels, lines, band, bands, form)
+                add_totals(partial[part], sums[worker], first, outputs, lines, form.width)
+    for i in prange(dweight.size):
+        total = dweight[i]
+        for part in range(parts):
+            total += partial[part, i]
+        dweight[i] = total
+
+
+@inner
+def band_count(height, width):
+    """Bands that an image's rows of dy are cut into."""
+    return -(-height // max(1, BAND // max(1, width)))
+
+
+@inner
+def add_bands(sums, dy, first, last, x, channel, lines, band, bands, form):
+    """All sums of a band of dy, for output channels from ``first`` on and input channels from ``channel`` on."""
+    n, b, threes = band // bands, band % bands, -(-form.width // TAPS)
+    start, stop = b * dy.shape[2] // bands, (b + 1) * dy.shape[2] // bands
+    for k in range(lines * threes):
+        c, i = channel + k // threes // form.height, k // threes % form.height
+        add_band(sums, k, dy, n, first, last, start, stop, x, c, i, k % threes * TAPS, form)
 
 
 @inner
 def add_band(sums, k, dy, n, first, last, start, stop, x, channel, i, j, form):
-    """Twelve sums, number ``k``, with products of dy's rows ``start`` to ``stop`` and of x under taps (i, j) to (i, j + 2)."""
+    """Twelve sums, number ``k``: products of dy's rows ``start`` to ``stop`` and of x under taps (i, j) to (i, j + 2)."""
     lanes, (height, width), plane, step = vector_lanes(dy), x.shape[2:], dy.shape[2] * dy.shape[3], form.dilation
     full, left = lanes_between(0, lanes), j * form.dilation - form.left  # column of x for the first tap and dy's first column
     above = form.top - i * form.row_dilation
@@ -82,7 +109,8 @@ def add_band(sums, k, dy, n, first, last, start, stop, x, channel, i, j, form):
     origin = (n * x.shape[1] + channel) * height * width + left
     inside = max(0, -(left // lanes)) * lanes  # the first strip that needs no mask, and the first behind these that does
     outside = max(inside, min(dy.shape[3], width - left - (TAPS - 1) * step) // lanes * lanes)
-    total = twelve(sums, k * OUTPUTS * TAPS * lanes, lanes)
+    zero = zeros(dy)
+    total = (zero, zero, zero), (zero, zero, zero), (zero, zero, zero), (zero, zero, zero)
     for h in range(start, stop):
         at, source = h * dy.shape[3], origin + (h * form.row_stride - above) * width
         for w in range(inside, outside, lanes):
@@ -92,20 +120,14 @@ def add_band(sums, k, dy, n, first, last, start, stop, x, channel, i, j, form):
             continue
         strip, column = lanes_between(0, min(lanes, dy.shape[3] - w)), w + left
         masks = (
-            strip & columns_inside(column, width, lanes),
-            strip & columns_inside(column + step, width, lanes) if j + 1 < form.width else 0,
-            strip & columns_inside(column + 2 * step, width, lanes) if j + 2 < form.width else 0,
+            strip & columns_inside(column, width, 0, lanes),
+            strip & columns_inside(column + step, width, 0, lanes) if j + 1 < form.width else 0,
+            strip & columns_inside(column + 2 * step, width, 0, lanes) if j + 2 < form.width else 0,
         )
         for h in range(start, stop):
             at, source = h * dy.shape[3] + w, origin + (h * form.row_stride - above) * width + w
             total = add_strip(total, elements(dy), planes, at, strip, elements(x), source, step, masks)
     keep_twelve(sums, k * OUTPUTS * TAPS * lanes, lanes, total)
-
-
-@inlined
-def columns_inside(first, width, lanes):
-    """The mask of the columns from ``first`` on that an image of this width has."""
-    return lanes_between(max(0, -first), min(lanes, width - first))
 
 
 @inlined
@@ -122,25 +144,8 @@ def add_strip(total, dy, planes, at, strip, x, source, step, masks):
 
 
 @inlined
-def three(sums, at, lanes):
-    """Three vectors that lie side by side."""
-    full, zero = lanes_between(0, lanes), zeros(sums)
-    return load(sums, at, full, zero), load(sums, at + lanes, full, zero), load(sums, at + 2 * lanes, full, zero)
-
-
-@inlined
-def twelve(sums, at, lanes):
-    """Four times three vectors."""
-    source, step = elements(sums), TAPS * lanes
-    return (
-        three(source, at, lanes), three(source, at + step, lanes), three(source, at + 2 * step, lanes),
-        three(source, at + 3 * step, lanes),
-    )  # fmt: skip
-
-
-@inlined
 def keep_twelve(sums, at, lanes, total):
-    """Store what `twelve` loads."""
+    """Store four times three vectors, one after the other."""
     target, full, step = elements(sums), lanes_between(0, lanes), TAPS * lanes
     for j in range(TAPS):
         store(target, at + j * lanes, total[0][j], full, sums.size)
@@ -150,17 +155,17 @@ def keep_twelve(sums, at, lanes, total):
 
 
 @inner
-def add_totals(dweight, sums, first, outputs, lines, width, threes):
-    """dweight += the lanes' sums, for ``outputs`` channels from the ``first`` on with so many ``lines`` of taps each."""
-    lanes = vector_lanes(dweight)
-    full, zero = lanes_between(0, lanes), zeros(dweight)
+def add_totals(partial, sums, first, outputs, lines, width):
+    """Add the lanes' sums, for ``outputs`` channels from the ``first`` on with so many ``lines`` of taps each."""
+    lanes, threes = vector_lanes(partial), -(-width // TAPS)
+    full, zero = lanes_between(0, lanes), zeros(partial)
     for k in range(lines * threes):
         line, j = k // threes, k % threes * TAPS
         for q in range(outputs):
             for tap in range(min(TAPS, width - j)):
                 at = ((k * OUTPUTS + q) * TAPS + tap) * lanes
                 low, high = half_totals(load(elements(sums), at, full, zero))
-                dweight[((first + q) * lines + line) * width + j + tap] += low + high
+                partial[((first + q) * lines + line) * width + j + tap] += low + high
 
 
 class PixelGradient(Algorithm):
@@ -172,6 +177,7 @@ class PixelGradient(Algorithm):
         super().__init__(problem)
         (top, left), (row_dilation, dilation) = problem.padding, problem.dilation
         self._geometry = tuple(Geometry(*problem.taps, problem.stride[0], top, left, row_dilation, dilation))
+        self._parts = -(-TASKS // (problem.groups * -(-problem.group_channels[0] // OUTPUTS)))  # of the batch, at most
 
     @classmethod
     def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
@@ -180,20 +186,21 @@ class PixelGradient(Algorithm):
             return f"needs at most {MOST_CHANNELS} channels, and a column stride of 1"
         (height, size), (lines, taps), (down, across) = tile_shape(problem.dtype), problem.taps, problem.y_shape[2:]
         lanes = size // VECTORS
-        # Vectors' multiply-adds: one takes about as long as one of `WeightGradient` (Intel Xeon, from 1 to 8 channels).
         strips = _up(rows, OUTPUTS) * channels * lines * _up(taps, TAPS) * down * _up(across, lanes)
-        patches = _up(rows, height) * _up(channels * lines * taps, lanes) * down * across
-        return "" if strips <= patches else "needs channels that do not fill a tile, and rows that fill vectors"
+        patches = (_up(rows, height) + PACK_VECTOR) * _up(channels * lines * taps, lanes) * down * across
+        return "" if PIXELS * strips <= patches else "needs channels that do not fill a tile, and rows that fill vectors"
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem, lanes = self.problem, tile_shape(self.problem.dtype)[1] // VECTORS
         threes = -(-problem.taps[1] // TAPS)
         size = math.prod((problem.group_channels[1], problem.taps[0], threes, OUTPUTS * TAPS * lanes))
-        return {"sums": ((workers, size), problem.dtype)}
+        parts = max(1, min(problem.x_shape[0] * band_count.py_func(*problem.y_shape[2:]), self._parts))
+        taps = problem.y_shape[1] * problem.group_channels[1] * math.prod(problem.taps)
+        return {"partial": ((parts, taps), problem.dtype), "sums": ((workers, size), problem.dtype)}
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
         conv2d_pixel_gradient.for_work(self.problem.work)(
-            dweight.reshape(-1), scratch["sums"], x, dy, self._geometry, self.problem.groups
+            dweight.reshape(-1), scratch["partial"], scratch["sums"], x, dy, self._geometry, self.problem.groups
         )  # fmt: skip
 
 

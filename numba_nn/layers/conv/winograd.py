@@ -37,6 +37,7 @@ from numba_nn.layers.conv.winograd_matrices import TAPS, TILE, from_taps, roundi
 from numba_nn.layers.conv.winograd_tiles import (
     GRADIENT_TILES,
     NUMBERS,
+    WIDE,
     clear,
     correlation_arrays,
     correlation_scratch,
@@ -44,9 +45,11 @@ from numba_nn.layers.conv.winograd_tiles import (
     inputs_to_lanes,
     multiply_tiles,
     pad_rows,
+    padded_rows,
     padded_width,
     panels_together,
     place_tiles,
+    shared_chunk,
     tile_grid,
     write_tiles,
 )
@@ -147,8 +150,9 @@ def winograd_correlate(
                 )  # fmt: skip
         return
     shared, places = inputs.reshape((-1, inputs.shape[2], inputs.shape[3])), corners.reshape(-1)
-    for first in range(0, tiles, places.size):
-        count = min(places.size, tiles - first)
+    chunk = shared_chunk(places.size)
+    for first in range(0, tiles, chunk):
+        count = min(chunk, tiles - first)
         place_tiles(places, first, count, rows, columns)
         for worker in prange(workers):
             transform_chunk(shared, padded[worker], places, x, worker, workers, first, count, rows, columns, padding)
@@ -174,7 +178,7 @@ def transform_chunk(inputs, padded, corners, x, part, parts, first, count, rows,
     """Transform a chunk's tiles of one of ``parts`` of the channels into panels of tiles; inputs: (P, 36, C tiles)."""
     lanes, tiles, step = vector_lanes(x), tile_columns(x), inputs.shape[2]
     flat, width, channels = inputs.reshape(inputs.size), padded_width(columns), x.shape[1]
-    clear(padded)
+    clear(padded, padded_rows(count, x.shape[0], rows, columns) * width + WIDE)
     for c in range(channels * part // parts, channels * (part + 1) // parts):
         pad_rows(padded, x, c, first, count, rows, columns, padding)
         for t in range(0, count, lanes):

@@ -56,10 +56,10 @@ def winograd_backward_weight(
         count = min(chunk, tiles - first)
         place_tiles(corners, first, count, rows, columns)
         for worker in prange(workers):
-            clear(padded[worker])
+            clear(padded[worker], padded.shape[1])
             for v in range(vectors * worker // workers, vectors * (worker + 1) // workers):
                 transform_inputs(inputs, padded[worker], corners, planes, x, v, first, count, rows, columns, padding)
-            clear(padded[worker])
+            clear(padded[worker], padded.shape[1])
             for p in range(row_panels * worker // workers, row_panels * (worker + 1) // workers):
                 transform_gradients(gradients[p], padded[worker], corners, planes, dy, p, first, count, rows, columns)
         for worker in prange(workers):

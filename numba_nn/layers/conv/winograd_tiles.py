@@ -22,7 +22,8 @@ MARGIN = SIDE - TILE  # inputs that a tile shares with the next, along each axis
 NUMBERS = SIDE * SIDE  # of a transformed tile
 WIDE = 2 * TILE  # columns that are read of a tile: the next power of two
 
-CHUNK_BYTES = 2**19  # of transformed inputs, but a panel at least: of 128 channels it takes 36 x 128 x 32 x 4 B = 590 KB
+# Of a chunk, and of its transformed inputs, at most, but a panel: of 128 channels it takes 36 x 128 x 32 x 4 B = 590 KB.
+CHUNK_TILES, CHUNK_BYTES = 128, 2**19
 GRADIENT_TILES = 128
 BLOCK_PANELS = 4  # of output channels: their products with a panel of tiles take 36 x 48 x 32 x 4 B = 221 KB of a 1 MB L2
 
@@ -48,6 +49,12 @@ def tile_grid(height, width):
 def chunk_size(tiles, width, most):
     """Tiles of a chunk, a multiple of ``width``: not more than the images have, rounded up, and than ``most``."""
     return min(max(1, -(-tiles // width)) * width, most)
+
+
+@inner
+def shared_chunk(places):
+    """Tiles of a chunk that all threads share, where their own ones together have so many."""
+    return min(places, CHUNK_TILES)
 
 
 @inner
@@ -98,9 +105,9 @@ def pad_rows(padded, x, channel, first, count, rows, columns, padding):
 
 
 @inner
-def clear(padded):
+def clear(padded, size):
     """Zeros: the border, which all channels of a chunk leave as it is."""
-    fill(padded, 0, padded.size, padded.dtype.type(0))
+    fill(padded, 0, size, padded.dtype.type(0))
 
 
 @inner
@@ -141,23 +148,18 @@ def correlation_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int
     (height, width), (images, channels), outputs = tile_shape(dtype), x_shape[:2], y_shape[1]
     lanes, (rows, columns) = width // VECTORS, tile_grid.py_func(*y_shape[2:])
     itemsize, tiles = np.dtype(dtype).itemsize, images * rows * columns
-    chunk = chunk_size.py_func(tiles, width, max(1, CHUNK_BYTES // (NUMBERS * channels * width * itemsize)) * width)
+    most = max(width, min(CHUNK_TILES, CHUNK_BYTES // (NUMBERS * channels * itemsize) // width * width))
+    chunk = chunk_size.py_func(tiles, width, most)
     areas = max(1, min(workers, -(-tiles // lanes)))
     together = panels_together.py_func(channels, width, itemsize)
     panels, squares = -(-outputs // height), -(-TAPS * TAPS // lanes) * lanes * lanes
+    products = workers, NUMBERS, min(together, panels) * height * width + lanes
     return {
         "weight": ((panels, NUMBERS, channels * height + lanes), dtype),
         "taps": ((workers, max(squares, TAPS * TAPS * (channels * height + lanes))), dtype),
         "inputs": ((areas, chunk // width, NUMBERS, channels * width + lanes), dtype),
-        "padded": ((workers, _padded_size(areas * chunk, images, rows, columns)), dtype),
-        "products": (
-            (
-                workers,
-                NUMBERS,
-                min(together, panels) * height * width + lanes,
-            ),
-            dtype,
-        ),
+        "padded": ((workers, _padded_size(shared_chunk.py_func(areas * chunk), images, rows, columns)), dtype),
+        "products": (products, dtype),
         "strips": ((workers, TILE * TILE * width), dtype),
         "corners": ((areas, chunk), np.dtype(np.int64)),
     }
