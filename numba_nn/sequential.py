@@ -28,9 +28,9 @@ Step = tuple[Layer, Call, Array | None, Epilogue]
 
 
 class Order(NamedTuple):
-    """Which layers run as one: without a backward to come, and with one; and what that goes through.
+    """Which layers run as one: ``alone``, and where the forward is ``kept`` for a backward, which goes through ``stages``.
 
-    ``stages``: layers, in the order of the forward, each with the number of the output that it takes.
+    Stages are layers, in the order of the forward, each with the number of the output that it takes.
     """
 
     alone: list[Run]

@@ -14,7 +14,7 @@ from numba_nn.train import TrainStep
 
 Key = tuple[str, str]  # what was called ("3" for a layer, "loss", ...), and its method
 STEP: Key = ("step", "whole")
-LAYER_METHODS = {"forward": "_apply", "backward": "_finish"}  # public methods come to these, and what containers call
+LAYER_METHODS = {"forward": "_apply", "backward": "_finish"}  # what users and what containers call comes to these
 METHODS = {
     "loss": {"forward": "forward", "backward": "backward"},
     "optimizer": {"zero_grad": "zero_grad", "step": "step"},

@@ -97,7 +97,7 @@ def pack_matrices(packed: Out, source: In, size: tuple[int, int], strides: tuple
 
 @inner
 def tasks_of(least, most, others):
-    """Pieces that something is cut into, ``others`` times: ``least``, or more, that threads have as many each; or ``most``."""
+    """Pieces, from ``least`` to ``most``, of each of ``others``: so many, if that can be, that all threads have as many."""
     team = team_size()
     wanted = least if others % team == 0 else -(-least // team) * team
     return max(1, min(most, wanted))

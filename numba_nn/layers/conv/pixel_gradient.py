@@ -31,7 +31,7 @@ from numba_nn.layers.conv.pointwise import PACK_VECTOR
 
 OUTPUTS, TAPS = 4, 3  # of twelve sums
 MOST_CHANNELS = 8  # of a group
-PIXELS = 1.4  # the time of a multiply-add here, where that of `WeightGradient` with its packing is one (Intel Xeon)
+STRIP_COST = 1.4  # of a multiply-add here, where one of `WeightGradient`, with its packing, costs 1 (Intel Xeon)
 BAND = 2048  # elements of dy for an output channel, or a row, that are worked off for all taps, and summed by a vector
 
 
@@ -188,7 +188,7 @@ class PixelGradient(Algorithm):
         lanes = size // VECTORS
         strips = _up(rows, OUTPUTS) * channels * lines * _up(taps, TAPS) * down * _up(across, lanes)
         patches = (_up(rows, height) + PACK_VECTOR) * _up(channels * lines * taps, lanes) * down * across
-        return "" if PIXELS * strips <= patches else "needs channels that do not fill a tile, and rows that fill vectors"
+        return "" if STRIP_COST * strips <= patches else "needs channels that do not fill a tile, and rows that fill vectors"
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem, lanes = self.problem, tile_shape(self.problem.dtype)[1] // VECTORS

@@ -22,7 +22,8 @@ MARGIN = SIDE - TILE  # inputs that a tile shares with the next, along each axis
 NUMBERS = SIDE * SIDE  # of a transformed tile
 WIDE = 2 * TILE  # columns that are read of a tile: the next power of two
 
-# Of a chunk, and of its transformed inputs, at most, but a panel: of 128 channels it takes 36 x 128 x 32 x 4 B = 590 KB.
+# A chunk has so many tiles at most, and bytes of transformed inputs, but a panel at least: 36 x 128 x 32 x 4 B = 590 KB for 128
+# channels.
 CHUNK_TILES, CHUNK_BYTES = 128, 2**19
 GRADIENT_TILES = 128
 BLOCK_PANELS = 4  # of output channels: their products with a panel of tiles take 36 x 48 x 32 x 4 B = 221 KB of a 1 MB L2
