@@ -153,9 +153,9 @@ class _Plan:
         which = _which(one, batch), _which(other, batch)
         self.of = which if device is CPU else tuple(map(device.from_host, which))
         self.work = product_work(m, n, k) * math.prod(batch)
-        sizes = packed_sizes(m, n, k, dtype) if device is CPU else (0, 0)  # a GPU packs nothing
-        counts = zip(("left", "right"), (math.prod(one), math.prod(other)), sizes, strict=True)
-        self._packed = {name: ((count * size,), dtype) for name, count, size in counts}
+        counts = math.prod(one), math.prod(other)
+        sizes = packed_sizes(m, n, k, dtype, *counts) if device is CPU else (0, 0)  # a GPU packs nothing
+        self._packed = {name: ((size,), dtype) for name, size in zip(("left", "right"), sizes, strict=True)}
         self._scratch: tuple[Array, ...] = ()
         self._generation = -1
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-# Around the tile (12 x 32, or 6 x 16), a packing task (8 panels, 128 deep), and the blocks (240 rows and 512 columns, or twice
-# as many, 256 deep).
+# Around the tile (12 x 32, or 6 x 16), a packing task (8 panels, 128 deep), and the blocks (72 rows, and 2**18 elements of B or
+# half as many, in slices 256 to 320 deep).
 EDGES = [
     (1, 1, 1), (2, 1, 3), (1, 33, 7), (11, 31, 5), (12, 32, 256), (13, 33, 257), (6, 16, 1), (7, 17, 255), (95, 65, 127),
     (97, 257, 129), (240, 32, 13), (241, 33, 12), (253, 5, 64), (13, 511, 8), (12, 513, 9), (300, 1, 300), (1, 300, 520),
-    (481, 33, 5), (13, 1025, 5),
+    (481, 33, 5), (13, 1025, 5), (145, 70, 321), (143, 897, 330), (300, 70, 17),
     (483, 31, 2), (1000, 1, 3), (97, 1, 64), (1, 1, 300), (1, 1000, 3), (1, 1100, 19), (1000, 1, 19), (31, 64, 128),
     (16, 97, 70), (0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0),
 ]  # fmt: skip

@@ -11,7 +11,8 @@ from numba.core.errors import TypingError
 
 import numba_nn as nn
 from numba_nn.core.product.gemm import SINGLE, gemm, packed_sizes
-from numba_nn.core.simd import tile_rows
+from numba_nn.core.product.stack import multiply_stack
+from numba_nn.core.simd import tile_rows, tile_shape
 from tests import reference
 from tests.allocations import no_array_data, no_runtime_memory
 from tests.cases import assert_close
@@ -58,7 +59,7 @@ def test_leading_dimensions_broadcast(size, left, right, transposed):
 def test_nothing_is_written_beyond_the_packed_operands(size, transposed, dtype):
     m, n, k = size
     a, b = operands(*size, *transposed, dtype, left=(3,))
-    packed = [Guarded((count * room,), dtype) for count, room in zip((3, 1), packed_sizes(m, n, k, dtype), strict=True)]
+    packed = [Guarded((room,), dtype) for room in packed_sizes(m, n, k, dtype, 3, 1)]
     c = Guarded((3, m * n), dtype)
     strides = (1, m) if transposed[0] else (k, 1), (1, k) if transposed[1] else (n, 1)
     flat = a.reshape(3, -1), b.reshape(1, -1)
@@ -66,6 +67,35 @@ def test_nothing_is_written_beyond_the_packed_operands(size, transposed, dtype):
     for array, name in ((c, "c"), (packed[0], "the left room"), (packed[1], "the right room")):
         array.check(name)
     assert_close(c.array.reshape(3, m, n), reference.matmul(a.astype(np.float64), b.astype(np.float64), *transposed))
+
+
+@pytest.mark.parametrize("transposed", TRANSPOSITIONS, ids=str)
+def test_room_changes_no_sum(transposed):
+    """From what one panel of each operand takes to more than enough: blocks are as large as there is room."""
+    m, n, k = 200, 150, 700
+    a, b = operands(m, n, k, *transposed, np.float32, left=(2,))
+    strides = (1, m) if transposed[0] else (k, 1), (1, k) if transposed[1] else (n, 1)
+    sums = []
+    for panels in (1, 3, 100):
+        rooms = [Guarded((panels * size * 320,), np.float32) for size in tile_shape(np.float32)]
+        c = Guarded((2, m * n), np.float32)
+        arrays = c.array, *(room.array for room in rooms), a.reshape(2, -1), b.reshape(1, -1)
+        multiply_stack.serial(*arrays, np.arange(2), np.zeros(2, np.int64), (m, n, k), *strides, 0)
+        for array, name in zip((c, *rooms), ("c", "the left room", "the right room"), strict=True):
+            array.check(f"{name}, {panels} panels")
+        sums.append(c.array.copy())
+    np.testing.assert_array_equal(sums[0], sums[1])
+    np.testing.assert_array_equal(sums[0], sums[2])
+    assert_close(sums[0].reshape(2, m, n), reference.matmul(a.astype(np.float64), b.astype(np.float64), *transposed))
+
+
+def test_room_for_many_threads_stays_small(monkeypatch):
+    few = packed_sizes(256, 256, 256, np.float32)
+    monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", 64)
+    left, right = packed_sizes(256, 256, 256, np.float32)
+    assert few[0] <= left <= 64 * 72 * 320
+    assert few[1] <= right <= 8 * 256 * 256
+    assert packed_sizes(4096, 4096, 4096, np.float32)[1] * 4 <= 64 * 2**20
 
 
 @pytest.mark.parametrize("m", [7, 13, 17, 33, 40, 100])

@@ -31,8 +31,9 @@ from numba_nn.core.errors import ShapeError
 from numba_nn.core.kernel import In, Out, Scratch, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.product.gemm import SINGLE, gemm, multiply_packed, packed_sizes, packing_pays, product_work
+from numba_nn.core.product.gemm import SINGLE, gemm, packed_sizes, packing_pays, product_work
 from numba_nn.core.product.packing import pack_columns, panel_sizes
+from numba_nn.core.product.stack import multiply_packed
 from numba_nn.core.random import uniform
 from numba_nn.core.rows import fill
 from numba_nn.core.workspace import Shape, Spec
@@ -64,8 +65,8 @@ def linear_forward_packed(
     """`linear_forward` where the weights are packed before, by `pack_columns`; panels: flat."""
     (rows, features), depth, flat = y.shape, x.shape[1], y.reshape(y.size)
     multiply_packed(
-        y.reshape((1, y.size)), packed_x, x.reshape((1, x.size)), panels.reshape((1, panels.size)), panels, SINGLE, SINGLE,
-        (rows, features, depth), (depth, 1), 1, 0, 0,
+        y.reshape((1, y.size)), packed_x, x.reshape((1, x.size)), panels.reshape((1, panels.size)), SINGLE, SINGLE,
+        (rows, features, depth), (depth, 1),
     )  # fmt: skip
     for b in prange(rows):
         finish_features(flat, b * features, scale, shift, activation, slope)
@@ -179,9 +180,10 @@ def add_blocks(dbias: Out, partial: In, blocks: int):
 
 
 def operand_room(b: int, i: int, o: int, dtype: Any) -> dict[str, Spec]:
-    """Scratch for the packed operands of the largest of the three products, for B rows, I inputs and O outputs."""
+    """Scratch for B rows, I inputs and O outputs: operands of the three products, packed weights, and partial sums of dbias."""
     left, right = zip(*(packed_sizes(*mnk, dtype) for mnk in ((b, o, i), (b, i, o), (o, i, b))), strict=True)
-    return {"left": ((max(left),), dtype), "right": ((max(right),), dtype)}
+    sums, panels = -(-b // BIAS_ROWS) * o, panel_sizes(1, o, i, dtype)[1]
+    return {"left": ((max(*left, sums),), dtype), "right": ((max(*right, panels),), dtype)}
 
 
 class Geometry(NamedTuple):

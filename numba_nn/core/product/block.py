@@ -17,6 +17,13 @@ BAND_TILES, BAND_BYTES, PAGE = 4, 2**18, 4096  # see `band_of`
 
 
 @inner
+def block_span(block, blocks, panels, length, size):
+    """First row (or column) of a block and how many it has; ``panels`` of ``length`` hold ``size`` in all."""
+    start, stop = block * panels // blocks * length, (block + 1) * panels // blocks * length
+    return start, min(size, stop) - start
+
+
+@inner
 def multiply_block(c, at, stride, rows, columns, accumulate, a, a_at, a_steps, b, b_at, b_steps, depth):
     """C[rows, columns] = A B (+ C if ``accumulate``), in slices of the depth.
 
@@ -88,3 +95,19 @@ def multiply_band(c, at, stride, rows, columns, accumulate, a, a_at, a_steps, b,
                 b, panel, b_steps[0], b_steps[1], depth, ahead + fetched * b_steps[1], i > 0,
             )  # fmt: skip
             i, fetched = i + taken, fetched + share if fetched + 2 * share <= depth else 0
+
+
+@inner
+def multiply_columns(
+    c, at, stride, rows, first, columns, accumulate, a, a_at, a_steps, b, b_stride, in_place, packed_b, packed_at, depth
+):  # fmt: skip
+    """Some columns of C = A B (+ C if ``accumulate``), from ``first`` on, where B is packed from its column ``in_place`` on."""
+    width = tile_columns(c)
+    split = max(0, min(columns, in_place - first))
+    multiply_block(
+        c, at + first, stride, rows, split, accumulate, a, a_at, a_steps, b, first, (width, b_stride), depth
+    )  # fmt: skip
+    multiply_block(
+        c, at + first + split, stride, rows, columns - split, accumulate, a, a_at, a_steps,
+        packed_b[:], packed_at + (first + split - in_place) * depth, (width * depth, width), depth,
+    )  # fmt: skip

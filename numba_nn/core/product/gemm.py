@@ -1,7 +1,7 @@
 """The packed matrix product that linear, convolution and recurrent layers share.
 
 C (M x N) is cut into blocks, and each block into tiles that fit the vector registers (`numba_nn.core.simd`). Operands are read
-where they lie, or packed into *panels* first if that pays (`numba_nn.core.product.packing`).
+where they lie, or packed into *panels* first if that pays (`numba_nn.core.product.packing`): see `numba_nn.core.product.stack`.
 
 Letters: M rows, N columns, K depth of a product; matrices are flat arrays with an offset and strides in elements.
 """
@@ -19,64 +19,17 @@ from numba_nn.core.cuda.product import ADD, OVERWRITE
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.product.block import CACHED, multiply_block
 from numba_nn.core.product.dot import dot_products
-from numba_nn.core.product.packing import pack_matrices, pack_panels, panel_sizes
-from numba_nn.core.simd import (
-    VECTORS,
-    register_file,
-    tile_columns,
-    tile_rows,
-    tile_shape,
-    transpose_lanes,
-    vector_lanes,
-)
+from numba_nn.core.product.packing import pack_panels, panel_sizes
+from numba_nn.core.product.stack import TASK, block_rooms, multiply_stack
+from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape, transpose_lanes, vector_lanes
 from numba_nn.core.threads import team_size
 
-BLOCK_ROWS = 240  # A block: 240 x 256 x 4 B = 246 KB, half of the L2 of Zen 3; 480 rows lose 2 % at 2048^3 on an Intel Xeon
-BLOCK_COLUMNS = 1024 if register_file()[0] == 64 else 512  # CPUs with AVX-512 have an L2 of 1 MB or more
 DOT_DEPTH = 4  # dot products pay if the depth is so many times greater than the rows
-IN_PLACE_PANELS = 4  # see `columns_in_place`
-PLACE_ELEMENTS = 2**14  # of C in a block where B is read in place, at least, or ROW_COLUMNS of each row
-LEFT_ROWS, LEFT_COLUMNS, MANY_COLUMNS, LEFT_ELEMENTS = 9, 128, 512, 2**18  # see `left_is_packed`
-ALIASING = 1024  # rows a multiple of so many elements apart all fall into the same set of the L1 cache
 TRANSPOSE_ROWS = 160  # see `transposing_pays`
 TRANSPOSE_BLOCK = 48  # rows of C^T that are transposed while they are in the L1 cache
 ROW_COLUMNS, ROW_DEPTH = 512, 8  # of one row times a matrix: columns of a task, at least, and rows of B that it adds at once
 COPIES = 8  # of an operand, that groups of threads have in their caches, at most
-THIN = 16  # products of no more depth are cut into rows of tiles: they write C in order, which is most of their work
 TASKS = 16  # what is cut by shape alone is cut into so many, where its size allows: a multiple of most core counts
-BLOCKS_EACH, TASK = 4, 2**19  # blocks of a thread, if there are several, and multiply-adds of a block
-
-
-@inner
-def blocks_wanted(work):
-    """Blocks that so many multiply-adds are cut into, if sizes allow: one for one thread, for more some for each."""
-    team = team_size()
-    tasks = min(BLOCKS_EACH * team if team > 1 else 1, work // TASK)
-    return max(1, tasks if tasks < team else tasks // team * team)
-
-
-@inner
-def block_counts(row_panels, column_panels, height, width, products, work):
-    """Blocks along M and along N: no larger than the caches like, and `blocks_wanted` in all if there are panels enough.
-
-    ``work``: the multiply-adds of each of the ``products``. Blocks change the order in which C is computed, not its sums.
-    """
-    tasks, team = blocks_wanted(products * work), team_size()
-    row_blocks = -(-row_panels * height // BLOCK_ROWS)
-    if row_blocks > team:  # a multiple, or the last blocks leave threads idle: 512^3 was cut into nine for two
-        row_blocks = -(-row_blocks // team) * team
-    column_blocks = -(-column_panels * width // BLOCK_COLUMNS)
-    wanted = -(-tasks // max(1, products * row_blocks))
-    column_blocks = max(column_blocks, min(column_panels, wanted))
-    wanted = -(-tasks // max(1, products * column_blocks))
-    return max(row_blocks, min(row_panels, wanted)), column_blocks
-
-
-@inner
-def block_span(block, blocks, panels, length, size):
-    """First row (or column) of a block and how many it has; ``panels`` of ``length`` hold ``size`` in all."""
-    start, stop = block * panels // blocks * length, (block + 1) * panels // blocks * length
-    return start, min(size, stop) - start
 
 
 @kernel
@@ -189,7 +142,7 @@ def multiply_transposed(
     height, width, lanes, team = tile_rows(c), tile_columns(c), vector_lanes(c), team_size()
     columns, blocks = -(-m // width) * width, -(-n // TRANSPOSE_BLOCK)
     size, tasks = columns * depth, c.shape[0] * blocks
-    wanted = min(team, tasks, blocks_wanted(c.shape[0] * m * n * depth))
+    wanted = min(team, tasks, c.shape[0] * m * n * depth // TASK)
     copies = max(1, min(wanted, packed.size // max(1, a.shape[0] * size)))
     for copy in prange(copies):
         for s in range(a.shape[0]):
@@ -224,103 +177,16 @@ def write_transposed(c, first, stride, transposed, at, rows, columns, m, accumul
                     c[to] = held + transposed[np.uintp(at + q * columns + p)]
 
 
-@inner
-def left_is_packed(m, n, depth, strides, in_place):
-    """Whether A is packed: if it is read very often, or is large, or its rows alias. ``n``: columns that a thread has of a row.
-
-    On Zen 4, share of the peak as it is and packed: 94 and 89 for 256^3, 80 and 91 for 1024^3. With its depths apart, on an
-    Intel Xeon: 68 and 70 for 256^3, 63 and 74 for 512^3. For 96 x 512 x 784 there: 60 as it is, 69 packed.
-
-    Where B is read in place, a few rows take 1.2 (3 rows) or 1.08 times (8) as long as they are, with 512 x 512. But 32 packed
-    ones take 1.3 times as long, with 2000 x 2000.
-    """
-    if in_place and strides[1] == 1:
-        return m < LEFT_ROWS and n >= MANY_COLUMNS
-    most = LEFT_ELEMENTS if strides[1] == 1 else LEFT_ELEMENTS // 8
-    often = n >= MANY_COLUMNS and (m >= LEFT_ROWS or in_place)
-    return n >= LEFT_COLUMNS and (often or m * depth > most or strides[0] % ALIASING == 0)
-
-
-@inner
-def columns_in_place(n, width, rows):
-    """How many of n columns, which lie side by side, are read where they are, for so many rows of A: whole panels, or none.
-
-    Packing pays for more rows. It loses 5 % of the peak for 96 rows and gains 3 % for 256 on Zen 4, with panels of 32 columns.
-    """
-    return n // width * width if rows < IN_PLACE_PANELS * width else 0
-
-
-@kernel
-def multiply_stack(
-    c: Out, packed_a: Scratch, packed_b: Scratch, a: In, b: In, a_of: In, b_of: In,
-    shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], accumulate: int,
-):  # fmt: skip
-    """`gemm` by way of `fma_tile`: an operand is packed if it is read often enough, or cannot be read where it is."""
-    m, n, depth = shape
-    in_place = columns_in_place(n, tile_columns(c), m) if b_strides[1] == 1 else 0
-    if in_place < n:  # or threads would meet for nothing
-        pack_matrices(packed_b, b, (n, depth), (b_strides[1], b_strides[0]), tile_columns(c), in_place)
-    multiply_packed(c, packed_a, a, b, packed_b, a_of, b_of, shape, a_strides, b_strides[0], in_place, accumulate)
-
-
-@kernel
-def multiply_packed(
-    c: Out, packed_a: Scratch, a: In, b: In, packed_b: In, a_of: In, b_of: In,
-    shape: tuple[int, int, int], a_strides: tuple[int, int], b_stride: int, in_place: int, accumulate: int,
-):  # fmt: skip
-    """`gemm` where B is packed from its column ``in_place`` on, and before it has rows ``b_stride`` apart."""
-    m, n, depth = shape
-    height, width = tile_rows(c), tile_columns(c)
-    row_panels, column_panels = -(-m // height), -(-n // width)
-    left, left_size, left_steps = a.reshape(a.size), m * depth, (height * a_strides[0], a_strides[0], a_strides[1])
-    rest = (column_panels * width - in_place) * depth
-    row_blocks, column_blocks = block_counts(row_panels, column_panels, height, width, c.shape[0], m * n * depth)
-    if in_place:  # fewer, that are wider: B is fetched along its rows
-        least = -(-m * n // (BLOCK_ROWS * BLOCK_COLUMNS))
-        most, team = n // min(ROW_COLUMNS, PLACE_ELEMENTS // max(1, m)), team_size()
-        row_blocks, column_blocks = 1, max(least, min(column_blocks, max(1, most // team) * team))
-    if depth <= THIN:
-        row_blocks, column_blocks = row_panels, -(-min(column_panels, TASKS) // row_panels)
-    each = n if row_blocks > 1 else n // column_blocks
-    if left_is_packed(m, each, depth, a_strides, in_place > 0):
-        pack_matrices(packed_a, a, (m, depth), a_strides, height, 0)
-        left, left_size, left_steps = packed_a, row_panels * height * depth, (height * depth, 1, height)
-    for t in prange(c.shape[0] * row_blocks * column_blocks):
-        s, i, j = t // (row_blocks * column_blocks), t // column_blocks % row_blocks, t % column_blocks
-        i0, rows = block_span(i, row_blocks, row_panels, height, m)
-        j0, columns = block_span(j, column_blocks, column_panels, width, n)
-        a_at = a_of[s] * left_size + i0 // height * left_steps[0]
-        multiply_columns(
-            c[s], i0 * n, n, rows, j0, columns, accumulate != 0, left, a_at, left_steps,
-            b[b_of[s]], b_stride, in_place, packed_b, b_of[s] * rest, depth,
-        )  # fmt: skip
-
-
-@inner
-def multiply_columns(
-    c, at, stride, rows, first, columns, accumulate, a, a_at, a_steps, b, b_stride, in_place, packed_b, packed_at, depth
-):  # fmt: skip
-    """Some columns of C = A B (+ C if ``accumulate``), from ``first`` on, where B is packed from its column ``in_place`` on."""
-    width = tile_columns(c)
-    split = max(0, min(columns, in_place - first))
-    multiply_block(
-        c, at + first, stride, rows, split, accumulate, a, a_at, a_steps, b, first, (width, b_stride), depth
-    )  # fmt: skip
-    multiply_block(
-        c, at + first + split, stride, rows, columns - split, accumulate, a, a_at, a_steps,
-        packed_b[:], packed_at + (first + split - in_place) * depth, (width * depth, width), depth,
-    )  # fmt: skip
-
-
-def packed_sizes(m: int, n: int, k: int, dtype: Any) -> tuple[int, int]:
-    """Elements that `gemm` packs of A (M x K) and of B (K x N), or needs in their place."""
+def packed_sizes(m: int, n: int, k: int, dtype: Any, lefts: int = 1, rights: int = 1) -> tuple[int, int]:
+    """Elements of room that `gemm` needs for A (M x K), of which there are ``lefts``, and for B (K x N), ``rights``."""
     if n == 1 < m:
-        return packed_sizes(1, m, k, dtype)[::-1]
-    left, right = panel_sizes(m, n, k, dtype)
-    rows, fewer = (panel_sizes(1, columns, k, dtype)[1] for columns in (m, min(m, n, TRANSPOSE_ROWS)))
-    copies = min(numba.config.NUMBA_NUM_THREADS, COPIES) if min(m, n) > few_rows.py_func(tile_shape(dtype)[1] // VECTORS) else 1
-    # Rows of A may be packed as columns: `multiply_transposed`.
-    return max(left, rows, min(copies * fewer, right)), right
+        return packed_sizes(1, m, k, dtype, rights, lefts)[::-1]
+    left, right = block_rooms(m, n, k, dtype, lefts * rights)
+    if min(m, n) > few_rows.py_func(tile_shape(dtype)[1] // VECTORS):  # `multiply_transposed`
+        columns = panel_sizes(1, min(m, n, TRANSPOSE_ROWS), 1, dtype)[1]
+        copies = min(numba.config.NUMBA_NUM_THREADS, COPIES, max(1, lefts * rights * m * n * k // TASK))
+        left, right = max(left, lefts * copies * columns * k), max(right, rights * n * columns)
+    return left, right
 
 
 def packing_pays(m: int, n: int, k: int, dtype: Any) -> bool:

@@ -23,8 +23,7 @@ from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel, finish_copy
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.product.block import DEPTH, multiply_block
-from numba_nn.core.product.gemm import block_span
+from numba_nn.core.product.block import DEPTH, block_span, multiply_block
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape, vector_lanes
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem

@@ -18,15 +18,16 @@ from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel
 from numba_nn.core.kernel import In, Out, Scratch, kernel
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.product.block import multiply_block
-from numba_nn.core.product.gemm import BLOCK_ROWS, LEFT_COLUMNS, block_span
+from numba_nn.core.product.block import block_span, multiply_block
 from numba_nn.core.product.packing import PACK_WORK, pack_matrices, pack_panels, panel_sizes
+from numba_nn.core.product.stack import LEFT_COLUMNS
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.cuts import panel_vectors, task_cuts
 
 BLOCK = 2**16  # elements of a block: 256 KB of float32, half of a 512 KB L2
+BLOCK_ROWS = 240  # of weights, 246 KB of 256 channels: they and the panels stay in an L2 cache
 LEAST_COLUMNS = 64  # pixels of a block, at least: each costs a pass over the weights
 PACK_VECTOR = 12  # the time of packing a vector, in multiply-adds of one (Intel Xeon)
 

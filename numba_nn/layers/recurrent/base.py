@@ -98,8 +98,11 @@ class LSTMBase(Layer):
         A cell state, and its gradient, is a sum over steps: where it is handed out in 16 bits, ``cell`` holds it on the way.
         """
         walk, hidden = self._walk(x_shape), self.hidden_size
-        sizes = [(walk.rows, walk.batch, layer[0].inputs, hidden, GATES) for layer in self._stack]
-        packed = [packed_room(*size, dtype) if self.device is CPU else sums_room(*size) for size in sizes]
+        sizes = [(layer[0].inputs, hidden, GATES) for layer in self._stack]
+        if self.device is CPU:
+            packed = [packed_room(walk.rows, *size, dtype) for size in sizes]
+        else:
+            packed = [sums_room(walk.rows, walk.batch, *size) for size in sizes]
         left, right = map(max, zip(*packed, strict=True))
         state = walk.state_shape
         shapes = {"zeros": (walk.batch, hidden), "h": state, "c": state, "dh": state, "dc": state,

@@ -23,10 +23,11 @@ from numba_nn.core.cuda.ptx import WINDOW, cuda
 from numba_nn.core.cuda.slices import partial_size
 from numba_nn.core.device import CUDA
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.product.block import multiply_block
+from numba_nn.core.product.block import multiply_block, multiply_columns
 from numba_nn.core.product.dot import dot_block
-from numba_nn.core.product.gemm import DOT_DEPTH, gemm, multiply_columns, multiply_packed, packed_sizes
+from numba_nn.core.product.gemm import DOT_DEPTH, gemm, packed_sizes
 from numba_nn.core.product.packing import panel_sizes
+from numba_nn.core.product.stack import multiply_packed
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.layers.linear import BIAS_ROWS, linear_backward_bias
 
@@ -57,7 +58,7 @@ def gates_forward_packed(
     rows = gates.shape[1] // hidden
     inputs = x.size // rows
     multiply_packed(
-        gates, packed_x, x, panels, panels.reshape(panels.size), shared, each, (rows, hidden, inputs), (inputs, 1), 1, 0, 0
+        gates, packed_x, x, panels, shared, each, (rows, hidden, inputs), (inputs, 1)
     )  # fmt: skip
     gates_add_biases(gates, bias_ih, bias_hh)
 
@@ -234,13 +235,16 @@ def multiply_recurrent(dh, first, rows, unit, units, dgates, row, across, weight
         )  # fmt: skip
 
 
-def packed_room(rows: int, batch: int, inputs: int, hidden: int, gates: int, dtype: Any) -> tuple[int, int]:
-    """Elements that the packed left and right operands of the largest product take."""
-    products = (
-        (1, gates, packed_sizes(rows, hidden, inputs, dtype)),  # gates of the inputs
-        (gates, gates, panel_sizes(batch, hidden, hidden, dtype)),  # a step, forward and backward
-        (1, 1, packed_sizes(rows, inputs, hidden, dtype)),  # dx, a gate at a time
-        (gates, 1, packed_sizes(hidden, inputs, rows, dtype)),  # dweight_ih
-        (gates, 1, packed_sizes(hidden, hidden, rows, dtype)),  # dweight_hh
+def packed_room(rows: int, inputs: int, hidden: int, gates: int, dtype: Any) -> tuple[int, int]:
+    """Elements of room for operands that are packed, left and right, and for partial sums of dbias."""
+    rooms = (
+        packed_sizes(rows, hidden, inputs, dtype, 1, gates),  # gates of the inputs
+        (0, gates * panel_sizes(1, hidden, inputs, dtype)[1]),  # the same, with weights packed before
+        (0, gates * panel_sizes(1, hidden, hidden, dtype)[1]),  # weights of the states, for a step
+        packed_sizes(rows, inputs, hidden, dtype),  # dx, a gate at a time
+        packed_sizes(hidden, inputs, rows, dtype, gates, 1),  # dweight_ih
+        packed_sizes(hidden, hidden, rows, dtype, gates, 1),  # dweight_hh
+        (-(-rows // BIAS_ROWS) * hidden, 0),  # dbias
     )
-    return max(left * a for left, _, (a, _) in products), max(right * b for _, right, (_, b) in products)
+    left, right = map(max, zip(*rooms, strict=True))
+    return left, right

@@ -34,10 +34,11 @@ from numba_nn.core.cuda.product import ADD, OVERWRITE
 from numba_nn.core.cuda.ptx import WINDOW, cuda, device_function
 from numba_nn.core.cuda.twin import cuda_helper, cuda_kernel
 from numba_nn.core.kernel import In, Out, Saved, Scratch, inlined, inner, kernel
-from numba_nn.core.product.block import CACHED
+from numba_nn.core.product.block import CACHED, block_span
 from numba_nn.core.product.fma_tile import ROW_PANELS
-from numba_nn.core.product.gemm import TASKS, block_span, columns_in_place
+from numba_nn.core.product.gemm import TASKS
 from numba_nn.core.product.packing import pack_matrices
+from numba_nn.core.product.stack import columns_in_place
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.core.threads import team_size
 from numba_nn.core.vmath import constant, sigmoid, tanh
