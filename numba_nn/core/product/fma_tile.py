@@ -169,9 +169,11 @@ class FmaEmitter(Emitter):
         builder = self.builder
         part, last = builder.sdiv(k, INTP(FETCH_DEPTHS)), INTP(self.rows - 1)
         row = builder.select(builder.icmp_signed("<", part, last), part, last)  # lower rows would drive B out of L1
-        for base, index, step, writes, level in ((c, row, stride, 1, 3), (ahead, part, b_depth, 0, 2)):
+        lines, end = range(0, VECTORS * self.lanes, LINE // self.alignment), VECTORS * self.lanes - 1
+        rows = (c, row, stride, 1, 3, (*lines, end)), (ahead, part, b_depth, 0, 2, lines)
+        for base, index, step, writes, level, offsets in rows:
             start = builder.gep(base, [builder.mul(index, step)])
-            for offset in range(0, VECTORS * self.lanes, LINE // self.alignment):
+            for offset in offsets:
                 prefetch(builder, builder.gep(start, [INTP(offset)]), writes, level)
 
     def tile_by_operands(
