@@ -20,7 +20,7 @@ import numba
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
-from numba.np.ufunc.parallel import _launch_threads
+from numba.np.ufunc import parallel
 
 from numba_nn.core import placement
 from numba_nn.core.checks import is_whole
@@ -90,7 +90,7 @@ def get_num_threads() -> int:
 
 def threading_layer() -> str:
     """Name of the layer: "omp", "tbb" or "workqueue"; starts it."""
-    _launch_threads()
+    parallel._launch_threads()
     return numba.threading_layer()
 
 
@@ -106,7 +106,8 @@ def prepare() -> int:
     if _wanted is not None and _applied.count != _wanted:
         numba.set_num_threads(_wanted)
         _applied.count = _wanted
-    _team.value = count = get_num_threads()
+    # Numba's own function sees to it first that threads run: 0.6 us in place of 0.1
+    _team.value = count = parallel._get_num_threads() if _wanted is None else _wanted
     if _places and count > 1:
         placement.keep_apart(count)
     return count

@@ -17,7 +17,7 @@ from numba import prange
 from numba_nn.core.cuda.gemm import multiply_matrices
 from numba_nn.core.cuda.product import ADD, OVERWRITE
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.product.block import CACHED, multiply_block
+from numba_nn.core.product.block import CACHED, block_span, multiply_block
 from numba_nn.core.product.dot import dot_products
 from numba_nn.core.product.packing import pack_panels, panel_sizes
 from numba_nn.core.product.stack import TASK, block_rooms, multiply_stack
@@ -140,7 +140,9 @@ def multiply_transposed(
     """
     m, n, depth = shape
     height, width, lanes, team = tile_rows(c), tile_columns(c), vector_lanes(c), team_size()
-    columns, blocks = -(-m // width) * width, -(-n // TRANSPOSE_BLOCK)
+    columns, panels, blocks = -(-m // width) * width, -(-n // height), -(-n // TRANSPOSE_BLOCK)
+    if c.shape[0] % team:  # 300 rows, seven blocks, would be four for one thread and three for another
+        blocks = min(panels, -(-blocks // team) * team)
     size, tasks = columns * depth, c.shape[0] * blocks
     wanted = min(team, tasks, c.shape[0] * m * n * depth // TASK)
     copies = max(1, min(wanted, packed.size // max(1, a.shape[0] * size)))
@@ -152,8 +154,9 @@ def multiply_transposed(
     for worker in prange(team):
         copy = worker * copies // team * a.shape[0]
         for t in range(tasks * worker // team, tasks * (worker + 1) // team):
-            s, first = t // blocks, t % blocks * TRANSPOSE_BLOCK
-            rows, at = min(TRANSPOSE_BLOCK, n - first), (s * n + first) * columns
+            s = t // blocks
+            first, rows = block_span(t % blocks, blocks, panels, height, n)
+            at = (s * n + first) * columns
             multiply_block(
                 transposed, at, columns, rows, -(-m // lanes) * lanes, False, b[b_of[s]], first * b_stride,
                 (height * b_stride, b_stride, 1), packed[:], (copy + a_of[s]) * size, (width * depth, width), depth,

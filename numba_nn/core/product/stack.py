@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
-from numba_nn.core.product.block import DEPTH, DEPTH_SPARE, block_span, multiply_band, slice_of
+from numba_nn.core.product.block import CACHED, DEPTH, DEPTH_SPARE, block_span, multiply_band, slice_of
 from numba_nn.core.product.packing import pack_panels, panel_sizes
 from numba_nn.core.simd import LINE, register_file, tile_columns, tile_rows, tile_shape
 from numba_nn.core.threads import team_size
@@ -34,28 +34,30 @@ ALIASING = 1024  # rows a multiple of so many elements apart all fall into the s
 
 @inner
 def left_is_packed(m, n, depth, strides, in_place):
-    """Whether A is packed: if it is read very often, or is large, or its rows alias. ``n``: columns that a thread has of a row.
+    """Whether A is packed: if it is read very often, is large, its rows alias, or its depths lie apart. ``n``: of a block.
 
-    On Zen 4, share of the peak as it is and packed: 94 and 89 for 256^3, 80 and 91 for 1024^3. With its depths apart, on an
-    Intel Xeon: 68 and 70 for 256^3, 63 and 74 for 512^3. For 96 x 512 x 784 there: 60 as it is, 69 packed.
+    On Zen 4, share of the peak as it is and packed: 94 and 89 for 256^3, 80 and 91 for 1024^3. With its depths apart it takes
+    0.9 to 1.02 of the time on an Intel Xeon, from 128 columns on. For 96 x 512 x 784 there: 60 as it is, 69 packed.
 
     Where B is read in place, a few rows take 1.2 (3 rows) or 1.08 times (8) as long as they are, with 512 x 512. But 32 packed
     ones take 1.3 times as long, with 2000 x 2000.
     """
     if in_place and strides[1] == 1:
         return m < LEFT_ROWS and n >= MANY_COLUMNS
-    most = LEFT_ELEMENTS if strides[1] == 1 else LEFT_ELEMENTS // 8
     often = n >= MANY_COLUMNS and (m >= LEFT_ROWS or in_place)
-    return n >= LEFT_COLUMNS and (often or m * depth > most or strides[0] % ALIASING == 0)
+    return n >= LEFT_COLUMNS and (often or strides[1] != 1 or m * depth > LEFT_ELEMENTS or strides[0] % ALIASING == 0)
 
 
 @inner
-def columns_in_place(n, width, rows):
+def columns_in_place(n, depth, width, rows, itemsize):
     """How many of n columns, which lie side by side, are read where they are, for so many rows of A: whole panels, or none.
 
     Packing pays for more rows. It loses 5 % of the peak for 96 rows and gains 3 % for 256 on Zen 4, with panels of 32 columns.
+    Where B is larger than the cache it pays earlier: 1024 x 1024 take 0.92 (128 rows), 1.0 (80) and 1.1 times as long (64) on
+    an Intel Xeon, and where they are not aligned 0.85, 0.87 and 0.94.
     """
-    return n // width * width if rows < IN_PLACE_PANELS * width else 0
+    panels = IN_PLACE_PANELS if n * depth * itemsize <= CACHED else IN_PLACE_PANELS // 2
+    return n // width * width if rows < panels * width else 0
 
 
 @inner
@@ -84,8 +86,8 @@ def multiply_stack(
     shape: tuple[int, int, int], a_strides: tuple[int, int], b_strides: tuple[int, int], accumulate: int,
 ):  # fmt: skip
     """`gemm` by way of `fma_tile`: an operand is packed if it is read often enough, or cannot be read where it is."""
-    width = tile_columns(c)
-    in_place = columns_in_place(shape[1], width, shape[0]) if b_strides[1] == 1 else 0
+    (m, n, depth), width = shape, tile_columns(c)
+    in_place = columns_in_place(n, depth, width, m, c.itemsize) if b_strides[1] == 1 else 0
     steps = width * b_strides[1], b_strides[0], b_strides[1]
     multiply_blocks(c, packed_a, packed_b, a, b, a_of, b_of, shape, a_strides, steps, in_place, accumulate)
 

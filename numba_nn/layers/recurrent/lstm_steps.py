@@ -175,7 +175,7 @@ def lstm_backward(
     steps, first, step, across = walk
     batch, hidden = dh.shape
     height, width = tile_rows(gates), tile_columns(gates)
-    in_place = columns_in_place(hidden, width, batch) if steps == 1 else 0
+    in_place = columns_in_place(hidden, hidden, width, batch, gates.itemsize) if steps == 1 else 0
     pack_matrices(packed_weight, weight, (hidden, hidden), (1, hidden), width, in_place)
     for n in prange(batch):
         for j in range(hidden):
