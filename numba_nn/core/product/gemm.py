@@ -140,9 +140,9 @@ def multiply_transposed(
     """
     m, n, depth = shape
     height, width, lanes, team = tile_rows(c), tile_columns(c), vector_lanes(c), team_size()
-    columns, panels, blocks = -(-m // width) * width, -(-n // height), -(-n // TRANSPOSE_BLOCK)
-    if c.shape[0] % team:  # 300 rows, seven blocks, would be four for one thread and three for another
-        blocks = min(panels, -(-blocks // team) * team)
+    columns, blocks, square = -(-m // width) * width, -(-n // TRANSPOSE_BLOCK), TRANSPOSE_BLOCK
+    if c.shape[0] * blocks % team:  # 300 rows, seven blocks, would be four for one thread and three for another
+        blocks, square = min(-(-n // lanes), -(-blocks // team) * team), lanes
     size, tasks = columns * depth, c.shape[0] * blocks
     wanted = min(team, tasks, c.shape[0] * m * n * depth // TASK)
     copies = max(1, min(wanted, packed.size // max(1, a.shape[0] * size)))
@@ -155,7 +155,7 @@ def multiply_transposed(
         copy = worker * copies // team * a.shape[0]
         for t in range(tasks * worker // team, tasks * (worker + 1) // team):
             s = t // blocks
-            first, rows = block_span(t % blocks, blocks, panels, height, n)
+            first, rows = block_span(t % blocks, blocks, -(-n // square), square, n)
             at = (s * n + first) * columns
             multiply_block(
                 transposed, at, columns, rows, -(-m // lanes) * lanes, False, b[b_of[s]], first * b_stride,
