@@ -159,6 +159,7 @@ CASES = [
     ),
     softmax((400, 129), 1),
     # steps, batch, inputs, hidden units: around the tile and beyond a block; states in tests/test_recurrent.py
+    lstm((5, 3, 4), 4, 20),
     lstm((3, 2, 5), 5, 4),
     lstm((1, 1, 1), 1, 1),
     lstm((2, 13, 3), 3, 33, num_layers=2),
@@ -167,6 +168,7 @@ CASES = [
     lstm((2, 3, 4), 4, 5, num_layers=2, batch_first=True, bidirectional=True),
     lstm((2, 250, 3), 3, 67),
     lstm((4, 16, 1), 1, 20, bidirectional=True),
+    lstm((9, 4, 5), 5, 20, batch_first=True, bidirectional=True),
     lstm_cell((3, 5), 5, 4),
     lstm_cell((1, 5), 5, 1, bias=False),
     lstm_cell((13, 40), 40, 65),

@@ -10,6 +10,7 @@ from numba_nn.core.cuda.cast import weight_as, weight_room
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import neutral_terms
 from numba_nn.core.parameter import Parameter
+from numba_nn.core.product.block import CACHED
 from numba_nn.core.product.gemm import SINGLE, packing_pays, product_work
 from numba_nn.core.product.packing import pack_columns, panel_sizes
 from numba_nn.core.workspace import Shape, Spec
@@ -26,6 +27,7 @@ from numba_nn.layers.recurrent.gates import (
 from numba_nn.layers.recurrent.lstm_steps import GATES, lstm_backward, lstm_forward
 
 WEIGHTS = "weight_ih", "weight_hh"
+STEP_ROWS = 8  # see `Direction.takes_inputs`
 
 
 @dataclass(frozen=True)
@@ -101,19 +103,37 @@ class Direction:
     ) -> None:
         """Write the outputs into their place in y, and the final state (h, c), each (N, H)."""
         gates, *others = self._saved(saved)
-        left, right = packed
-        device, dtype = self.weights[0].device, x.dtype
+        device, dtype, right = self.weights[0].device, x.dtype, packed[1]
         biases = [bias.memory if bias else neutral_terms(GATES * self.hidden, dtype, device)[1] for bias in self.biases]
-        work = self._input_work(walk)
+        work, weight_ih = self._step_work(walk), self._stack(0, saved)[:, :0]
+        if self.takes_inputs(walk):
+            work, weight_ih = work + self._input_work(walk), self._panels(0, right)
+            right = right[weight_ih.size :]
+        else:
+            self._multiply_inputs(gates, saved, packed, x, biases, walk)
+        weight = self._panels(1, right) if self._packs_states(walk) else self._stack(1, saved)
+        run, walked = lstm_forward.for_work(work, device), walk.numbers(self.reverse)
+        run(y.reshape(-1), h, c, gates, *others, x.reshape(-1), weight_ih, *biases, weight, h0, c0, walked, place)
+
+    def _multiply_inputs(self, gates: Array, saved: Arrays, packed: Any, x: Array, biases: list[Array], walk: Walk) -> None:
+        """What the gates have of the inputs, of all steps at once."""
+        device, work, (left, right) = self.weights[0].device, self._input_work(walk), packed
         if self._packs_inputs(walk) and self.weights[0].locked:
             run = gates_forward_packed.for_work(work)
             run(gates, left, x.reshape(1, -1), self._panels(0, right), *biases, SHARED, EACH)
         else:
             run = gates_forward.for_work(work, device)
             run(gates, left, right, x.reshape(1, -1), self._stack(0, saved), *biases, SHARED, EACH)
-        weight = self._panels(1, right) if self._packs_states(walk) else self._stack(1, saved)
-        run = lstm_forward.for_work(self._step_work(walk), device)
-        run(y.reshape(-1), h, c, gates, *others, weight, h0, c0, walk.numbers(self.reverse), place)
+
+    def takes_inputs(self, walk: Walk) -> bool:
+        """Whether each step multiplies its own inputs: they fill a tile, and the weights of all steps stay in an L2 cache.
+
+        Gates then need not come back from memory. On an Intel Xeon 50 steps of 32 rows, 64 inputs to 128 units, take 0.83 of
+        the time so, 100 steps of 8 rows 0.85; with 256 inputs and units, 2 MB of weights, as long as before.
+        """
+        sizes = self.hidden * (self.hidden + self.inputs) * GATES * self.weights[0].memory.itemsize
+        enough = walk.steps == 1 or (walk.batch >= STEP_ROWS and sizes <= CACHED)
+        return enough and self._packs_inputs(walk) and self._packs_states(walk)
 
     def _packs_inputs(self, walk: Walk) -> bool:
         return self.weights[0].device is CPU and packing_pays(walk.rows, self.hidden, self.inputs, self.weights[0].memory.dtype)

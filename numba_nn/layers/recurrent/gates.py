@@ -207,19 +207,38 @@ def add_recurrent(gates, row, rows, across, unit, units, before, weight, hidden,
 
     weight: (Q, ...), as it is if ``by_dots``, else packed.
     """
-    height, width = tile_rows(gates), tile_columns(gates)
+    if not by_dots:
+        multiply_gates(gates, row, rows, across, unit, units, before, hidden, hidden, weight)
+        return
     at, stride = row * hidden, across * hidden
     for q in range(gates.shape[0]):
-        if by_dots:
-            dot_block(
-                gates[q], at + unit, stride, 1, rows, units, True,
-                before, at, stride, weight[q], unit * hidden, hidden, hidden,
-            )  # fmt: skip
-        else:
-            multiply_block(
-                gates[q], at + unit, stride, rows, units, True, before, at, (height * stride, stride, 1),
-                weight[q], unit * hidden, (width * hidden, width), hidden,
-            )  # fmt: skip
+        dot_block(
+            gates[q], at + unit, stride, 1, rows, units, True,
+            before, at, stride, weight[q], unit * hidden, hidden, hidden,
+        )  # fmt: skip
+
+
+@inner
+def multiply_gates(gates, row, rows, across, unit, units, source, depth, hidden, weight):
+    """gates[q] += source weight[q]^T, as `add_recurrent` with packed weights; source: flat, ``depth`` numbers in a row."""
+    height, width = tile_rows(gates), tile_columns(gates)
+    stride = across * depth
+    for q in range(gates.shape[0]):
+        multiply_block(
+            gates[q], row * hidden + unit, across * hidden, rows, units, True, source, row * depth,
+            (height * stride, stride, 1), weight[q], unit * depth, (width * depth, width), depth,
+        )  # fmt: skip
+
+
+@inner
+def begin_gates(gates, row, rows, across, unit, units, bias_ih, bias_hh, hidden):
+    """gates[q] = bias_ih[q] + bias_hh[q] for some units, in rows as of `add_recurrent`."""
+    for q in range(gates.shape[0]):
+        bias = np.uintp(q * hidden + unit)
+        for n in range(rows):
+            at = np.uintp((row + n * across) * hidden + unit)
+            for j in range(np.uintp(units)):
+                gates[q, at + j] = bias_ih[bias + j] + bias_hh[bias + j]
 
 
 @inner
@@ -239,8 +258,7 @@ def packed_room(rows: int, inputs: int, hidden: int, gates: int, dtype: Any) -> 
     """Elements of room for operands that are packed, left and right, and for partial sums of dbias."""
     rooms = (
         packed_sizes(rows, hidden, inputs, dtype, 1, gates),  # gates of the inputs
-        (0, gates * panel_sizes(1, hidden, inputs, dtype)[1]),  # the same, with weights packed before
-        (0, gates * panel_sizes(1, hidden, hidden, dtype)[1]),  # weights of the states, for a step
+        (0, gates * (panel_sizes(1, hidden, inputs, dtype)[1] + panel_sizes(1, hidden, hidden, dtype)[1])),  # weights
         packed_sizes(rows, inputs, hidden, dtype),  # dx, a gate at a time
         packed_sizes(hidden, inputs, rows, dtype, gates, 1),  # dweight_ih
         packed_sizes(hidden, hidden, rows, dtype, gates, 1),  # dweight_hh

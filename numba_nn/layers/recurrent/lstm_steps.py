@@ -42,10 +42,17 @@ from numba_nn.core.product.stack import columns_in_place
 from numba_nn.core.simd import tile_columns, tile_rows
 from numba_nn.core.threads import team_size
 from numba_nn.core.vmath import constant, sigmoid, tanh
-from numba_nn.layers.recurrent.gates import add_recurrent, multiply_recurrent, one_matrix, recurrent_by_dots
+from numba_nn.layers.recurrent.gates import (
+    add_recurrent,
+    begin_gates,
+    multiply_gates,
+    multiply_recurrent,
+    one_matrix,
+    recurrent_by_dots,
+)
 
 GATES = 4
-BLOCK_ROWS = 48  # rows of a block: four tiles, which read a panel of weights from the L1 cache
+BLOCK_ROWS = 128  # rows of a block, each of which goes over all weights: 100 in one take 0.94 of the time of three (Intel Xeon)
 APART_ROWS = 8  # see `goes_apart`
 
 
@@ -62,15 +69,14 @@ def goes_apart(batch, weight):
 def step_blocks(batch, hidden, height, width, apart):
     """Blocks of rows and of units that a step is cut into; panels of rows, how many rows each has, and panels of units.
 
-    Two panels of units at least: a tile of one row takes so many, and what follows element by element goes over them at once
-    (50 steps of 32 rows and 128 units: 1.3 ms of that in place of 2.3 on Zen 3). Four where there are several blocks of rows
-    (28 steps of 100 rows: 2.9 ms in all in place of 3.2, Intel Xeon).
+    Four panels of units, or two where threads would have nothing to do: what follows element by element goes over them at once
+    (50 steps of 32 rows and 128 units: 1.7 ms in place of 1.8 with two; 28 steps of 100 rows: 2.9 and 3.2 ms, Intel Xeon).
     """
     row_blocks, unit_panels, team = -(-batch // BLOCK_ROWS), -(-hidden // width), team_size()
     if apart:
         return -(-row_blocks // team) * team, 1, batch, 1, unit_panels
-    together = ROW_PANELS if row_blocks == 1 else 2 * ROW_PANELS
-    return row_blocks, min(TASKS, -(-unit_panels // together)), -(-batch // height), height, unit_panels
+    least = min(team, -(-unit_panels // ROW_PANELS)) if row_blocks == 1 else 1
+    return row_blocks, min(TASKS, max(least, -(-unit_panels // (2 * ROW_PANELS)))), -(-batch // height), height, unit_panels
 
 
 @inlined
@@ -103,18 +109,19 @@ def lstm_units(y, y_at, h, c, gates, before, cells, squashed, at, next_at, first
 
 @kernel
 def lstm_forward(
-    y: Out, h: Out, c: Out, gates: Saved, before: Saved, cells: Saved, squashed: Saved, weight: In, h0: In, c0: In,
-    walk: tuple[int, int, int, int], place: tuple[int, int],
+    y: Out, h: Out, c: Out, gates: Saved, before: Saved, cells: Saved, squashed: Saved, x: In, weight_ih: In, bias_ih: In,
+    bias_hh: In, weight: In, h0: In, c0: In, walk: tuple[int, int, int, int], place: tuple[int, int],
 ):  # fmt: skip
     """Every step from (h0, c0) to (h, c), each (N, H); gates, before, cells, squashed (tanh of c): of all steps.
 
-    cells, squashed: empty if no backward follows; then gates are not their activations afterwards. weight: (Q, ...), weight_hh
-    as it is if `recurrent_by_dots`, else packed.
+    gates: `gates_forward` of x (B I,), or nothing yet if weight_ih (Q, ...) comes packed: then each step computes its own, as
+    `Direction.takes_inputs` says. cells, squashed: empty if no backward follows; then gates are not their activations
+    afterwards. weight: (Q, ...), weight_hh as it is if `recurrent_by_dots`, else packed.
     """
     steps, first, step, across = walk
     batch, hidden = h.shape
     height, width = tile_rows(gates), tile_columns(gates)
-    by_dots = recurrent_by_dots(steps, batch, hidden)
+    by_dots, inputs = recurrent_by_dots(steps, batch, hidden), x.size * hidden // max(1, before.size)
     for n in prange(batch):
         for j in range(hidden):
             h[n, j], c[n, j] = h0[n, j], c0[n, j]
@@ -130,6 +137,9 @@ def lstm_forward(
             unit, units = block_span(task % unit_blocks, unit_blocks, unit_panels, width, hidden)
             for s in range(begin, begin + together):
                 row = first + s * step + start * across
+                if weight_ih.size:
+                    begin_gates(gates, row, rows, across, unit, units, bias_ih, bias_hh, hidden)
+                    multiply_gates(gates, row, rows, across, unit, units, x, inputs, hidden, weight_ih)
                 add_recurrent(gates, row, rows, across, unit, units, before, weight, hidden, by_dots)
                 for n in range(rows):
                     at = row + n * across
@@ -204,10 +214,10 @@ def lstm_backward(
 
 @lstm_forward.on_cuda(steps=True)
 def lstm_forward(
-    y: Out, h: Out, c: Out, gates: Saved, before: Saved, cells: Saved, squashed: Saved, weight: In, h0: In, c0: In,
-    walk: tuple[int, int, int, int], place: tuple[int, int],
+    y: Out, h: Out, c: Out, gates: Saved, before: Saved, cells: Saved, squashed: Saved, x: In, weight_ih: In, bias_ih: In,
+    bias_hh: In, weight: In, h0: In, c0: In, walk: tuple[int, int, int, int], place: tuple[int, int],
 ):  # fmt: skip
-    """The product of a step adds to its rows of the gates; weight: as it is."""
+    """The product of a step adds to its rows of the gates, which have all but that; weight: as it is."""
     steps, first, step, across = walk
     batch, hidden = h.shape
     take_states(h, c, h0, c0)
