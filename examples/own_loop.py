@@ -8,9 +8,8 @@ import numpy as np
 from numba import njit
 
 from numba_nn.core.epilogue import IDENTITY
-from numba_nn.core.product.gemm import packed_sizes
 from numba_nn.core.reduce import block_count
-from numba_nn.layers.linear import linear_backward_bias, linear_backward_weight, linear_forward
+from numba_nn.layers.linear import linear_backward_bias, linear_backward_weight, linear_forward, operand_room
 from numba_nn.losses.elementwise import squared_error_backward, squared_error_forward
 
 
@@ -43,8 +42,7 @@ def main(steps: int = 300) -> None:
     target = 2 * x[:, 0] + 1
     weight, bias = np.zeros((1, 1), np.float32), np.zeros(1, np.float32)
     y, dy = np.empty((points, 1), np.float32), np.empty((points, 1), np.float32)
-    sizes = [packed_sizes(points, 1, 1, np.float32), packed_sizes(1, 1, points, np.float32)]
-    left, right = (np.empty(max(pair), np.float32) for pair in zip(*sizes, strict=True))
+    left, right = (np.empty(*room) for room in operand_room(points, 1, 1, np.float32).values())
     loss, partial = np.empty(1, np.float32), np.empty(block_count(points))
     train(
         steps, np.float32(0.1), x, target, weight, np.ones_like(bias), bias, y, dy, np.empty_like(weight), np.empty_like(bias),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from numba.core.errors import TypingError
 
 import numba_nn as nn
 from numba_nn.core.product.gemm import SINGLE, gemm, packed_sizes
-from numba_nn.core.product.stack import multiply_stack
+from numba_nn.core.product.stack import multiply_stack, shared_rooms
 from numba_nn.core.simd import tile_rows, tile_shape
+from numba_nn.layers.linear import linear_backward_bias, operand_room
+from numba_nn.layers.recurrent.gates import packed_room
 from tests import reference
 from tests.allocations import no_array_data, no_runtime_memory
 from tests.cases import assert_close
@@ -89,6 +92,44 @@ def test_room_changes_no_sum(transposed):
     assert_close(sums[0].reshape(2, m, n), reference.matmul(a.astype(np.float64), b.astype(np.float64), *transposed))
 
 
+def test_each_thread_has_room_for_a_panel(monkeypatch):
+    """Also where fewer threads than take part, or more, were reckoned with: of a stack, or for panels of a broken line."""
+    for threads, dtype in itertools.product((1, 2, 4, 16, 64), (np.float32, np.float64)):
+        monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", threads)
+        (height, width), line = tile_shape(dtype), 64 // np.dtype(dtype).itemsize
+        sizes = [
+            (100, 2000, 1),
+            (6, 1000, 3),
+            (2, 4096, 6),
+            (53, 8, 17),
+            (13, 7000, 3),
+            (256, 256, 256),
+            (1, 1, 1),
+            (200, 90, 700),
+        ]
+        for (m, n, k), stack, team in itertools.product(sizes, (1, 2, 100), range(1, threads + 1, 3)):
+            rooms = packed_sizes(m, n, k, dtype, stack, 1)
+            panels = height * min(k, 320), width * min(k, 320)
+            workers, *shares = shared_rooms.py_func(*rooms, panels, line, min(team, stack * 64))
+            for room, share, panel in zip(rooms, shares, panels, strict=True):
+                assert workers * share <= room
+                assert share >= panel
+                assert share % line == 0
+
+
+def test_threads_do_not_share_a_panel(run_python):
+    """One panel of A takes 12 elements, of 16 in a line: four threads' lie apart."""
+    script = """
+        import numpy as np, numba_nn as nn
+        rng = np.random.default_rng(0)
+        a, b = rng.random((100, 1, 8), np.float32), rng.random((1, 2000), np.float32)
+        expected = a.swapaxes(1, 2) @ b
+        for _ in range(200):
+            np.testing.assert_allclose(nn.matmul(a, b, transpose_a=True), expected, rtol=1e-6)
+    """
+    run_python(textwrap.dedent(script), NUMBA_NUM_THREADS="4")
+
+
 def test_room_for_many_threads_stays_small(monkeypatch):
     few = packed_sizes(256, 256, 256, np.float32)
     monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", 64)
@@ -96,6 +137,30 @@ def test_room_for_many_threads_stays_small(monkeypatch):
     assert few[0] <= left <= 64 * 72 * 320
     assert few[1] <= right <= 8 * 256 * 256
     assert packed_sizes(4096, 4096, 4096, np.float32)[1] * 4 <= 64 * 2**20
+    stacked = packed_sizes(128, 128, 64, np.float32, 1000, 1000)
+    assert max(stacked) <= 1000 * 128 * 64  # of all A's one panel of columns each, and of all C's
+    assert packed_sizes(20, 20, 100_000, np.float32)[0] <= 32 * 100_000
+
+
+@pytest.mark.parametrize("threads", [1, 2, 12, 16, 64])
+def test_fewer_rows_need_no_more_room(threads, monkeypatch):
+    monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", threads)
+    for inputs, outputs in ((256, 1000), (784, 256), (33, 7), (2000, 64)):
+        rooms = [operand_room(rows, inputs, outputs, np.float32) for rows in range(1, 400)]
+        recurrent = [packed_room(rows, inputs, outputs, 4, np.float32) for rows in range(1, 400)]
+        for sizes in ([room[side][0][0] for room in rooms] for side in ("left", "right")):
+            assert sizes == sorted(sizes)
+        for sizes in zip(*recurrent, strict=True):
+            assert list(sizes) == sorted(sizes)
+
+
+def test_the_gradient_of_a_bias_has_room():
+    rows, features = 70_000, 9
+    room = Guarded((operand_room(rows, 1, features, np.float32)["left"][0]), np.float32)
+    dy, dbias = np.ones((rows, features), np.float32), np.zeros(features, np.float32)
+    linear_backward_bias.serial(dbias, room.array, dy)
+    room.check("the room")
+    np.testing.assert_array_equal(dbias, rows)
 
 
 @pytest.mark.parametrize("m", [7, 13, 17, 33, 40, 100])

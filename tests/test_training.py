@@ -8,10 +8,15 @@ from numba import njit
 
 import numba_nn as nn
 from numba_nn.core.epilogue import IDENTITY
-from numba_nn.core.product.gemm import packed_sizes
 from numba_nn.core.reduce import block_count
 from numba_nn.layers.activation import relu_backward, relu_forward
-from numba_nn.layers.linear import linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward
+from numba_nn.layers.linear import (
+    linear_backward_bias,
+    linear_backward_input,
+    linear_backward_weight,
+    linear_forward,
+    operand_room,
+)
 from numba_nn.losses.elementwise import squared_error_backward, squared_error_forward
 from tests import reference_training
 from tests.allocations import no_array_data, no_runtime_memory
@@ -243,9 +248,8 @@ def test_a_step_in_the_users_own_compiled_code():
     model, x, target = perceptron(hidden, nn.ReLU, (features, outputs)), numbers(rows, features), numbers(rows, outputs, seed=1)
     state = {name: array.copy() for name, array in model.state_dict().items()}
     step = nn.TrainStep(model, nn.MSELoss(), nn.optim.SGD(model.parameters(), lr=0.1), x.shape)
-    products = [(rows, hidden, features), (rows, outputs, hidden), (hidden, features, rows), (outputs, hidden, rows)]
-    products += [(rows, hidden, outputs), (rows, features, hidden)]
-    left, right = (np.empty(max(packed_sizes(*p, np.float32)[side] for p in products), np.float32) for side in (0, 1))
+    rooms = [operand_room(rows, *sizes, np.float32) for sizes in ((features, hidden), (hidden, outputs))]
+    left, right = (np.empty(max(room[side][0] for room in rooms), np.float32) for side in ("left", "right"))
     between = [np.empty((rows, n), np.float32) for n in (hidden, hidden, outputs, outputs, hidden, hidden)]
     loss, partial = np.empty(1, np.float32), np.empty(block_count(rows * outputs))
     gradients = [np.zeros_like(a) for a in state.values()]

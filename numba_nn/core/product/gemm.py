@@ -28,7 +28,7 @@ DOT_DEPTH = 4  # dot products pay if the depth is so many times greater than the
 TRANSPOSE_ROWS = 160  # see `transposing_pays`
 TRANSPOSE_BLOCK = 48  # rows of C^T that are transposed while they are in the L1 cache
 ROW_COLUMNS, ROW_DEPTH = 512, 8  # of one row times a matrix: columns of a task, at least, and rows of B that it adds at once
-COPIES = 8  # of an operand, that groups of threads have in their caches, at most
+COPIES = 8  # of a packed A, that groups of threads have in their caches, at most
 TASKS = 16  # what is cut by shape alone is cut into so many, where its size allows: a multiple of most core counts
 
 
@@ -135,8 +135,8 @@ def multiply_transposed(
 ):  # fmt: skip
     """`gemm` by way of C^T, where every product has a B of its own, whose columns lie ``b_stride`` apart.
 
-    packed: rows of A, as panels of columns, of which each thread has a copy in its own cache if there is room: two threads of
-    an Intel Xeon take 0.75 of the time so for 32 x 784 x 256. transposed: (S, N, columns of these panels).
+    packed: rows of A, as panels of columns. Of a single A each thread has a copy in its own cache, if there is room: two
+    threads of an Intel Xeon take 0.75 of the time so for 32 x 784 x 256. transposed: (S, N, columns of these panels).
     """
     m, n, depth = shape
     height, width, lanes, team = tile_rows(c), tile_columns(c), vector_lanes(c), team_size()
@@ -145,12 +145,9 @@ def multiply_transposed(
         blocks, square = min(-(-n // lanes), -(-blocks // team) * team), lanes
     size, tasks = columns * depth, c.shape[0] * blocks
     wanted = min(team, tasks, c.shape[0] * m * n * depth // TASK)
-    copies = max(1, min(wanted, packed.size // max(1, a.shape[0] * size)))
-    for copy in prange(copies):
-        for s in range(a.shape[0]):
-            pack_panels(
-                packed, (copy * a.shape[0] + s) * size, a[s], 0, a_strides[0], a_strides[1], m, width, depth, 0, depth
-            )  # fmt: skip
+    copies = max(1, min(wanted, packed.size // max(1, size))) if a.shape[0] == 1 else 1
+    for t in prange(copies * a.shape[0]):
+        pack_panels(packed, t * size, a[t % a.shape[0]], 0, a_strides[0], a_strides[1], m, width, depth, 0, depth)
     for worker in prange(team):
         copy = worker * copies // team * a.shape[0]
         for t in range(tasks * worker // team, tasks * (worker + 1) // team):
@@ -184,11 +181,13 @@ def packed_sizes(m: int, n: int, k: int, dtype: Any, lefts: int = 1, rights: int
     """Elements of room that `gemm` needs for A (M x K), of which there are ``lefts``, and for B (K x N), ``rights``."""
     if n == 1 < m:
         return packed_sizes(1, m, k, dtype, rights, lefts)[::-1]
-    left, right = block_rooms(m, n, k, dtype, lefts * rights)
-    if min(m, n) > few_rows.py_func(tile_shape(dtype)[1] // VECTORS):  # `multiply_transposed`
-        columns = panel_sizes(1, min(m, n, TRANSPOSE_ROWS), 1, dtype)[1]
-        copies = min(numba.config.NUMBA_NUM_THREADS, COPIES, max(1, lefts * rights * m * n * k // TASK))
-        left, right = max(left, lefts * copies * columns * k), max(right, rights * n * columns)
+    products = max(lefts, rights)
+    left, right = block_rooms(m, n, k, dtype, products)
+    if rights == products and min(m, n) > few_rows.py_func(tile_shape(dtype)[1] // VECTORS):  # `multiply_transposed`
+        fewer, columns = (panel_sizes(1, length, 1, dtype)[1] for length in (min(m, n, TRANSPOSE_ROWS), n))
+        copies = min(numba.config.NUMBA_NUM_THREADS, COPIES, max(1, m * n * k // TASK))
+        together = fewer * lefts if lefts > 1 else max(fewer, min(copies * fewer, columns))
+        left, right = max(left, together * k), max(right, rights * n * min(fewer, k))  # it wants as much depth as columns
     return left, right
 
 

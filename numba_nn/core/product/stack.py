@@ -17,14 +17,14 @@ from numba import prange
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.product.block import CACHED, DEPTH, DEPTH_SPARE, block_span, multiply_band, slice_of
 from numba_nn.core.product.packing import pack_panels, panel_sizes
-from numba_nn.core.simd import LINE, register_file, tile_columns, tile_rows, tile_shape
+from numba_nn.core.simd import LINE, register_file, tile_columns, tile_rows
 from numba_nn.core.threads import team_size
 
 BLOCK_ROWS = 72  # of C, a page each: with those of the panels fewer than the 96 that an Intel core has at hand
 BLOCK_BYTES = (
     2**20 if register_file()[0] == 64 else 2**19
 )  # of B in a slice: CPUs with AVX-512 have an L2 cache of 1 MB or more
-COPIES = 8  # of B as a whole is the room that threads have together, at most, if each has room for a panel
+SHARES = 8  # the rooms of all threads hold B so many times, at most, or a panel each
 TASK = 2**19  # multiply-adds for which a thread is worth its while
 THIN = 16  # products of no more depth write C in order, a row of tiles after the other, which is most of their work
 IN_PLACE_PANELS = 4  # see `columns_in_place`
@@ -62,7 +62,7 @@ def columns_in_place(n, depth, width, rows, itemsize):
 
 @inner
 def block_grid(row_panels, column_panels, height, width, products, work):
-    """Blocks along M and along N, so many that all threads have as many, and are worth their while; ``work``: of a product.
+    """Blocks along M and along N, for all threads as many, if there is work and size enough; ``work``: of a product.
 
     Of those grids the one whose threads have least to do: the multiply-adds of a block, and packing its rows and its columns,
     of which an element takes as long as ``width`` multiply-adds, or three quarters of them.
@@ -78,6 +78,19 @@ def block_grid(row_panels, column_panels, height, width, products, work):
             if least < 0 or cost < least:
                 grid, least = (across, down), cost
     return grid
+
+
+@inner
+def shared_rooms(left, right, panels, line, wanted):
+    """Threads that can share room of ``left`` and ``right`` elements, and the share of each, in whole cache lines of ``line``.
+
+    As many as ``wanted``, if each has room for ``panels`` elements: of a panel of A, and of B.
+    """
+    for size, panel in ((left, panels[0]), (right, panels[1])):
+        if panel > 0:
+            wanted = min(wanted, size // (-(-panel // line) * line))
+    workers = max(1, wanted)
+    return workers, left // workers // line * line, right // workers // line * line
 
 
 @kernel
@@ -111,16 +124,16 @@ def multiply_blocks(
     """`gemm` where B's columns before ``in_place`` are read where they lie, and the others are packed.
 
     b_steps: from one tile's columns to the next one's, from depth to depth, and from column to column of those to be packed.
+    packed_a, packed_b: threads share them evenly, as far as each gets a panel; what a block packs at once fits its share.
     """
     m, n, depth = shape
-    height, width, alignment = tile_rows(c), tile_columns(c), LINE // c.itemsize
+    height, width, line = tile_rows(c), tile_columns(c), LINE // c.itemsize
     row_panels, column_panels = -(-m // height), -(-n // width)
     row_blocks, column_blocks = block_grid(row_panels, column_panels, height, width, c.shape[0], m * n * depth)
     blocks = row_blocks * column_blocks
     tasks, length = c.shape[0] * blocks, min(depth, slice_of(depth, width, width))
-    rooms = min(packed_a.size // max(1, height * length), packed_b.size // max(1, (width if in_place < n else height) * length))
-    workers = max(1, min(team_size(), tasks, rooms))
-    left, right = packed_a.size // workers // alignment * alignment, packed_b.size // workers // alignment * alignment
+    panels = height * length, width * length if in_place < n else 0
+    workers, left, right = shared_rooms(packed_a.size, packed_b.size, panels, line, min(team_size(), tasks))
     for worker in prange(workers):
         for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
             s, i, j = t // blocks, t % blocks // column_blocks, t % column_blocks
@@ -183,9 +196,11 @@ def multiply_rows(
 
 def block_rooms(m: int, n: int, k: int, dtype: Any, products: int) -> tuple[int, int]:
     """Elements of room in which `multiply_blocks` packs A (M x K) and B (K x N), of all threads together."""
-    depth, width = min(k, DEPTH + DEPTH // DEPTH_SPARE), tile_shape(dtype)[1]
+    depth, line = min(k, DEPTH + DEPTH // DEPTH_SPARE), LINE // np.dtype(dtype).itemsize
     workers = min(numba.config.NUMBA_NUM_THREADS, max(1, products * m * n * k // TASK))
     left, right = panel_sizes(min(m, BLOCK_ROWS), n, depth, dtype)
-    whole, block = COPIES * panel_sizes(m, n, k, dtype)[1] // workers, BLOCK_BYTES // np.dtype(dtype).itemsize
-    line, right = LINE // np.dtype(dtype).itemsize, max(width * depth, min(right, block, whole))
-    return workers * (-(-left // line) * line), workers * (-(-right // line) * line)
+    whole, panel = panel_sizes(1, n, k, dtype)[1], panel_sizes(1, 1, depth, dtype)[1]
+    # In whole lines, and none of it is less for fewer rows: scratch must not grow with a smaller batch.
+    left, right, whole, panel = (-(-size // line) * line for size in (left, right, whole, panel))
+    block = max(panel, min(right, BLOCK_BYTES // np.dtype(dtype).itemsize))
+    return workers * left, min(workers * block, max(SHARES * whole, workers * panel))

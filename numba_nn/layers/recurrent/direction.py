@@ -34,8 +34,8 @@ STEP_ROWS = 8  # see `Direction.takes_inputs`
 
 
 @functools.cache
-def nothing(dtype: Any) -> Array:
-    """Weights of the inputs where these have been multiplied."""
+def no_weights(dtype: Any) -> Array:
+    """What steps get as weights of the inputs where all inputs were multiplied before, as they always are on a GPU."""
     return np.empty((GATES, 0), dtype)
 
 
@@ -114,9 +114,9 @@ class Direction:
         gates, *others = self._saved(saved)
         device, dtype, right = self.weights[0].device, x.dtype, packed[1]
         biases = [bias.memory if bias else neutral_terms(GATES * self.hidden, dtype, device)[1] for bias in self.biases]
-        work, weight_ih = self._step_work(walk), nothing(dtype)
+        work, weight_ih = self._step_work(walk), no_weights(dtype)
         if self.takes_inputs(walk):
-            work, weight_ih = work + self._input_work(walk), self._panels(0, right)
+            work, weight_ih = work + self._input_work(walk) / max(1, walk.steps), self._panels(0, right)
             right = right[weight_ih.size :]
         else:
             self._multiply_inputs(gates, saved, packed, x, biases, walk)

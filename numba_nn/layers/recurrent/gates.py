@@ -1,6 +1,6 @@
-"""What recurrent layers of every kind share: the products of whole sequences, in which no step waits for another.
+"""What recurrent layers of every kind share: the products of whole sequences, in which no step waits for another, and a step's.
 
-    gates[q] = x weight_ih[q]^T + bias_ih[q] + bias_hh[q]          before the first step
+    gates[q] = x weight_ih[q]^T + bias_ih[q] + bias_hh[q]          before the first step, or with each
     dx = sum_q dgates[q] weight_ih[q]                              after the last
     dweight_ih[q] += dgates[q]^T x        dweight_hh[q] += dgates[q]^T before        dbias[q] += sum over rows of dgates[q]
 
@@ -50,16 +50,12 @@ def gates_forward(
 
 
 @kernel
-def gates_forward_packed(
-    gates: Out, packed_x: Scratch, x: In, panels: In, bias_ih: In, bias_hh: In, shared: In, each: In
-):  # fmt: skip
+def gates_forward_packed(gates: Out, packed_x: Scratch, x: In, panels: In, bias_ih: In, bias_hh: In, shared: In, each: In):
     """`gates_forward` where the weights are packed before, by `pack_columns`; panels: (Q, ...)."""
     hidden = bias_ih.size // gates.shape[0]
     rows = gates.shape[1] // hidden
     inputs = x.size // rows
-    multiply_packed(
-        gates, packed_x, x, panels, shared, each, (rows, hidden, inputs), (inputs, 1)
-    )  # fmt: skip
+    multiply_packed(gates, packed_x, x, panels, shared, each, (rows, hidden, inputs), (inputs, 1))
     gates_add_biases(gates, bias_ih, bias_hh)
 
 
@@ -264,5 +260,5 @@ def packed_room(rows: int, inputs: int, hidden: int, gates: int, dtype: Any) -> 
         packed_sizes(hidden, hidden, rows, dtype, gates, 1),  # dweight_hh
         (-(-rows // BIAS_ROWS) * hidden, 0),  # dbias
     )
-    left, right = map(max, zip(*rooms, strict=True))
-    return left, right
+    lefts, rights = zip(*rooms, strict=True)
+    return max(lefts), max(rights)

@@ -3,8 +3,9 @@
     i, f, o = sigmoid(gates[0], gates[1], gates[3])        g = tanh(gates[2])
     c[t] = f c[t - 1] + i g                                h[t] = o tanh(c[t])
 
-where gates = x[t] weight_ih^T + h[t - 1] weight_hh^T + biases; the part of x is there before the first step
-(`numba_nn.layers.recurrent.gates`, also for the letters). Backward, with dh and dc what arrives at h[t] and c[t]:
+where gates = x[t] weight_ih^T + h[t - 1] weight_hh^T + biases; the part of x is there before the first step, or each step
+begins with its own (`numba_nn.layers.recurrent.gates`, also for the letters). Backward, with dh and dc what arrives at h[t] and
+c[t]:
 
     do = dh tanh(c[t])        dc += dh o (1 - tanh(c[t])^2)
     di = dc g                 df = dc c[t - 1]              dg = dc i              dc[t - 1] = dc f
@@ -57,12 +58,12 @@ APART_ROWS = 8  # see `goes_apart`
 
 
 @inner
-def goes_apart(batch, weight):
+def goes_apart(batch, nbytes):
     """Whether each thread takes sequences of its own through all steps: then no step waits for the other threads.
 
-    That needs tiles with enough rows, and weights that the L2 cache of every core holds.
+    That needs tiles with enough rows, and weights, of so many bytes in all, that the L2 cache of every core holds.
     """
-    return 1 < team_size() <= batch // APART_ROWS and weight.size * weight.itemsize <= CACHED
+    return 1 < team_size() <= batch // APART_ROWS and nbytes <= CACHED
 
 
 @inner
@@ -128,7 +129,7 @@ def lstm_forward(
         at = np.uintp((first + n * across) * hidden)
         for j in range(np.uintp(hidden if steps > 0 else 0)):
             before[at + j] = h0[n, j]
-    apart = goes_apart(batch, weight)
+    apart = goes_apart(batch, weight.nbytes + weight_ih.nbytes)
     row_blocks, unit_blocks, row_panels, panel, unit_panels = step_blocks(batch, hidden, height, width, apart)
     together = max(1, steps) if apart else 1  # steps between which threads do not meet
     for begin in range(0, steps, together):
@@ -190,7 +191,7 @@ def lstm_backward(
     for n in prange(batch):
         for j in range(hidden):
             dh[n, j], dc[n, j] = dh_last[n, j], dc_last[n, j]
-    apart = goes_apart(batch, weight)
+    apart = goes_apart(batch, weight.nbytes)
     row_blocks, unit_blocks, row_panels, panel, unit_panels = step_blocks(batch, hidden, height, width, apart)
     together = steps + 1 if apart else 1  # with the step before the first, in which dh goes through the weights only
     for begin in range(steps - 1, -2, -together):
