@@ -170,7 +170,7 @@ class FmaEmitter(Emitter):
         part, last = builder.sdiv(k, INTP(FETCH_DEPTHS)), INTP(self.rows - 1)
         row = builder.select(builder.icmp_signed("<", part, last), part, last)  # lower rows would drive B out of L1
         lines, end = range(0, VECTORS * self.lanes, LINE // self.alignment), VECTORS * self.lanes - 1
-        # Rows of C that are not aligned, as NumPy's seldom are, end in one line more: 2 to 3 % of a product of 256 to 2048 cubed.
+        # Unaligned rows of C, which NumPy's arrays have, end in one more line: 2 to 3 % of 256 to 2048 cubed.
         fetched = (c, row, stride, 1, 3, (*lines, end)), (ahead, part, b_depth, 0, 2, lines)
         for base, index, step, writes, level, offsets in fetched:
             start = builder.gep(base, [builder.mul(index, step)])
