@@ -168,7 +168,7 @@ CASES = [
     lstm((2, 3, 4), 4, 5, num_layers=2, batch_first=True, bidirectional=True),
     lstm((2, 250, 3), 3, 67),
     lstm((4, 16, 1), 1, 20, bidirectional=True),
-    lstm((9, 4, 5), 5, 20, batch_first=True, bidirectional=True),
+    lstm((130, 2, 3), 3, 67, batch_first=True, bidirectional=True),
     lstm_cell((3, 5), 5, 4),
     lstm_cell((1, 5), 5, 1, bias=False),
     lstm_cell((13, 40), 40, 65),

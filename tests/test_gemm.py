@@ -98,15 +98,8 @@ def test_each_thread_has_room_for_a_panel(monkeypatch):
         monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", threads)
         (height, width), line = tile_shape(dtype), 64 // np.dtype(dtype).itemsize
         sizes = [
-            (100, 2000, 1),
-            (6, 1000, 3),
-            (2, 4096, 6),
-            (53, 8, 17),
-            (13, 7000, 3),
-            (256, 256, 256),
-            (1, 1, 1),
-            (200, 90, 700),
-        ]
+            (100, 2000, 1), (6, 1000, 3), (2, 4096, 6), (53, 8, 17), (13, 7000, 3), (256, 256, 256), (1, 1, 1), (200, 90, 700),
+        ]  # fmt: skip
         for (m, n, k), stack, team in itertools.product(sizes, (1, 2, 100), range(1, threads + 1, 3)):
             rooms = packed_sizes(m, n, k, dtype, stack, 1)
             panels = height * min(k, 320), width * min(k, 320)

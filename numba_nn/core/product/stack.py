@@ -2,7 +2,7 @@
 
 B is packed slice by slice, so many depths of so many columns that its panels stay in the L2 cache, while the rows of A go over
 them, a few tiles at a time. Matrices that were packed as a whole went to memory and back, and from one core to another: on an
-Intel Xeon products of 512 to 2048 cubed took 1.05 to 1.16 times as long so, on two threads 1.02 to 1.2 times.
+Intel Xeon 512 and 1024 cubed took 1.0 to 1.1 times as long so, and 256 cubed 1.2 times on two threads.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from numba_nn.core.product.packing import pack_panels, panel_sizes
 from numba_nn.core.simd import LINE, register_file, tile_columns, tile_rows
 from numba_nn.core.threads import team_size
 
-BLOCK_ROWS = 72  # of C, a page each: with those of the panels fewer than the 96 that an Intel core has at hand
-BLOCK_BYTES = (
-    2**20 if register_file()[0] == 64 else 2**19
-)  # of B in a slice: CPUs with AVX-512 have an L2 cache of 1 MB or more
+BLOCK_ROWS = (
+    72  # of C, a page each: about what an Intel core has at hand with those of the panels, 96; 240 take 2 to 6 % more time
+)
+BLOCK_BYTES = 2**20 if register_file()[0] == 64 else 2**19  # of B in a slice: with AVX-512 the L2 cache has 1 MB or more
 SHARES = 8  # the rooms of all threads hold B so many times, at most, or a panel each
 TASK = 2**19  # multiply-adds for which a thread is worth its while
 THIN = 16  # products of no more depth write C in order, a row of tiles after the other, which is most of their work

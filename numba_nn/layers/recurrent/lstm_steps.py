@@ -71,7 +71,7 @@ def step_blocks(batch, hidden, height, width, apart):
     """Blocks of rows and of units that a step is cut into; panels of rows, how many rows each has, and panels of units.
 
     Four panels of units, or two where threads would have nothing to do: what follows element by element goes over them at once
-    (50 steps of 32 rows and 128 units: 1.7 ms in place of 1.8 with two; 28 steps of 100 rows: 2.9 and 3.2 ms, Intel Xeon).
+    (50 steps of 32 rows and 128 units: 1.7 ms in place of 1.8 with two; 28 steps of 100 rows: 2.9 and 3.1 ms, Intel Xeon).
     """
     row_blocks, unit_panels, team = -(-batch // BLOCK_ROWS), -(-hidden // width), team_size()
     if apart:
