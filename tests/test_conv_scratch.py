@@ -10,6 +10,7 @@ import numba_nn as nn
 from numba_nn.core import threads
 from numba_nn.core.kernel import Kernel
 from numba_nn.layers.conv.im2col import Im2col
+from numba_nn.layers.conv.im2row import Im2row
 from tests import reference
 from tests.cases import assert_close
 from tests.guarded import Guarded
@@ -47,6 +48,14 @@ def draw_im2col(rng):
     return draw(rng, least_channels=12)
 
 
+def draw_im2row(rng):
+    """The same as `draw`."""
+    return draw(rng)
+
+
+PREFERRED = {draw_im2col: Im2col, draw_im2row: Im2row}
+
+
 def draw_winograd(rng):
     """The same, of what Winograd's algorithm can serve: up to several chunks of tiles and blocks of channels."""
     channels, out_channels = (int(rng.integers(1, (4, 20, 70)[rng.integers(3)])) for _ in range(2))
@@ -81,13 +90,13 @@ def along(x, weight, dy, args, kwargs):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("make", [draw, draw_im2col, draw_winograd, draw_pointwise, draw_whole_image])
+@pytest.mark.parametrize("make", [draw, draw_im2col, draw_im2row, draw_winograd, draw_pointwise, draw_whole_image])
 @pytest.mark.parametrize("seed", range(GEOMETRIES))
 def test_scratch_is_neither_too_small_nor_read_before_it_is_written(seed, make, dtype, monkeypatch):
     monkeypatch.setattr(Kernel, "for_work", lambda self, work, *_: self.serial)
     monkeypatch.setattr(threads._team, "value", 1 + seed % 5)  # by which kernels cut their work
-    if make is draw_im2col:
-        monkeypatch.setattr(Im2col, "cost", classmethod(lambda kind, problem, one_pass: -1.0))
+    if make in PREFERRED:
+        monkeypatch.setattr(PREFERRED[make], "cost", classmethod(lambda kind, problem, one_pass: -1.0))
     rng = np.random.default_rng(seed)
     args, kwargs, x_shape = make(rng)
     layer = nn.Conv2d(*args, **kwargs, dtype=dtype)
@@ -129,6 +138,7 @@ def test_scratch_serves_smaller_batches_though_other_algorithms_compute_them(see
     ("arguments", "image"), [((64, 64, 1), (7, 7)), ((16, 48, 3, 2, 1), (9, 8)), ((40, 48, 3, 1, 1), (4, 4))]
 )
 def test_what_is_packed_serves_smaller_batches(arguments, image, monkeypatch):
+    monkeypatch.setattr(Im2row, "cost", classmethod(lambda kind, problem, one_pass: 1e30))
     monkeypatch.setattr(Im2col, "cost", classmethod(lambda kind, problem, one_pass: 1e30 if problem.x_shape[0] % 2 else -1.0))
     model = nn.Sequential(nn.Conv2d(*arguments), nn.ReLU()).eval()
     x = np.ones((6, arguments[0], *image), np.float32)
@@ -141,8 +151,24 @@ def test_what_is_packed_serves_smaller_batches(arguments, image, monkeypatch):
     assert len(algorithms) == 2
 
 
+@pytest.mark.parametrize("costs_less", [True, False])
+def test_what_im2row_packs_serves_all_batches(costs_less, monkeypatch):
+    """It is taken for all, or for none, though its cost for other batches than one image may be another."""
+    costs = {True: -1.0, False: 1e30}
+    monkeypatch.setattr(
+        Im2row, "cost", classmethod(lambda kind, problem, one_pass: costs[(problem.x_shape[0] == 1) == costs_less])
+    )
+    layer = nn.Conv2d(24, 40, 3).eval()
+    x = np.ones((5, 24, 6, 6), np.float32)
+    layer.reserve(x.shape, training=False, strict=True)
+    for n in range(1, len(x) + 1):
+        layer.forward(x[:n])
+        passes = layer._call((n, *x.shape[1:]), x.dtype).geometry["exact"]
+        assert {passes[one_pass].name == "im2row" for one_pass in ("forward", "input", "inference")} == {costs_less}
+
+
 @pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Tanh])
-@pytest.mark.parametrize(("arguments", "image"), [((20, 37, 1), (17, 19)), ((16, 30, 3, 2, 1), (19, 17))])
+@pytest.mark.parametrize(("arguments", "image"), [((20, 37, 1), (17, 19)), ((16, 30, 3, 2, 1), (19, 17)), ((96, 290, 3), (5, 5))])
 def test_no_bit_of_an_activation_depends_on_how_the_work_is_cut(activation, arguments, image, monkeypatch):
     monkeypatch.setattr(Kernel, "for_work", lambda self, work, *_: self.serial)
     model = nn.Sequential(nn.Conv2d(*arguments), activation()).eval()

@@ -54,8 +54,8 @@ def chosen(layer, x_shape):
 
 def test_a_forward_whose_weights_are_packed_before_needs_fewer_tiles():
     layer = nn.Conv2d(128, 128, 3, padding=1)
-    assert chosen(layer, (1, 128, 12, 12)) == ["im2col", "im2col", "winograd", "winograd"]
-    assert chosen(layer, (1, 128, 4, 4)) == ["im2col", "im2col", "direct", "im2col"]
+    assert [name == "winograd" for name in chosen(layer, (1, 128, 12, 12))] == [False, False, True, True]
+    assert "winograd" not in chosen(layer, (1, 128, 4, 4))
 
 
 def test_auto_goes_by_the_shape():
@@ -71,7 +71,7 @@ def test_auto_forgoes_it_where_rounding_might_show():
     layer = nn.Conv2d(16384, 1, 3, padding=1)
     layer.out_channels = 128
     assert rounding_error(4, 3, 16384) * np.finfo(np.float32).eps > LARGEST_ERROR
-    assert chosen(layer, (32, 16384, 8, 8)) == ["im2col", "winograd", "winograd", "im2col"]
+    assert [name == "winograd" for name in chosen(layer, (32, 16384, 8, 8))] == [False, True, True, False]
 
 
 @pytest.fixture

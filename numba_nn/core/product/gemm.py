@@ -165,10 +165,12 @@ def multiply_transposed(
 def write_transposed(c, first, stride, transposed, at, rows, columns, m, accumulate):
     """C[i, first + j] = transposed[j, i], added to what C holds if ``accumulate``: m rows of C, which lie ``stride`` apart."""
     lanes = vector_lanes(c)
+    overlapping = accumulate == 0 and rows >= lanes and m >= lanes  # squares at the edge: what both have is written twice
     for j in range(0, rows, lanes):
         for i in range(0, m, lanes):
-            if accumulate == 0 and j + lanes <= rows and i + lanes <= m:
-                transpose_lanes(c, i * stride + first + j, stride, transposed, at + j * columns + i, columns, 0, lanes)
+            if overlapping:
+                p, q = min(i, m - lanes), min(j, rows - lanes)
+                transpose_lanes(c, p * stride + first + q, stride, transposed, at + q * columns + p, columns, 0, lanes)
                 continue
             for p in range(i, min(m, i + lanes)):
                 for q in range(j, min(rows, j + lanes)):

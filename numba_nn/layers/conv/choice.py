@@ -17,6 +17,7 @@ from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
 from numba_nn.layers.conv.cuda import OnCuda
 from numba_nn.layers.conv.depthwise import Depthwise
 from numba_nn.layers.conv.im2col import Im2col
+from numba_nn.layers.conv.im2row import Im2row
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 from numba_nn.layers.conv.pixel_gradient import PixelGradient
 from numba_nn.layers.conv.pointwise import Pointwise
@@ -31,7 +32,7 @@ Passes = dict[str, Algorithm]
 """The algorithm of every pass."""
 
 DIRECT: dict[str, tuple[type[Algorithm], ...]] = {
-    "output": (Depthwise, WholeImage, StridedPointwise, Pointwise, Im2col, ImplicitGemm),
+    "output": (Depthwise, WholeImage, StridedPointwise, Pointwise, Im2row, Im2col, ImplicitGemm),
     "weight": (Depthwise, WholeImage, PixelGradient, TapGradient, TransposedGradient, WeightGradient),
 }
 """What computes forward and input gradient, and what the weight gradient: the first of those that cost least."""
@@ -51,9 +52,14 @@ def check_algorithm(where: object, algorithm: str, problem: Problem) -> str:
 
 
 def candidates(one_pass: str, problem: Problem) -> list[type[Algorithm]]:
-    """The algorithms that can compute a pass, Winograd's aside."""
-    kinds = DIRECT["weight" if one_pass == "weight" else "output"]
-    return [kind for kind in kinds if not kind.refusal(problem, one_pass)]
+    """The algorithms that may compute a pass of this or a smaller batch, Winograd's aside.
+
+    `Im2row` alone packs weights in panels of columns. It serves every batch if it is the best for one image, else none: what is
+    packed serves all batches.
+    """
+    kinds = [kind for kind in DIRECT["weight" if one_pass == "weight" else "output"] if not kind.refusal(problem, one_pass)]
+    of_one = min(kinds, key=lambda kind: kind.cost(problem.of_one_image, one_pass))
+    return [kind for kind in kinds if (kind is Im2row) == (of_one is Im2row)]
 
 
 def best(one_pass: str, problem: Problem, wanted: str, exact: bool) -> type[Algorithm]:

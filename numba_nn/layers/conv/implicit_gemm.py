@@ -43,10 +43,12 @@ def conv2d_pack_weight(
 ):  # fmt: skip
     """Pack weights in panels of ``height`` rows, phase by phase and group by group, with a line for every (channel, tap).
 
+    So they are the left factor, or the right one where ``height`` is that of its columns.
+
     weight: flat; rows, channels: of a group of the correlation; strides: of groups, rows and channels in the weights.
     """
     panels, groups = -(-rows // height), packed.size // (-(-rows // height) * height * channels * taps.size)
-    blocks, whole_tiles = -(-panels // PACK_PANELS), height == tile_rows(packed)
+    blocks, whole_tiles = -(-panels // PACK_PANELS), height in (tile_rows(packed), tile_columns(packed))
     for t in prange(phases.shape[0] * groups * blocks):
         f, g, panel = t // (groups * blocks), t // blocks % groups, t % blocks * PACK_PANELS
         count, first = phases[f, 2], phases[f, 4]
@@ -216,9 +218,7 @@ class ImplicitGemm(Algorithm):
         super().__init__(problem)
         self._layouts = layouts(problem.of_one_image)
         self._numbers = [tuple(layout.numbers(problem.x_shape[0])) for layout in self._layouts]
-        (rows, channels), count = problem.group_channels, math.prod(problem.taps)
-        group = rows * channels * count
-        self._strides = (group, channels * count, count), (group, count, channels * count)
+        self._strides = weight_strides(problem)
         self._nothing = self.zeros[:0]
 
     @classmethod
@@ -263,3 +263,10 @@ class ImplicitGemm(Algorithm):
             y.reshape(y_shape), scratch["planes"], scratch["sums"], x.reshape(x_shape), packed, scale, shift, layout.offsets,
             layout.phases, self._numbers[which], problem.groups, activation, slope,
         )  # fmt: skip
+
+
+def weight_strides(problem: Problem) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """From group to group, row to row and channel to channel of the weights: of the forward, and of the input gradient."""
+    (rows, channels), count = problem.group_channels, math.prod(problem.taps)
+    group = rows * channels * count
+    return (group, channels * count, count), (group, count, channels * count)

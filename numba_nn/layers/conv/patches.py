@@ -2,7 +2,8 @@
 
 The patch matrix of a batch has a row for every (channel, tap) and a column for every output pixel, one image after another; a
 convolution is its product with the weights. It is ``taps`` times as large as the images, so it is never built whole: kernels
-pack the part that they multiply next, for some output pixels and a slice of channels, straight from the images.
+pack the part that they multiply next, for some output pixels and a slice of channels, straight from the images. Pixels may as
+well be the rows of a product: panels as wide as a tile has rows hold the transpose of the patch matrix.
 
 *Geometry* is (taps, stride, origin, dilation), each for height and width, as eight numbers in a row (Numba hands no nested
 tuples to a parallel loop). Origin is where in the image the first tap of the first output pixel lies: in a forward, minus the
@@ -38,7 +39,8 @@ def pack_patches(panels, at, width, x, channel, channels, out_size, geometry, fi
     left, column = last - first, 0
     while left > 0:
         if column == 0 and left < width:  # numbers that are left from other work may be so small that each takes 100 cycles
-            clear_rows(panels, at + (left - 1) // lanes * lanes, width, lanes_between(0, min(lanes, width)), depth)
+            start = (left - 1) // lanes * lanes
+            clear_rows(panels, at + start, width, lanes_between(0, min(lanes, width - start)), depth)
         run = min(min(out_size[1] - w, width - column), min(left, lanes))
         plane = image * x.shape[1] + channel
         pack_run(panels, at + column, width, width - column, x, plane, channels, (h, w), run, geometry)

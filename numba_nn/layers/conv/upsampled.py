@@ -31,6 +31,7 @@ from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Pair, Problem
 from numba_nn.layers.conv.choice import Passes, best
 from numba_nn.layers.conv.convolution import ByAlgorithms, Convolution
 from numba_nn.layers.conv.im2col import Im2col
+from numba_nn.layers.conv.im2row import Im2row
 from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 from numba_nn.layers.conv.weight_gradient import WeightGradient
 from numba_nn.layers.resize import Upsample
@@ -174,7 +175,7 @@ class UpsampledConvolution(ByAlgorithms):
         if (*convolution.stride, *convolution.dilation) != (1, 1, 1, 1):
             return False
         problem = convolution._problem((MANY, *self.upsample.output_shape(x_shape)[1:]), dtype)
-        return best("forward", problem, convolution.algorithm, exact=False) in (ImplicitGemm, Im2col)
+        return best("forward", problem, convolution.algorithm, exact=False) in (ImplicitGemm, Im2col, Im2row)
 
     def _factor(self, x_shape: Shape, dtype: Any) -> Pair | None:
         """How often a pixel shows, where that is the same for all."""
