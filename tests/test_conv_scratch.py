@@ -168,7 +168,9 @@ def test_what_im2row_packs_serves_all_batches(costs_less, monkeypatch):
 
 
 @pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Tanh])
-@pytest.mark.parametrize(("arguments", "image"), [((20, 37, 1), (17, 19)), ((16, 30, 3, 2, 1), (19, 17)), ((96, 290, 3), (5, 5))])
+@pytest.mark.parametrize(
+    ("arguments", "image"), [((20, 37, 1), (17, 19)), ((16, 30, 3, 2, 1), (19, 17)), ((96, 290, 3), (5, 5))]
+)
 def test_no_bit_of_an_activation_depends_on_how_the_work_is_cut(activation, arguments, image, monkeypatch):
     monkeypatch.setattr(Kernel, "for_work", lambda self, work, *_: self.serial)
     model = nn.Sequential(nn.Conv2d(*arguments), activation()).eval()
