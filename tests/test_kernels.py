@@ -12,6 +12,7 @@ import pytest
 
 import numba_nn as nn
 from numba_nn.core.kernel import Kernel
+from numba_nn.ops.binary import fill_forward
 from tests.cases import CASES, assert_close, gradients
 from tests.conv_cases import CONVOLUTIONS
 from tests.loss_cases import LOSS_CASES, ONE_OF_EACH_LOSS
@@ -99,10 +100,16 @@ def every_operation(a):
         **binary,
         **reduced,
         **moved,
-        "number": nn.ops.subtract(x, 2.0),
+        "number": filled((7,), 2.0),
         "take": nn.ops.take(x, rows),
         "scatter": nn.ops.scatter_add(x.copy(), rows, a),
     }
+
+
+def filled(shape, value):
+    y = np.empty(shape, np.float32)
+    fill_forward.for_work(y.size)(y, value)
+    return y
 
 
 def every_merge(a):

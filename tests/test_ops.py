@@ -146,10 +146,12 @@ def test_numbers_that_are_no_floats_are_refused(number):
         ops.multiply(numbers((2, 3)), number)
 
 
-def test_a_number_beyond_float32_is_infinite():
+def test_a_number_beyond_float32_is_infinite_and_warned_of():
     x = numbers((2, 3), dtype=np.float32)
     for call in (lambda: ops.multiply(abs(x), 1e300), lambda: ops.maximum(1e300, x)):
-        np.testing.assert_array_equal(call(), np.full((2, 3), np.inf, np.float32))
+        with pytest.warns(RuntimeWarning, match="overflow"):
+            y = call()
+        np.testing.assert_array_equal(y, np.full((2, 3), np.inf, np.float32))
 
 
 def test_functions_are_copied_and_pickled_by_reference():

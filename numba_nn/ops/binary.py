@@ -19,7 +19,7 @@ from numba_nn.core.each import each_far, is_far
 from numba_nn.core.errors import ArgumentError, ShapeError
 from numba_nn.core.kernel import In, Kernel, Out, exact, inlined, kernel, portable
 from numba_nn.core.reduce import block_bounds, block_count
-from numba_nn.core.workspace import thread_workspace
+from numba_nn.core.workspace import Shape, thread_workspace
 from numba_nn.layers.merge import add_forward, multiply_forward, product, total
 from numba_nn.ops.broadcast import combine_rows, combine_windows, dimensions, row_tasks
 from numba_nn.ops.function import Function, is_plain
@@ -198,7 +198,8 @@ class BinaryFunction(Function):
         Parameters
         ----------
         a, b : ndarray, device array or float
-            Of one dtype and on one device, at least one an array; shapes broadcast as NumPy's do.
+            Of one dtype and on one device, at least one an array; shapes broadcast as NumPy's do. A float beyond the dtype is
+            infinite, as in NumPy: on the CPU with its RuntimeWarning.
         out : ndarray or device array, optional
             Where to write the result: C-contiguous; an operand itself, or apart from both.
 
@@ -216,16 +217,15 @@ class BinaryFunction(Function):
         DeviceError
             If arrays live on different devices.
         """
-        if is_number(b) and is_plain(a):
-            b = scalar_array(b, a.dtype, CPU)
+        if type(b) is not ndarray and isinstance(b, NUMBERS) and is_plain(a):
+            b = np.array(b, a.dtype)
         plain = is_plain(a) and is_plain(b) and a.dtype is b.dtype
         one: Any
         other: Any
         one, other, device = (a, b, CPU) if plain else self._accept(a, b)
-        try:
-            shape, rows, dims = dimensions(one.shape, other.shape, device)
-        except ValueError:
-            raise ShapeError(f"{self.__name__}: shapes {one.shape} and {other.shape} do not broadcast") from None
+        shape, rows, dims = one.shape, None, None
+        if other.shape != shape:
+            shape, rows, dims = self._broadcast(shape, other.shape, device)
         if out is None:
             y = device.empty(shape, one.dtype)
         elif plain and is_destination(out, shape, one.dtype, other if out is a else one) and other.base is None:
@@ -242,6 +242,12 @@ class BinaryFunction(Function):
             else:
                 self._run_repeated.for_work(y.size, device)(y.reshape(rows), one.ravel(), other.ravel(), dims)
         return y if out is None else out
+
+    def _broadcast(self, a: Shape, b: Shape, device: Device) -> tuple[Shape, Shape | None, Array | None]:
+        try:
+            return dimensions(a, b, device)
+        except ValueError:
+            raise ShapeError(f"{self.__name__}: shapes {a} and {b} do not broadcast") from None
 
     def _accept(self, a: Any, b: Any) -> tuple[Array, Array, Device]:
         """The operands as checked arrays, a number as an array of no dimension; and where they live."""
@@ -262,7 +268,9 @@ def is_number(given: Any) -> TypeGuard[float]:
 
 def scalar_array(value: float, dtype: Any, device: Device) -> Array:
     """A number as an array of no dimension; on a GPU until the next call."""
-    room = np.empty((), dtype) if device is CPU else thread_workspace(device).array("number", (), dtype)
+    if device is CPU:
+        return np.array(value, dtype)
+    room = thread_workspace(device).array("number", (), dtype)
     fill_forward.for_work(1, device)(room.ravel(), float(value))
     return room
 
