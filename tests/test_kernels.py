@@ -231,11 +231,13 @@ DIGEST = """
             loss = case.build(reduction)
             add(np.float64(loss(*case.arrays())))
             add(loss.backward())
-    lstm = nn.LSTM(20, 128, num_layers=2, bidirectional=True)  # 50 sequences: threads take some each through all steps
-    y, state = lstm(draw(4, 50, 20))
-    dx, dstate = lstm.backward(draw(*y.shape))
-    for array in (y, *state, dx, *dstate, *(p.grad for p in lstm.parameters())):
-        add(array)
+    # Threads take some of 50 sequences each through all steps; or two of them do, 9 each, as a step is not work for three.
+    wide = nn.LSTM(20, 128, num_layers=2, bidirectional=True)
+    for lstm, shape in ((wide, (4, 50, 20)), (nn.LSTM(20, 40), (80, 18, 20))):
+        y, state = lstm(draw(*shape))
+        dx, dstate = lstm.backward(draw(*y.shape))
+        for array in (y, *state, dx, *dstate, *(p.grad for p in lstm.parameters())):
+            add(array)
     for channels, size in ((40, 31), (300, 7)):  # Winograd where threads take tiles each, and where they share them
         conv = nn.Conv2d(40, channels, 3, padding=1, algorithm="winograd")
         for array in gradients(conv, draw(2, 40, size, size), draw(2, channels, size, size)).values():

@@ -12,7 +12,7 @@ from numba_nn.core.call import Array, Arrays
 from numba_nn.core.cuda.cast import weight_as, weight_room
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import neutral_terms
-from numba_nn.core.kernel import PARALLEL_GRAIN
+from numba_nn.core.kernel import PARALLEL_GRAIN, REGION_GRAIN
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.product.block import CACHED
 from numba_nn.core.product.gemm import SINGLE, packing_pays, product_work
@@ -28,7 +28,7 @@ from numba_nn.layers.recurrent.gates import (
     gates_forward_packed,
     recurrent_by_dots,
 )
-from numba_nn.layers.recurrent.lstm_steps import GATES, lstm_backward, lstm_forward
+from numba_nn.layers.recurrent.lstm_steps import GATES, lstm_backward, lstm_forward, may_go_apart
 
 WEIGHTS = "weight_ih", "weight_hh"
 
@@ -101,11 +101,16 @@ class Direction:
     def _saved(self, saved: Arrays) -> list[Array]:
         return [saved[name + self.suffix] for name in ("gates", "before", "cells", "squashed")]
 
-    def _step_work(self, walk: Walk) -> float:
-        return product_work(walk.batch, GATES * self.hidden, self.hidden, packed=False)
+    def _step_work(self, walk: Walk, inputs: int = 0) -> float:
+        return product_work(walk.batch, GATES * self.hidden, inputs + self.hidden, packed=False)
 
-    def _whole_step_work(self, walk: Walk) -> float:
-        return product_work(walk.batch, GATES * self.hidden, self.inputs + self.hidden, packed=False)
+    def _walk_work(self, walk: Walk, inputs: int = 0) -> float:
+        """For `Kernel.for_work`: that of a step, but of all steps where threads need not wait for each other in each.
+
+        Yet one thread gains nothing by its being parallel.
+        """
+        step, nbytes = self._step_work(walk, inputs), self.weights[1].value.nbytes // self.hidden * (inputs + self.hidden)
+        return max(step, min(walk.steps * step, REGION_GRAIN - 1)) if may_go_apart(walk.batch, nbytes) else step
 
     def _input_work(self, walk: Walk) -> float:
         return product_work(walk.rows, GATES * self.hidden, self.inputs)
@@ -117,9 +122,9 @@ class Direction:
         gates, *others = self._saved(saved)
         device, dtype, right = self.weights[0].device, x.dtype, packed[1]
         biases = [bias.memory if bias else neutral_terms(GATES * self.hidden, dtype, device)[1] for bias in self.biases]
-        work, weight_ih = self._step_work(walk), no_weights(dtype)
+        work, weight_ih = self._walk_work(walk), no_weights(dtype)
         if self.takes_inputs(walk):
-            work, weight_ih = self._whole_step_work(walk), self._panels(0, right)
+            work, weight_ih = self._walk_work(walk, self.inputs), self._panels(0, right)
             right = right[weight_ih.size :]
         else:
             self._multiply_inputs(gates, saved, packed, x, biases, walk)
@@ -146,7 +151,7 @@ class Direction:
         if walk.steps < 2 or not (self._packs_inputs(walk) and self._packs_states(walk)):
             return False
         nbytes = self.weights[0].value.nbytes + self.weights[1].value.nbytes
-        return nbytes <= CACHED and self._whole_step_work(walk) >= PARALLEL_GRAIN
+        return nbytes <= CACHED and self._step_work(walk, self.inputs) >= PARALLEL_GRAIN
 
     def _packs_inputs(self, walk: Walk) -> bool:
         return self.weights[0].device is CPU and packing_pays(walk.rows, self.hidden, self.inputs, self.weights[0].memory.dtype)
@@ -182,7 +187,7 @@ class Direction:
         gates, before, *others = self._saved(saved)
         weight = self._stack(1, saved)
         device = self.weights[0].device
-        run = lstm_backward.for_work(self._step_work(walk), device)
+        run = lstm_backward.for_work(self._walk_work(walk), device)
         run(dh, dc, gates, *others, packed[1], dy.reshape(-1), weight, dh_last, dc_last, walk.numbers(self.reverse), place)
         for parameter, left in zip(self.weights, (x, before), strict=True):
             if parameter.requires_grad:

@@ -34,7 +34,7 @@ from numba_nn.core.cuda.portable import fetch, put
 from numba_nn.core.cuda.product import ADD, OVERWRITE
 from numba_nn.core.cuda.ptx import WINDOW, cuda, device_function
 from numba_nn.core.cuda.twin import cuda_helper, cuda_kernel
-from numba_nn.core.kernel import In, Out, Saved, Scratch, inlined, inner, kernel
+from numba_nn.core.kernel import PARALLEL_GRAIN, In, Out, Saved, Scratch, inlined, inner, kernel
 from numba_nn.core.product.block import CACHED, block_span
 from numba_nn.core.product.fma_tile import ROW_PANELS
 from numba_nn.core.product.gemm import TASKS
@@ -54,16 +54,24 @@ from numba_nn.layers.recurrent.gates import (
 
 GATES = 4
 BLOCK_ROWS = 128  # rows of a block, each of which goes over all weights: 100 in one take 0.94 of the time of three (Intel Xeon)
-APART_ROWS = 8  # see `goes_apart`
+APART_ROWS, SHARED_WORK = 8, 16 * PARALLEL_GRAIN  # see `workers_apart`; SHARED_WORK: multiply-adds that are work for threads
+
+
+def may_go_apart(batch: int, nbytes: int) -> bool:
+    """Whether threads take sequences of their own, where there are two: see `workers_apart`."""
+    return batch >= 2 * APART_ROWS and nbytes <= CACHED
 
 
 @inner
-def goes_apart(batch, nbytes):
-    """Whether each thread takes sequences of its own through all steps: then no step waits for the other threads.
+def workers_apart(batch, weights, itemsize):
+    """How many threads take sequences of their own through all steps, and wait for each other once; 0 if they share each step.
 
-    That needs tiles with enough rows, and weights, of so many bytes in all, that the L2 cache of every core holds.
+    That needs tiles with enough rows, and ``weights`` that the L2 cache of every core holds. Where there are more threads than
+    have rows enough, and a step is work for them, all share it.
     """
-    return 1 < team_size() <= batch // APART_ROWS and nbytes <= CACHED
+    team, most = team_size(), batch // APART_ROWS
+    shares = team > most and batch * weights >= SHARED_WORK
+    return 0 if team == 1 or most < 2 or weights * itemsize > CACHED or shares else min(team, most)
 
 
 @inner
@@ -72,10 +80,11 @@ def step_blocks(batch, hidden, height, width, apart):
 
     Four panels of units, or two where threads would have nothing to do: what follows element by element goes over them at once
     (50 steps of 32 rows and 128 units: 1.7 ms in place of 1.8 with two; 28 steps of 100 rows: 2.9 and 3.1 ms, Intel Xeon).
+    ``apart``: by `workers_apart`.
     """
     row_blocks, unit_panels, team = -(-batch // BLOCK_ROWS), -(-hidden // width), team_size()
     if apart:
-        return -(-row_blocks // team) * team, 1, batch, 1, unit_panels
+        return -(-row_blocks // apart) * apart, 1, batch, 1, unit_panels
     least = min(team, -(-unit_panels // ROW_PANELS)) if row_blocks == 1 else 1
     return row_blocks, min(TASKS, max(least, -(-unit_panels // (2 * ROW_PANELS)))), -(-batch // height), height, unit_panels
 
@@ -129,7 +138,7 @@ def lstm_forward(
         at = np.uintp((first + n * across) * hidden)
         for j in range(np.uintp(hidden if steps > 0 else 0)):
             before[at + j] = h0[n, j]
-    apart = goes_apart(batch, weight.nbytes + weight_ih.nbytes)
+    apart = workers_apart(batch, weight.size + weight_ih.size, weight.itemsize)
     row_blocks, unit_blocks, row_panels, panel, unit_panels = step_blocks(batch, hidden, height, width, apart)
     together = max(1, steps) if apart else 1  # steps between which threads do not meet
     for begin in range(0, steps, together):
@@ -191,7 +200,7 @@ def lstm_backward(
     for n in prange(batch):
         for j in range(hidden):
             dh[n, j], dc[n, j] = dh_last[n, j], dc_last[n, j]
-    apart = goes_apart(batch, weight.nbytes)
+    apart = workers_apart(batch, weight.size, weight.itemsize)
     row_blocks, unit_blocks, row_panels, panel, unit_panels = step_blocks(batch, hidden, height, width, apart)
     together = steps + 1 if apart else 1  # with the step before the first, in which dh goes through the weights only
     for begin in range(steps - 1, -2, -together):
