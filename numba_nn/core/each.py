@@ -149,7 +149,7 @@ def _each_piece(emit: Emitter, to: list[Any], values: _Values, far: Any, past: b
             for array in others:
                 emit.copy_exactly(array.data, first.data, array.nitems)
         with beyond:
-            room = builder.bitcast(cgutils.alloca_once(builder, ir.ArrayType(emit.element, PIECE)), first.data.type)
+            room = emit.room(PIECE)
             with _pieces(builder, first.nitems, INTP(PIECE)) as (start, count):
                 values.fetch(builder.add(start, INTP(PIECES_AHEAD)), count)
                 piece = room if past else builder.gep(first.data, [start])

@@ -110,6 +110,14 @@ class Emitter:
         kind = ir.FunctionType(result, [a.type for a in arguments])
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
 
+    def room(self, count: int) -> Any:
+        """Memory on the stack for so many elements, with whatever contents.
+
+        Numba's ``alloca_once`` fills it with zeros whenever the function is entered: 10 KB for the tile of matrix products.
+        """
+        with self.builder.goto_entry_block():
+            return self.builder.bitcast(self.builder.alloca(ir.ArrayType(self.element, count)), self.element.as_pointer())
+
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         """a b + c."""
         return self.call("fmuladd", self.vector, [a, b, c])

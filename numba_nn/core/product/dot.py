@@ -67,11 +67,10 @@ class DotEmitter(Emitter):
 
     def sums(self, rows: int, columns: int, a: Any, a_row: Any, b: Any, b_row: Any, size: Any) -> Any:
         """The sums of a tile, in order, in memory; rows and columns that are not wanted are copies of the last."""
-        builder, (wanted_rows, wanted_columns, depth) = self.builder, size
+        wanted_rows, wanted_columns, depth = size
         left, right = self.pointers(a, a_row, rows, wanted_rows), self.pointers(b, b_row, columns, wanted_columns)
         sums = self.add_lanes(self.products(left, right, depth))
-        spill = cgutils.alloca_once(builder, ir.ArrayType(self.element, len(sums) * self.lanes))
-        spilled = builder.bitcast(spill, self.element.as_pointer())
+        spilled = self.room(len(sums) * self.lanes)
         for n, value in enumerate(sums):
             self.store(value, spilled, INTP(n * self.lanes))
         return spilled

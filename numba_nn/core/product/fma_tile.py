@@ -122,8 +122,7 @@ class FmaEmitter(Emitter):
         """C = sums, or C += sums, in the first rows and columns only, by way of the stack."""
         builder, vectors = self.builder, len(sums[0])
         width = vectors * self.lanes
-        spill = cgutils.alloca_once(builder, ir.ArrayType(self.element, len(sums) * width))
-        spilled = builder.bitcast(spill, self.element.as_pointer())
+        spilled = self.room(len(sums) * width)
         for i, row in enumerate(sums):
             for j, value in enumerate(row):
                 self.store(value, spilled, INTP(i * width + j * self.lanes))
