@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 from numba.core.runtime import _nrt_python, rtsys
 
-TRANSIENT = 16_384  # bytes of Python objects that a call may make and drop; arrays of larger cases exceed it
+TRANSIENT = 20_480  # bytes of Python objects that a call may make and drop; arrays of larger cases exceed it
 
 
 @contextmanager

@@ -177,6 +177,8 @@ class Workspace:
         if array is None:
             return None
         if isinstance(array, tuple):
+            if all(one is None or self.device.is_plain(one) for one in array):
+                return array
             return tuple([self.contiguous(f"{name}{i}", one) for i, one in enumerate(array)])
         if self.device.is_plain(array):
             return array

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from numba_nn.core.call import Array, Arrays, Call
-from numba_nn.core.checks import check_array, check_count, check_dtype, check_flag, check_shape
+from numba_nn.core.checks import check_array, check_count, check_dtype, check_fits, check_flag, check_shape
 from numba_nn.core.cuda.cast import copy_forward
 from numba_nn.core.cuda.narrow import is_narrow, wide
 from numba_nn.core.device import CPU
@@ -19,9 +20,19 @@ from numba_nn.core.parameter import Parameter
 from numba_nn.core.random import MaskStream, uniform
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.dropout import WORK, drop_elements, mask_terms
-from numba_nn.layers.recurrent.direction import Direction, Walk
+from numba_nn.layers.recurrent.direction import Direction, Plan, Walk
 from numba_nn.layers.recurrent.gates import packed_room, sums_room
 from numba_nn.layers.recurrent.lstm_steps import GATES
+
+
+class Geometry(NamedTuple):
+    """What follows from an input's shape."""
+
+    state_shape: Shape
+    """Of h, and of c, as callers give them."""
+    plans: list[list[Plan]]
+    """For each direction of each layer."""
+
 
 Pair = tuple[Array, Array]
 SomePair = tuple[Array | None, Array | None]
@@ -34,8 +45,6 @@ class LSTMBase(Layer):
     """
 
     keeps_input = True
-    final_state: ClassVar[str] = "state_out"
-    """Name of the argument of forward that says where the final state goes."""
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool, dtype: Any) -> None:
         super().__init__()
@@ -69,8 +78,9 @@ class LSTMBase(Layer):
     def _directions(self) -> int:
         return len(self._stack[0])
 
-    def _geometry(self, x_shape: Shape, dtype: Any) -> Walk:
-        return self._walk(x_shape)
+    def _geometry(self, x_shape: Shape, dtype: Any) -> Geometry:
+        walk = self._walk(x_shape)
+        return Geometry(walk.state_shape, [[direction.plan(walk) for direction in layer] for layer in self._stack])
 
     def saved_spec(self, x_shape: Shape, dtype: Any) -> dict[str, Spec]:
         """What each direction keeps, the input of every layer but the first, and its dropout mask as `Dropout` keeps it."""
@@ -124,11 +134,13 @@ class LSTMBase(Layer):
             return None, None
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ArgumentError(f"{self!r}: {name} must be a pair of arrays (h, c), got {type(pair).__name__}")
-        h, c = (self.device.accept(array) for array in pair)
+        (h, c), shape, dtype, device = pair, call.geometry.state_shape, call.dtype, self.device
+        if type(h) is type(c) is ndarray and h.shape == c.shape == shape and h.dtype is c.dtype is dtype and device is CPU:
+            return h, c
+        h, c = device.accept(h), device.accept(c)
         for letter, array in (("h", h), ("c", c)):
             if array is not None:
-                check_array(self, f"{letter} of {name}", array, call.dtype, self.device)
-                check_shape(self, f"{letter} of {name}", array.shape, call.geometry.state_shape)
+                check_fits(self, f"{letter} of {name}", array, shape, dtype, device)
         return h, c
 
     def _pair_destination(self, name: str, out: Any, call: Call, *others: Array | None) -> Pair:
@@ -146,7 +158,7 @@ class LSTMBase(Layer):
         h0, c0 = self._check_pair("state", state, call)
         inputs = [array for array in (x, h0, c0) if array is not None]
         y = self._destination(out, "out", call.y_shape, call.dtype, *inputs)
-        h, c = self._pair_destination(self.final_state, state_out, call, y, *inputs)
+        h, c = self._pair_destination("state_out", state_out, call, y, *inputs)
         self._compute(call, (y, h, c), (x, h0, c0), keep)
         return y, (h, c)
 
@@ -185,9 +197,9 @@ class LSTMBase(Layer):
     def _states(self, call: Call, *arrays: Array | None) -> list[list[Array]]:
         """Arrays of states as one (N, H) for each direction of each layer; zeros for None."""
         zeros, count = call.scratch["zeros"], len(self._stack) * self._directions
-        self.device.clear(zeros)
-        stacks = [None if a is None else a.reshape(count, *zeros.shape) for a in arrays]
-        return [[zeros] * count if stack is None else [stack[i] for i in range(count)] for stack in stacks]
+        if any(a is None for a in arrays):
+            self.device.clear(zeros)
+        return [[zeros] * count if a is None else list(a.reshape(count, *zeros.shape)) for a in arrays]
 
     def _cell(self, call: Call, c: Array) -> Array:
         """What a cell state, or its gradient, is added up in: see `scratch_spec`."""
@@ -213,12 +225,12 @@ class LSTMBase(Layer):
         saved["drops"] = self.training
         states = zip(*self._states(call, *y[1:], *x[1:]), strict=True)
         source = x[0]
-        for index, layer in enumerate(self._stack, start=1):
+        for index, (layer, plans) in enumerate(zip(self._stack, call.geometry.plans, strict=True), start=1):
             target = y[0] if index == len(self._stack) else between if self.dropout else saved[f"x{index}"]
-            for number, direction in enumerate(layer):
+            for number, (direction, plan) in enumerate(zip(layer, plans, strict=True)):
                 h, c, h0, c0 = next(states)
                 cell = self._cell(call, c)
-                direction.forward(target, h, cell, saved, packed, source, h0, c0, call.geometry, self._place(number))
+                direction.forward(target, h, cell, saved, packed, source, h0, c0, plan, self._place(number))
                 self._hand_out(c, cell)
             source = target
             if target is between:
@@ -228,9 +240,9 @@ class LSTMBase(Layer):
                 self._drop(source, between, saved, index)
 
     def _pack_for(self, call: Call) -> None:
-        for layer in self._stack:
-            for direction in layer:
-                direction.pack(call.geometry, (call.scratch["left"], call.scratch["right"]))
+        for layer, plans in zip(self._stack, call.geometry.plans, strict=True):
+            for direction, plan in zip(layer, plans, strict=True):
+                direction.pack(plan, (call.scratch["left"], call.scratch["right"]))
 
     def _backward(self, call: Call, dx: Any, dy: Any, x: Any, saved: Arrays) -> None:
         packed, between = (call.scratch["left"], call.scratch["right"]), call.scratch["between"]
@@ -240,15 +252,16 @@ class LSTMBase(Layer):
             given = between
         states = list(zip(*self._states(call, *dx[1:], *dy[1:]), strict=True))
         for index in range(len(self._stack) - 1, -1, -1):
-            layer, source = self._stack[index], saved[f"x{index}"] if index else x[0]
-            for number, direction in enumerate(layer):
+            layer = list(zip(self._stack[index], call.geometry.plans[index], strict=True))
+            source = saved[f"x{index}"] if index else x[0]
+            for number, (direction, plan) in enumerate(layer):
                 dh, dc, dh_last, dc_last = states[index * len(layer) + number]
                 place, cell = self._place(number), self._cell(call, dc)
-                direction.backward(dh, cell, saved, packed, given, source, dh_last, dc_last, call.geometry, place)
+                direction.backward(dh, cell, saved, packed, given, source, dh_last, dc_last, plan, place)
                 self._hand_out(dc, cell)
             target = between if index else dx[0]
-            for number, direction in enumerate(layer if target is not None else []):
-                direction.backward_input(target, saved, packed, call.geometry, accumulate=number > 0)
+            for number, (direction, plan) in enumerate(layer if target is not None else []):
+                direction.backward_input(target, saved, packed, plan, accumulate=number > 0)
             given = target
             if index and self.dropout:
                 self._drop(source, between, saved, index)  # the layer's input has been read for the last time

@@ -37,8 +37,6 @@ class LSTMCell(LSTMBase):
         If a size is less than 1.
     """
 
-    final_state = "out"
-
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: Any = np.float32) -> None:
         super().__init__(input_size, hidden_size, bias, dtype)
         self._stack.append([self._direction("", input_size)])
@@ -94,8 +92,9 @@ class LSTMCell(LSTMBase):
             x = self._accept(x)
             self._check_input(x)
             call = self._call(x.shape, x.dtype)
-            h, c = self._check_pair("out", out, call)
-            h, (_, c) = self._advance(call, x, state, h, (call.scratch["h"], c), self.training)
+            before = self._check_pair("state", state, call)
+            h, c = self._pair_destination("out", out, call, x, *before)
+            self._compute(call, (h, call.scratch["h"], c), (x, *before), self.training)
             return h, c
 
     def backward(  # type: ignore[override]

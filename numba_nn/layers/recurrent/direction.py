@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,6 +61,21 @@ class Walk:
         return self.steps, 0, self.step, self.across
 
 
+class Plan(NamedTuple):
+    """What a `Direction` derives from how rows are walked, once; works are for `Kernel.for_work`."""
+
+    walk: Walk
+    numbers: tuple[int, int, int, int]
+    """Of the walk, the direction's way."""
+    takes_inputs: bool
+    """Whether each step multiplies its own inputs."""
+    packs: tuple[bool, bool]
+    """Whether weights of inputs, and of states, are read from panels."""
+    forward_work: float
+    backward_work: float
+    input_work: float
+
+
 class Direction:
     """One direction of one LSTM layer.
 
@@ -101,67 +116,73 @@ class Direction:
     def _saved(self, saved: Arrays) -> list[Array]:
         return [saved[name + self.suffix] for name in ("gates", "before", "cells", "squashed")]
 
-    def _step_work(self, walk: Walk, inputs: int = 0) -> float:
+    # ---- plans -------------------------------------------------------------------------------------------------------
+
+    def plan(self, walk: Walk) -> Plan:
+        """The plan for a walk, on the device where the weights live."""
+        on_cpu, dtype = self.weights[0].device is CPU, self.weights[0].memory.dtype
+        packs = (
+            on_cpu and packing_pays(walk.rows, self.hidden, self.inputs, dtype),
+            on_cpu and not recurrent_by_dots.py_func(walk.steps, walk.batch, self.hidden),
+        )
+        takes = walk.steps > 1 and all(packs) and self._inputs_stay(walk)
+        return Plan(
+            walk, walk.numbers(self.reverse), takes, packs, self._walk_work(walk, self.inputs if takes else 0),
+            self._walk_work(walk), product_work(walk.rows, GATES * self.hidden, self.inputs),
+        )  # fmt: skip
+
+    def _inputs_stay(self, walk: Walk) -> bool:
+        """Whether steps do well to multiply their own inputs: weights stay in an L2 cache, and a step is work for threads.
+
+        Gates then need not come back from memory: 50 steps of 32 rows, 64 inputs to 128 units, take 0.91 to 0.96 of the time on
+        an Intel Xeon. Less work is done serially in a step, where all inputs are not: of 16 rows 1.1 times, two threads.
+        """
+        nbytes = self.weights[0].value.nbytes + self.weights[1].value.nbytes
+        return nbytes <= CACHED and self._step_work(walk, self.inputs) >= PARALLEL_GRAIN
+
+    def _step_work(self, walk: Walk, inputs: int) -> float:
         return product_work(walk.batch, GATES * self.hidden, inputs + self.hidden, packed=False)
 
     def _walk_work(self, walk: Walk, inputs: int = 0) -> float:
-        """For `Kernel.for_work`: that of a step, but of all steps where threads need not wait for each other in each.
+        """That of a step, but of all steps where threads need not wait for each other in each.
 
         Yet one thread gains nothing by its being parallel.
         """
         step, nbytes = self._step_work(walk, inputs), self.weights[1].value.nbytes // self.hidden * (inputs + self.hidden)
         return max(step, min(walk.steps * step, REGION_GRAIN - 1)) if may_go_apart(walk.batch, nbytes) else step
 
-    def _input_work(self, walk: Walk) -> float:
-        return product_work(walk.rows, GATES * self.hidden, self.inputs)
+    # ---- passes ------------------------------------------------------------------------------------------------------
 
     def forward(
-        self, y: Array, h: Array, c: Array, saved: Arrays, packed: Any, x: Array, h0: Array, c0: Array, walk: Walk, place: Any
+        self, y: Array, h: Array, c: Array, saved: Arrays, packed: Any, x: Array, h0: Array, c0: Array, plan: Plan, place: Any
     ) -> None:
         """Write the outputs into their place in y, and the final state (h, c), each (N, H)."""
         gates, *others = self._saved(saved)
         device, dtype, right = self.weights[0].device, x.dtype, packed[1]
         biases = [bias.memory if bias else neutral_terms(GATES * self.hidden, dtype, device)[1] for bias in self.biases]
-        work, weight_ih = self._walk_work(walk), no_weights(dtype)
-        if self.takes_inputs(walk):
-            work, weight_ih = self._walk_work(walk, self.inputs), self._panels(0, right)
+        if plan.takes_inputs:
+            weight_ih = self._panels(0, right)
             right = right[weight_ih.size :]
         else:
-            self._multiply_inputs(gates, saved, packed, x, biases, walk)
-        weight = self._panels(1, right) if self._packs_states(walk) else self._stack(1, saved)
-        run, walked = lstm_forward.for_work(work, device), walk.numbers(self.reverse)
-        run(y.reshape(-1), h, c, gates, *others, x.reshape(-1), weight_ih, *biases, weight, h0, c0, walked, place)
+            weight_ih = no_weights(dtype)
+            self._multiply_inputs(gates, saved, packed, x, biases, plan)
+        weight = self._panels(1, right) if plan.packs[1] else self._stack(1, saved)
+        run = lstm_forward.for_work(plan.forward_work, device)
+        run(y.reshape(-1), h, c, gates, *others, x.reshape(-1), weight_ih, *biases, weight, h0, c0, plan.numbers, place)
 
-    def _multiply_inputs(self, gates: Array, saved: Arrays, packed: Any, x: Array, biases: list[Array], walk: Walk) -> None:
+    def _multiply_inputs(self, gates: Array, saved: Arrays, packed: Any, x: Array, biases: list[Array], plan: Plan) -> None:
         """What the gates have of the inputs, of all steps at once."""
-        device, work, (left, right) = self.weights[0].device, self._input_work(walk), packed
-        if self._packs_inputs(walk) and self.weights[0].locked:
-            run = gates_forward_packed.for_work(work)
+        left, right = packed
+        if plan.packs[0] and self.weights[0].locked:
+            run = gates_forward_packed.for_work(plan.input_work)
             run(gates, left, x.reshape(1, -1), self._panels(0, right), *biases, SHARED, EACH)
         else:
-            run = gates_forward.for_work(work, device)
+            run = gates_forward.for_work(plan.input_work, self.weights[0].device)
             run(gates, left, right, x.reshape(1, -1), self._stack(0, saved), *biases, SHARED, EACH)
 
-    def takes_inputs(self, walk: Walk) -> bool:
-        """Whether each step multiplies its own inputs: where the weights stay in an L2 cache, and a step is work for threads.
-
-        Gates then need not come back from memory: 50 steps of 32 rows, 64 inputs to 128 units, take 0.91 to 0.96 of the time on
-        an Intel Xeon. Less work is done serially in a step, where all inputs are not: of 16 rows 1.1 times, two threads.
-        """
-        if walk.steps < 2 or not (self._packs_inputs(walk) and self._packs_states(walk)):
-            return False
-        nbytes = self.weights[0].value.nbytes + self.weights[1].value.nbytes
-        return nbytes <= CACHED and self._step_work(walk, self.inputs) >= PARALLEL_GRAIN
-
-    def _packs_inputs(self, walk: Walk) -> bool:
-        return self.weights[0].device is CPU and packing_pays(walk.rows, self.hidden, self.inputs, self.weights[0].memory.dtype)
-
-    def _packs_states(self, walk: Walk) -> bool:
-        return self.weights[1].device is CPU and not recurrent_by_dots.py_func(walk.steps, walk.batch, self.hidden)
-
-    def pack(self, walk: Walk, packed: Any) -> None:
+    def pack(self, plan: Plan, packed: Any) -> None:
         """Have what forwards of so many rows, and fewer, read of locked weights; packed: room as in `forward`."""
-        for which, packs in enumerate((self._packs_inputs(walk), self._packs_states(walk))):
+        for which, packs in enumerate(plan.packs):
             if packs and self.weights[which].locked:
                 self._panels(which, packed[1])
 
@@ -172,6 +193,9 @@ class Direction:
     def _panels(self, which: int, room: Array) -> Array:
         """`_stack`, packed."""
         weight = self.weights[which]
+        made = weight.kept("gates") if weight.locked else None
+        if made is not None:
+            return made
         depth = weight.memory.shape[1]
         size = GATES * panel_sizes(1, self.hidden, depth, weight.memory.dtype)[1]
         return weight.packed("gates", room[:size].reshape(GATES, -1), self._pack)
@@ -181,26 +205,26 @@ class Direction:
 
     def backward(
         self, dh: Array, dc: Array, saved: Arrays, packed: Any, dy: Array, x: Array, dh_last: Array, dc_last: Array,
-        walk: Walk, place: Any,
+        plan: Plan, place: Any,
     ) -> None:  # fmt: skip
         """Write (dh, dc), the gradient of the initial state, and add to those of the parameters; gates: their gradients."""
         gates, before, *others = self._saved(saved)
         weight = self._stack(1, saved)
         device = self.weights[0].device
-        run = lstm_backward.for_work(self._walk_work(walk), device)
-        run(dh, dc, gates, *others, packed[1], dy.reshape(-1), weight, dh_last, dc_last, walk.numbers(self.reverse), place)
+        run = lstm_backward.for_work(plan.backward_work, device)
+        run(dh, dc, gates, *others, packed[1], dy.reshape(-1), weight, dh_last, dc_last, plan.numbers, place)
         for parameter, left in zip(self.weights, (x, before), strict=True):
             if parameter.requires_grad:
-                run = gates_backward_weight.for_work(product_work(walk.rows, *parameter.value.shape), device)
+                run = gates_backward_weight.for_work(product_work(plan.walk.rows, *parameter.value.shape), device)
                 grad = parameter.grad.reshape(GATES, -1)
                 run(grad, *packed, left.reshape(1, -1), gates, EACH, SHARED, self.hidden)
         for bias in self.biases:
             if bias and bias.requires_grad:
                 gates_backward_bias.for_work(gates.size, device)(bias.grad, packed[0], gates)
 
-    def backward_input(self, dx: Array, saved: Arrays, packed: Any, walk: Walk, accumulate: bool) -> None:
+    def backward_input(self, dx: Array, saved: Arrays, packed: Any, plan: Plan, accumulate: bool) -> None:
         """Write the gradient of x, added to what dx holds if ``accumulate``; after `backward`."""
         gates = self._saved(saved)[0]
-        run = gates_backward_input.for_work(self._input_work(walk), self.weights[0].device)
+        run = gates_backward_input.for_work(plan.input_work, self.weights[0].device)
         weight = self._stack(0, saved)
         run(dx.reshape(1, -1), *packed, gates, weight, SINGLE, self.hidden, int(accumulate))
