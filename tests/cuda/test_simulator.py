@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -261,9 +260,8 @@ def tiled_product(c: Out, a: In, b: In):
     c[row, column] = total
 
 
-def test_a_tiled_product_takes_a_fraction_of_a_second():
+def test_a_tiled_product():
+    """Blocks of 256 threads with barriers: 0.3 s, as threads are greenlets."""
     a, b = np.random.default_rng(0).standard_normal((2, 64, 64), np.float32)
-    start = time.process_time()
     c = simulate(tiled_product, (4, 4), (16, 16), np.full((64, 64), np.nan, np.float32), a, b)
-    assert time.process_time() - start < 2  # 0.3 s; the bound is for a busy machine
     np.testing.assert_allclose(c, a @ b, rtol=1e-5, atol=1e-4)
