@@ -246,6 +246,10 @@ DIGEST = """
     for array in gradients(few, draw(8, 2, 64, 64), draw(8, 6, 64, 64)).values():
         add(array)
     add(nn.matmul(draw(3, 250, 130), draw(130, 270)))
+    for layer, shape in ((nn.Linear(40, 33, dtype=float), (5000, 40)), (nn.Conv2d(3, 20, 3, dtype=float), (9, 3, 40, 40))):
+        x = draw(*shape).astype(float)
+        for array in gradients(layer, x, layer(x)).values():
+            add(array)
     add(nn.core.random.normal((100_001,), 1.0))
     print(json.dumps([numba.get_num_threads(), digest.hexdigest()]))
 """

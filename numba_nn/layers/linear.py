@@ -28,7 +28,7 @@ from numba_nn.core.cuda.twin import covering, cuda_kernel
 from numba_nn.core.device import CPU
 from numba_nn.core.epilogue import Terms, bias_terms, finish_features, neutral_terms
 from numba_nn.core.errors import ShapeError
-from numba_nn.core.kernel import In, Out, Scratch, kernel
+from numba_nn.core.kernel import In, Out, Scratch, exact, kernel
 from numba_nn.core.layer import Layer
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.product.gemm import SINGLE, gemm, packed_sizes, packing_pays, product_work
@@ -92,6 +92,12 @@ def linear_backward_weight(dweight: Out, packed_dy: Scratch, packed_x: Scratch, 
     )  # fmt: skip
 
 
+@exact
+def in_order(total, part):
+    """total + part, one after the other: LLVM would add in another order where the loop around is not parallel."""
+    return total + part
+
+
 @kernel
 def linear_backward_bias(dbias: Out, partial: Scratch, dy: In):
     """dbias += sum over rows, whose blocks' sums are added in float64; dy: (B, O), partial: flat, O for every block."""
@@ -109,7 +115,7 @@ def linear_backward_bias(dbias: Out, partial: Scratch, dy: In):
     for o in prange(features):
         total = 0.0
         for block in range(blocks):
-            total += partial[block * features + o]
+            total = in_order(total, partial[block * features + o])
         dbias[o] += total
 
 

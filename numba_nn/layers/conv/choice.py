@@ -58,6 +58,8 @@ def candidates(one_pass: str, problem: Problem) -> list[type[Algorithm]]:
     packed serves all batches.
     """
     kinds = [kind for kind in DIRECT["weight" if one_pass == "weight" else "output"] if not kind.refusal(problem, one_pass)]
+    if Im2row not in kinds:
+        return kinds
     of_one = min(kinds, key=lambda kind: kind.cost(problem.of_one_image, one_pass))
     return [kind for kind in kinds if (kind is Im2row) == (of_one is Im2row)]
 
@@ -77,8 +79,9 @@ def choose(problem: Problem, wanted: str, device: Device = CPU) -> dict[str, Pas
     """The algorithm of every pass, for each of the `PRECISIONS`; a GPU has one for all."""
     if device is not CPU:
         return dict.fromkeys(PRECISIONS, dict.fromkeys(PASSES, OnCuda(problem)))
+    judged = problem if problem.x_shape[0] else problem.of_one_image  # no images cost nothing, whatever computes them
     kinds = {
-        mode: {one_pass: best(one_pass, problem, wanted, exact=mode == "exact") for one_pass in PASSES} for mode in PRECISIONS
+        mode: {one_pass: best(one_pass, judged, wanted, exact=mode == "exact") for one_pass in PASSES} for mode in PRECISIONS
     }
     made = {kind: kind(problem) for passes in kinds.values() for kind in set(passes.values())}
     return {mode: {one_pass: made[kind] for one_pass, kind in passes.items()} for mode, passes in kinds.items()}

@@ -39,8 +39,8 @@ def pack_patches(panels, at, width, x, channel, channels, out_size, geometry, fi
     left, column = last - first, 0
     while left > 0:
         if column == 0 and left < width:  # numbers that are left from other work may be so small that each takes 100 cycles
-            start = (left - 1) // lanes * lanes
-            clear_rows(panels, at + start, width, lanes_between(0, min(lanes, width - start)), depth)
+            for start in range((left - 1) // lanes * lanes, width, lanes):
+                clear_rows(panels, at + start, width, lanes_between(0, min(lanes, width - start)), depth)
         run = min(min(out_size[1] - w, width - column), min(left, lanes))
         plane = image * x.shape[1] + channel
         pack_run(panels, at + column, width, width - column, x, plane, channels, (h, w), run, geometry)

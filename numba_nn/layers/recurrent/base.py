@@ -199,7 +199,8 @@ class LSTMBase(Layer):
         zeros, count = call.scratch["zeros"], len(self._stack) * self._directions
         if any(a is None for a in arrays):
             self.device.clear(zeros)
-        return [[zeros] * count if a is None else list(a.reshape(count, *zeros.shape)) for a in arrays]
+        stacks = [None if a is None else a.reshape(count, *zeros.shape) for a in arrays]
+        return [[zeros] * count if stack is None else [stack[i] for i in range(count)] for stack in stacks]
 
     def _cell(self, call: Call, c: Array) -> Array:
         """What a cell state, or its gradient, is added up in: see `scratch_spec`."""

@@ -125,7 +125,7 @@ def lstm_forward(
     """Every step from (h0, c0) to (h, c), each (N, H); gates, before, cells, squashed (tanh of c): of all steps.
 
     gates: `gates_forward` of x (B I,), or nothing yet if weight_ih (Q, ...) comes packed: then each step computes its own, as
-    `Direction.takes_inputs` says. cells, squashed: empty if no backward follows; then gates are not their activations
+    `Plan.takes_inputs` says. cells, squashed: empty if no backward follows; then gates are not their activations
     afterwards. weight: (Q, ...), weight_hh as it is if `recurrent_by_dots`, else packed.
     """
     steps, first, step, across = walk
