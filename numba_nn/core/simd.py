@@ -111,12 +111,15 @@ class Emitter:
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
 
     def room(self, count: int) -> Any:
-        """Memory on the stack for so many elements, with whatever contents.
+        """Memory on the stack for so many elements, with whatever contents, aligned to cache lines.
 
-        Numba's ``alloca_once`` fills it with zeros whenever the function is entered: 10 KB for the tile of matrix products.
+        Numba's ``alloca_once`` aligns nothing, and fills it with zeros whenever the function is entered: 10 KB for the tile of
+        matrix products. Without both, 50 x 70 x 90 takes 0.94 of the time, 20 steps of an LSTM of 4 rows 0.8 (Intel Xeon).
         """
         with self.builder.goto_entry_block():
-            return self.builder.bitcast(self.builder.alloca(ir.ArrayType(self.element, count)), self.element.as_pointer())
+            memory = self.builder.alloca(ir.ArrayType(self.element, count))
+            memory.align = LINE
+            return self.builder.bitcast(memory, self.element.as_pointer())
 
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         """a b + c."""
