@@ -217,8 +217,8 @@ class BinaryFunction(Function):
         DeviceError
             If arrays live on different devices.
         """
-        if type(b) is not ndarray and isinstance(b, NUMBERS) and is_plain(a):
-            b = np.array(b, a.dtype)
+        if is_number(b) and is_plain(a):
+            b = scalar_array(b, a.dtype, CPU)
         plain = is_plain(a) and is_plain(b) and a.dtype is b.dtype
         one: Any
         other: Any

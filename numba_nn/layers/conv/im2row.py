@@ -35,7 +35,9 @@ from numba_nn.layers.conv.patches import pack_patches
 from numba_nn.layers.conv.planes import layouts
 
 ROWS, COLUMNS = 240, BLOCK_BYTES // 2048  # pixels and channels of a block, whose sums take half of BLOCK_BYTES in float32
-PACK_RUN, PLACE = 12, 60  # times of packing a run of pixels, and of placing a vector, in multiply-adds of one (Intel Xeon)
+# Time in multiply-adds of a vector (Intel Xeon): of packing a run of pixels, and of placing a vector, 20 to 35 where y is in
+# the cache, more where it is not.
+PACK_RUN, PLACE = 12, 60
 
 
 @kernel
@@ -104,11 +106,9 @@ class Im2row(Algorithm):
     def __init__(self, problem: Problem) -> None:
         problem = problem.in_one_row
         super().__init__(problem)
-        self._layouts = layouts(problem.of_one_image)
-        tables = [plan.table[0].tolist() for plan in plans(problem.of_one_image)]
-        steps = (plan.correlation.step for plan in plans(problem.of_one_image))
-        self._strides = weight_strides(problem)
-        self._geometries = [(*row[4:6], *step, *row[6:]) for row, step in zip(tables, steps, strict=True)]
+        self._layouts, self._strides = layouts(problem.of_one_image), weight_strides(problem)
+        passes = [(plan.phases[0], plan.correlation.step) for plan in plans(problem.of_one_image)]
+        self._geometries = [(*phase.taps, *step, *phase.origin, *phase.apart) for phase, step in passes]
 
     @classmethod
     def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
