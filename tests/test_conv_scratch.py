@@ -51,10 +51,12 @@ def draw_im2col(rng):
 def draw_winograd(rng):
     """The same, of what Winograd's algorithm can serve: up to several chunks of tiles and blocks of channels."""
     channels, out_channels = (int(rng.integers(1, (4, 20, 70)[rng.integers(3)])) for _ in range(2))
-    padding = int(rng.integers(5)), int(rng.integers(5))
-    size = [max(1, 3 - 2 * p) + int(rng.integers((1, 9, 20, 70)[rng.integers(4)])) for p in padding]
-    kwargs = {"padding": padding, "bias": bool(rng.integers(2)), "algorithm": "winograd"}
-    return (channels, out_channels, 3), kwargs, (int(rng.integers(1, (3, 20)[rng.integers(2)])), channels, *size)
+    kernel = ((3, 3), (3, 3), (5, 5), (1, 3), (1, 5))[rng.integers(5)]
+    padding, dilation = ([int(n) for n in rng.integers(*bounds, size=2)] for bounds in ((0, 5), (1, (2, 4)[rng.integers(2)])))
+    least = [max(1, (k - 1) * d + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    size = [n + int(rng.integers((1, 9, 20, 70)[rng.integers(4)])) for n in least]
+    kwargs = {"padding": tuple(padding), "dilation": tuple(dilation), "bias": bool(rng.integers(2)), "algorithm": "winograd"}
+    return (channels, out_channels, kernel), kwargs, (int(rng.integers(1, (3, 20)[rng.integers(2)])), channels, *size)
 
 
 def draw_pointwise(rng):

@@ -1,18 +1,21 @@
-"""Convolution with 3 x 3 taps and stride 1 by Winograd's algorithm F(4x4, 3x3): 36 multiplications where 144 would do.
+"""Convolution with stride 1 by Winograd's algorithm, with 3 x 3 taps F(4x4, 3x3): 36 multiplications where 144 would do.
 
     Y = A' [ sum_c (G g_c G') * (B' d_c B) ] A
 
 for a tile Y of 4 x 4 outputs, the 6 x 6 inputs d_c that it depends on, and the weights g_c of input channel c
 (`numba_nn.layers.conv.winograd_matrices` has the matrices and the sources). The sum over channels is a matrix product for
-each of the 36 numbers of a tile, which is where the time goes. The input gradient is the same convolution of dy, with weights
-of input and output channels exchanged, taps reversed, and padding 2 - p.
+each of the 36 numbers of a tile, which is where the time goes. With 5 x 5 taps tiles have 2 x 2 outputs, and 36 numbers do
+where 100 would; those of signals, with 3 or 5 taps, are of one row: 6 numbers for 12, or for 10. The input gradient is the same
+convolution of dy, with weights of input and output channels exchanged, taps reversed, and padding (k - 1) d - p for k taps of
+dilation d.
 
 Images are worked off in chunks of tiles whose transformed inputs stay in the cache. For each chunk, first all channels are
 transformed, lanes of a vector holding tiles, right into the panels of the product; then some output channels at a time are
 multiplied with a panel of tiles, and transformed back. Threads have chunks of their own, or, where tiles are few, share one.
 
-N images; C input and O output channels; P panels of a chunk. A NaN or infinity in x makes NaN of the tiles that read it, not
-of 3 x 3 outputs only. In the same manner its rounding is relative to the largest number that a tile reads: see `Conv2d`.
+N images; C input and O output channels; P panels of a chunk; a tile has ``numbers``. A NaN or infinity in x makes NaN of the
+tiles that read it, not of the outputs only that see it. In the same manner its rounding is relative to the largest number that
+a tile reads: see `Conv2d`.
 """
 
 from __future__ import annotations
@@ -31,13 +34,13 @@ from numba_nn.core.product.packing import pack_panels
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape, transpose_lanes, vector_lanes
 from numba_nn.core.threads import team_size
 from numba_nn.core.workspace import Spec
-from numba_nn.layers.conv.algorithm import Algorithm, Problem
+from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
 from numba_nn.layers.conv.winograd_gradient import winograd_backward_weight
-from numba_nn.layers.conv.winograd_matrices import TAPS, TILE, from_taps, rounding_error, to_outputs
+from numba_nn.layers.conv.winograd_matrices import SIDE, from_taps, outputs_of, rounding_error, to_outputs
 from numba_nn.layers.conv.winograd_tiles import (
     GRADIENT_TILES,
-    NUMBERS,
     WIDE,
+    Tiling,
     clear,
     correlation_arrays,
     correlation_scratch,
@@ -50,29 +53,33 @@ from numba_nn.layers.conv.winograd_tiles import (
     panels_together,
     place_tiles,
     shared_chunk,
-    tile_grid,
+    tile_count,
     write_tiles,
 )
-from numba_nn.layers.conv.winograd_transforms import lane_transform, strip_transform
+from numba_nn.layers.conv.winograd_transforms import FORMS, lane_transform, strip_transform
+from numba_nn.layers.image import images
 
-# What a tile's transform costs for an input channel and for an output channel, in multiply-adds, and for a pair of them that of
-# the weights, which is bound by memory, or, with every chunk of a weight gradient, that of the taps (Zen 4; weights: Zen 3).
+# What the transform of a tile of 36 numbers costs for an input channel and for an output channel, in multiply-adds, and for a
+# pair of them that of the weights, which is bound by memory, or, with every chunk of a weight gradient, that of the taps (Zen
+# 4; weights: Zen 3). Of 6 numbers it costs more than a sixth; rows of a dilated image are copied number by number (Intel Xeon).
 INPUT_COST, OUTPUT_COST, WEIGHT_COST, TAPS_COST = 450, 300, 600, 300
+ROW_SHARE, DILATED = 0.4, 1.6
 TILES_TO_OUTPUTS = 4  # see `each_takes_tiles`
 WEIGHT_WORK = 8  # of transforming a weight, in units of `Kernel.for_work`
 
-taps_to_lanes = lane_transform(from_taps(TAPS))
-reversed_to_lanes = lane_transform(tuple(row[::-1] for row in from_taps(TAPS)))
-lanes_to_outputs = strip_transform(to_outputs(TILE))
+taps_to_lanes = lane_transform(from_taps)
+reversed_to_lanes = lane_transform(lambda taps: tuple(row[::-1] for row in from_taps(taps)))
+lanes_to_outputs = strip_transform(lambda taps: to_outputs(outputs_of(taps)))
 
 
 @kernel
 def winograd_transform_weight(transformed: Out, taps: Scratch, weight: In):
-    """G g G' of weights (O, C, 3, 3), in panels of output channels.
+    """G g G' of weights (O, C, kh, kw), in panels of output channels.
 
-    transformed: (panels, 36, C rows), taps: (workers, 9 C rows), both with a vector more, as panels are written with overlap.
+    transformed: (panels, numbers, C rows), taps: (workers, kh kw C rows), both with a vector more, as panels are written with
+    overlap.
     """
-    depth = weight.shape[1] * TAPS * TAPS
+    depth = weight.shape[1] * weight.shape[2] * weight.shape[3]
     flat, height = weight.reshape(weight.size), tile_rows(weight)
     panels, workers = transformed.shape[0], taps.shape[0]
     for worker in prange(workers):
@@ -81,7 +88,7 @@ def winograd_transform_weight(transformed: Out, taps: Scratch, weight: In):
             pack_panels(
                 taps[worker], 0, flat, row * depth, depth, 1, min(height, weight.shape[0] - row), height, depth, 0, depth
             )
-            transform_panel(transformed[p], taps[worker], weight.shape[1])
+            transform_panel(transformed[p], taps[worker], weight.shape[1], (weight.shape[2], weight.shape[3]))
 
 
 @kernel
@@ -89,23 +96,24 @@ def winograd_transform_weight_transposed(transformed: Out, taps: Scratch, weight
     """The same for the input gradient: panels of input channels, taps reversed; taps: (workers, see `transpose_taps`)."""
     rows, channels, step = weight.shape[0], weight.shape[1], transformed.shape[2]
     flat, target, height, lanes = weight.reshape(weight.size), transformed.reshape(-1), tile_rows(weight), vector_lanes(weight)
-    panels, workers = transformed.shape[0], taps.shape[0]
+    panels, workers, size = transformed.shape[0], taps.shape[0], weight.shape[2] * weight.shape[3]
     for worker in prange(workers):
+        kernel_size = weight.shape[2], weight.shape[3]
         for p in range(panels * worker // workers, panels * (worker + 1) // workers):
-            row = p * height
+            row, at = p * height, p * transformed.shape[1] * step
             for o in range(rows):
                 for r in range(0, height, lanes):
-                    transpose_taps(taps[worker], flat, (o * channels + row) * TAPS * TAPS, r, min(height, channels - row))
-                    reversed_to_lanes(target, p * NUMBERS * step + o * height + r, step, taps[worker], 0, lanes)
+                    transpose_taps(taps[worker], flat, (o * channels + row) * size, r, min(height, channels - row), size)
+                    reversed_to_lanes(kernel_size, target, at + o * height + r, step, taps[worker], 0, lanes)
 
 
 @inner
-def transpose_taps(transposed, weight, at, first, rows):
-    """Taps of ``rows`` channels, which lie side by side, from the ``first`` of them on: a channel in each lane.
+def transpose_taps(transposed, weight, at, first, rows, size):
+    """``size`` taps of ``rows`` channels, which lie side by side, from the ``first`` of them on: a channel in each lane.
 
     transposed: squares of a vector's lanes.
     """
-    lanes, size = vector_lanes(transposed), TAPS * TAPS
+    lanes = vector_lanes(transposed)
     if at + rows * size + lanes <= weight.size:  # whole vectors do not read beyond the weights
         for k in range(0, size, lanes):
             transpose_lanes(transposed, k * lanes, lanes, weight, at + k, size, first, rows)
@@ -116,50 +124,53 @@ def transpose_taps(transposed, weight, at, first, rows):
 
 
 @inner
-def transform_panel(transformed, taps, depth):
-    """One panel, from packed taps (depth, 9, rows) to transformed (36, depth rows)."""
-    height, lanes = tile_rows(taps), vector_lanes(taps)
+def transform_panel(transformed, taps, depth, kernel_size):
+    """One panel, from packed taps (depth, kh kw, rows) to transformed (numbers, depth rows)."""
+    height, lanes, size = tile_rows(taps), vector_lanes(taps), kernel_size[0] * kernel_size[1]
     flat, step = transformed.reshape(transformed.size), transformed.shape[1]
     for c in range(depth):
         for r in range(0, height, lanes):  # what reaches beyond the panel's rows is written again with the next channel
-            taps_to_lanes(flat, c * height + r, step, taps, c * TAPS * TAPS * height + r, height)
+            taps_to_lanes(kernel_size, flat, c * height + r, step, taps, c * size * height + r, height)
 
 
 @kernel
 def winograd_correlate(
     y: Out, inputs: Scratch, padded: Scratch, products: Scratch, strips: Scratch, corners: Scratch,
-    x: In, transformed: In, scale: In, shift: In, padding: tuple[int, int], activation: int, slope: float,
+    x: In, transformed: In, scale: In, shift: In, tiling: tuple[int, ...], padding: tuple[int, int], activation: int,
+    slope: float,
 ):  # fmt: skip
     """y = activation(scale times correlation of x with transformed weights + shift); scale, shift: (O,).
 
-    inputs: (areas, P, 36, C tiles), corners: (areas, P tiles), and for each worker padded, products: (36, rows tiles), strips.
+    inputs: (areas, P, numbers, C tiles), corners: (areas, P tiles), and for each worker padded, products: (numbers, rows
+    tiles), strips.
     """
-    rows, columns = tile_grid(y.shape[2], y.shape[3])
-    tiles, lanes, workers = y.shape[0] * rows * columns, vector_lanes(y), padded.shape[0]
+    tiles, lanes, workers = tile_count(y.shape[0], Tiling(*tiling)), vector_lanes(y), padded.shape[0]
     vectors, team = -(-tiles // lanes), min(team_size(), workers)
     if each_takes_tiles(tiles, y.shape[1], lanes, team):
         for worker in prange(team):
             start, stop, chunk = vectors * worker // team * lanes, vectors * (worker + 1) // team * lanes, corners.shape[1]
             for first in range(start, min(stop, tiles), chunk):
                 count = min(chunk, min(stop, tiles) - first)
-                place_tiles(corners[worker], first, count, rows, columns)
-                transform_chunk(inputs[worker], padded[worker], corners[worker], x, 0, 1, first, count, rows, columns, padding)
+                place_tiles(corners[worker], first, count, Tiling(*tiling))
+                transform_chunk(
+                    inputs[worker], padded[worker], corners[worker], x, 0, 1, first, count, Tiling(*tiling), padding
+                )  # fmt: skip
                 multiply_chunk(
                     y, products[worker], strips[worker], inputs[worker], transformed, scale, shift, 0, 1, first, count,
-                    activation, slope,
+                    Tiling(*tiling), activation, slope,
                 )  # fmt: skip
         return
     shared, places = inputs.reshape((-1, inputs.shape[2], inputs.shape[3])), corners.reshape(-1)
     chunk = shared_chunk(places.size)
     for first in range(0, tiles, chunk):
         count = min(chunk, tiles - first)
-        place_tiles(places, first, count, rows, columns)
+        place_tiles(places, first, count, Tiling(*tiling))
         for worker in prange(workers):
-            transform_chunk(shared, padded[worker], places, x, worker, workers, first, count, rows, columns, padding)
+            transform_chunk(shared, padded[worker], places, x, worker, workers, first, count, Tiling(*tiling), padding)
         for worker in prange(workers):
             multiply_chunk(
                 y, products[worker], strips[worker], shared, transformed, scale, shift, worker, workers, first, count,
-                activation, slope,
+                Tiling(*tiling), activation, slope,
             )  # fmt: skip
 
 
@@ -174,26 +185,26 @@ def each_takes_tiles(tiles, outputs, lanes, team):
 
 
 @inner
-def transform_chunk(inputs, padded, corners, x, part, parts, first, count, rows, columns, padding):
-    """Transform a chunk's tiles of one of ``parts`` of the channels into panels of tiles; inputs: (P, 36, C tiles)."""
-    lanes, tiles, step = vector_lanes(x), tile_columns(x), inputs.shape[2]
-    flat, width, channels = inputs.reshape(inputs.size), padded_width(columns), x.shape[1]
-    clear(padded, padded_rows(count, x.shape[0], rows, columns) * width + WIDE)
+def transform_chunk(inputs, padded, corners, x, part, parts, first, count, tiling, padding):
+    """Transform a chunk's tiles of one of ``parts`` of the channels into panels of tiles; inputs: (P, numbers, C tiles)."""
+    lanes, tiles, numbers, step = vector_lanes(x), tile_columns(x), inputs.shape[1], inputs.shape[2]
+    flat, width, channels = inputs.reshape(inputs.size), padded_width(tiling), x.shape[1]
+    clear(padded, padded_rows(count, x.shape[0], tiling) * width + WIDE)
     for c in range(channels * part // parts, channels * (part + 1) // parts):
-        pad_rows(padded, x, c, first, count, rows, columns, padding)
+        pad_rows(padded, x, c, first, count, tiling, padding)
         for t in range(0, count, lanes):
-            at = t // tiles * NUMBERS * step + c * tiles + t % tiles
-            inputs_to_lanes(flat, at, step, padded, 0, corners, t, width)
+            at = t // tiles * numbers * step + c * tiles + t % tiles
+            inputs_to_lanes(tiling[:2], flat, at, step, padded, 0, corners, t, width)
 
 
 @inner
 def multiply_chunk(
-    y, products, strips, inputs, transformed, scale, shift, part, parts, first, count, activation, slope
+    y, products, strips, inputs, transformed, scale, shift, part, parts, first, count, tiling, activation, slope
 ):  # fmt: skip
     """Multiply and transform back one of ``parts`` of a chunk: some output channels and a panel of tiles at a time."""
     height, width, lanes, row_panels = tile_rows(y), tile_columns(y), vector_lanes(y), transformed.shape[0]
     channels = (inputs.shape[2] - lanes) // width
-    panels, row_blocks = -(-count // width), -(-row_panels // panels_together(channels, width, y.itemsize))
+    panels, row_blocks = -(-count // width), -(-row_panels // panels_together(inputs.shape[1], channels, width, y.itemsize))
     tasks = row_blocks * panels
     for t in range(tasks * part // parts, tasks * (part + 1) // parts):
         i, p = t // panels, t % panels
@@ -202,86 +213,95 @@ def multiply_chunk(
         multiply_tiles(products, inputs[p], transformed, channels, y.shape[1], panel, panel_end, wanted)
         row, row_end = panel * height, min(y.shape[1], panel_end * height)
         start, stop = first + p * width, first + min(count, (p + 1) * width)
-        finish_tiles(y, strips, products, scale, shift, row, row_end, start, stop, activation, slope)
+        finish_tiles(y, strips, products, scale, shift, row, row_end, start, stop, tiling, activation, slope)
 
 
 @inner
-def finish_tiles(y, strips, products, scale, shift, row, row_end, first, last, activation, slope):
+def finish_tiles(y, strips, products, scale, shift, row, row_end, first, last, tiling, activation, slope):
     """Output channels ``row`` to ``row_end`` of tiles ``first`` to ``last``, from their products."""
-    width, lanes = tile_columns(y), vector_lanes(y)
+    width, lanes, stride = tile_columns(y), vector_lanes(y), tile_columns(y) * tiling.width
     flat, step = products.reshape(products.size), products.shape[1]
     for o in range(row, row_end):
         for t in range(0, last - first, lanes):
-            lanes_to_outputs(strips, t * TILE, width * TILE, flat, (o - row) * width + t, step)
+            lanes_to_outputs(tiling[:2], strips, t * tiling.width, stride, flat, (o - row) * width + t, step)
         finish_channel(strips, 0, strips.size, scale[o], shift[o], activation, slope)
-        write_tiles(y, o, strips, width * TILE, first, last)
+        write_tiles(y, o, strips, stride, first, last, tiling)
 
 
 class Winograd(Algorithm):
-    """F(4x4, 3x3), for stride 1."""
+    """For stride 1, and taps that `FORMS` names."""
 
     name = "winograd"
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        self._back = tuple(TAPS - 1 - before for before in problem.padding)
+        pairs = zip(problem.taps, problem.dilation, problem.padding, strict=True)
+        self._back = tuple((k - 1) * d - before for k, d, before in pairs)
+        self._tilings = {one_pass: tuple(tiling(one_pass, problem)) for one_pass in PASSES}
 
     @classmethod
     def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
-        wanted = {"kernel_size": (problem.taps, TAPS), "stride": (problem.stride, 1), "dilation": (problem.dilation, 1)}
-        wrong = [f"{name} {n}, got {pair}" for name, (pair, n) in wanted.items() if pair != (n, n)]
+        forms, taps = [f"{down} x {across}" for down, across in FORMS], "{} x {}".format(*problem.taps)
+        wrong = [] if taps in forms else [f"kernel_size {' or '.join(forms)}, got {taps}"]
+        wrong += [f"stride 1, got {problem.stride}"] * (problem.stride != (1, 1))
         return "; ".join(wrong + [f"groups 1, got {problem.groups}"] * (problem.groups > 1))
 
     @classmethod
     def gain(cls, one_pass: str, problem: Problem) -> float:
         """How many times as fast as a direct convolution it is, by an estimate in multiply-adds; it grows with the batch."""
-        (images, channels), outputs, sizes = problem.x_shape[:2], problem.y_shape[1], problem.y_shape[2:]
+        (batch, channels), outputs, sizes = problem.x_shape[:2], problem.y_shape[1], problem.y_shape[2:]
         if one_pass == "input":
             channels, outputs, sizes = outputs, channels, problem.x_shape[2:]
-        of_image, lanes = math.prod(tile_grid.py_func(*sizes)), tile_shape(problem.dtype)[1] // VECTORS
-        tiles = max(1, images * of_image)
+        cut, lanes = tiling(one_pass, problem), tile_shape(problem.dtype)[1] // VECTORS
+        numbers, tiles = cut.numbers, max(1, tile_count.py_func(batch, cut))
+        share = numbers / SIDE**2
         if one_pass == "weight":
-            per_tile = NUMBERS + TAPS_COST / min(tiles, GRADIENT_TILES)
+            per_tile = numbers + share * TAPS_COST / min(tiles, GRADIENT_TILES)
         else:
             # Half a vector is missing in the last one, until there is a batch that fills it.
-            missing = 0 if tiles >= math.lcm(of_image, lanes) else lanes // 2
-            per_tile = NUMBERS * (tiles + missing) / tiles + (WEIGHT_COST / tiles if one_pass != "inference" else 0)
-        direct = TAPS * TAPS * images * math.prod(sizes) / tiles
-        return direct / (per_tile + INPUT_COST / outputs + OUTPUT_COST / channels)
+            missing = 0 if tiles >= math.lcm(tile_count.py_func(1, cut), lanes) else lanes // 2
+            per_tile = numbers * (tiles + missing) / tiles + (share * WEIGHT_COST / tiles if one_pass != "inference" else 0)
+        direct = math.prod(problem.taps) * batch * math.prod(sizes) / tiles
+        copies = (1 if share == 1 else ROW_SHARE) * (1 if problem.dilation == (1, 1) else DILATED)
+        return direct / (per_tile + copies * (INPUT_COST / outputs + OUTPUT_COST / channels))
 
     @classmethod
     def error(cls, one_pass: str, problem: Problem) -> float:
         """Estimate of the largest error relative to the largest result: see `rounding_error`."""
         epsilon = float(np.finfo(problem.dtype).eps)
         if one_pass == "weight":
-            return epsilon * rounding_error(TAPS, TILE, GRADIENT_TILES)
-        return epsilon * rounding_error(TILE, TAPS, problem.y_shape[1] if one_pass == "input" else problem.x_shape[1])
+            return epsilon * rounding_error(problem.taps, GRADIENT_TILES, gradient=True)
+        return epsilon * rounding_error(problem.taps, problem.y_shape[1] if one_pass == "input" else problem.x_shape[1])
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
-        x_shape, y_shape, dtype = self.problem.x_shape, self.problem.y_shape, self.problem.dtype
-        if one_pass == "weight":
-            return gradient_scratch(x_shape, y_shape, dtype, workers)
-        return correlation_scratch(*((y_shape, x_shape) if one_pass == "input" else (x_shape, y_shape)), dtype, workers)
+        problem, spec = self.problem, gradient_scratch if one_pass == "weight" else correlation_scratch
+        shapes = (problem.y_shape, problem.x_shape) if one_pass == "input" else (problem.x_shape, problem.y_shape)
+        return spec(tiling(one_pass, problem), *shapes, problem.dtype, workers)
 
     def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
         """Transformed weights."""
         return parameter.packed("winograd", scratch["weight"], functools.partial(self._transform, scratch["taps"]))
 
     def _transform(self, taps: Array, transformed: Array, weight: Array) -> None:
-        winograd_transform_weight.for_work(WEIGHT_WORK * weight.size)(transformed, taps, weight)
+        winograd_transform_weight.for_work(WEIGHT_WORK * weight.size)(transformed, taps, images(weight))
 
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
     ) -> None:
-        run, padding = winograd_correlate.for_work(self.problem.work), self.problem.padding
-        run(y, *correlation_arrays(scratch), x, weight, scale, shift, padding, activation, slope)
+        run, tiles, padding = winograd_correlate.for_work(self.problem.work), self._tilings["forward"], self.problem.padding
+        run(y, *correlation_arrays(scratch), x, weight, scale, shift, tiles, padding, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         transformed = scratch["weight"]
         winograd_transform_weight_transposed.for_work(WEIGHT_WORK * weight.size)(transformed, scratch["taps"], weight)
-        run = winograd_correlate.for_work(self.problem.work)
-        run(dx, *correlation_arrays(scratch), dy, transformed, self.ones, self.zeros, self._back, IDENTITY, 0.0)
+        run, tiles = winograd_correlate.for_work(self.problem.work), self._tilings["input"]
+        run(dx, *correlation_arrays(scratch), dy, transformed, self.ones, self.zeros, tiles, self._back, IDENTITY, 0.0)
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
         run = winograd_backward_weight.for_work(self.problem.work)
-        run(dweight.reshape(-1), *scratch.values(), x, dy, self.problem.padding)
+        run(dweight.reshape(-1), *scratch.values(), x, dy, self._tilings["weight"], self.problem.padding)
+
+
+def tiling(one_pass: str, problem: Problem) -> Tiling:
+    """The tiles of what a pass has for outputs; a weight gradient has those of the forward."""
+    return Tiling.of((problem.x_shape if one_pass == "input" else problem.y_shape)[2:], problem.taps, problem.dilation)

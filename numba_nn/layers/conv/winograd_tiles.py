@@ -1,12 +1,16 @@
 """How Winograd's convolutions cut images into tiles, and the tiles into chunks that the caches hold.
 
-Output tiles of 4 x 4 are numbered over images, rows and columns of tiles; those at the bottom and at the right may reach
-beyond the image. A *chunk* is a run of tiles; a *panel* of it has as many as the multiply-add tile has columns.
+A convolution with dilation d is one without for each *phase* of an image, the pixels whose rows, or columns, have one remainder
+modulo d: output pixel d u + f sees the inputs d (u + i) + f - p. Phases are images here, of d x d times as many.
+
+Output tiles are numbered over phases, rows and columns of tiles; those at the bottom and at the right may reach beyond the
+image. A *chunk* is a run of tiles; a *panel* of it has as many as the multiply-add tile has columns.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,12 +19,11 @@ from numba_nn.core.product.block import CACHED, multiply_block
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
 from numba_nn.core.workspace import Shape, Spec
-from numba_nn.layers.conv.winograd_matrices import SIDE, TAPS, TILE, from_inputs
+from numba_nn.layers.conv.algorithm import Pair
+from numba_nn.layers.conv.winograd_matrices import from_inputs, outputs_of, side_of
 from numba_nn.layers.conv.winograd_transforms import copy_exactly, gather_transform
 
-MARGIN = SIDE - TILE  # inputs that a tile shares with the next, along each axis
-NUMBERS = SIDE * SIDE  # of a transformed tile
-WIDE = 2 * TILE  # columns that are read of a tile: the next power of two
+WIDE = 8  # columns that are read of a tile: the next power of two
 
 # A chunk has so many tiles at most, and bytes of transformed inputs, but a panel at least: 36 x 128 x 32 x 4 B = 590 KB for 128
 # channels.
@@ -28,22 +31,52 @@ CHUNK_TILES, CHUNK_BYTES = 128, 2**19
 GRADIENT_TILES = 128
 BLOCK_PANELS = 4  # of output channels: their products with a panel of tiles take 36 x 48 x 32 x 4 B = 221 KB of a 1 MB L2
 
-inputs_to_lanes = gather_transform(from_inputs())
+inputs_to_lanes = gather_transform(from_inputs)
+
+
+class Tiling(NamedTuple):
+    """The tiles of an output; kernels take it as a plain tuple, see `numba_nn.layers.conv.planes.Numbers`."""
+
+    tap_rows: int
+    tap_columns: int
+    height: int
+    """Outputs of a tile along an axis; along both it shares with the next one inputs of one less than the taps."""
+    width: int
+    rows: int
+    """Of tiles, of a phase."""
+    columns: int
+    row_step: int
+    """From pixel to pixel of a phase: the dilation."""
+    column_step: int
+    row_phases: int
+    column_phases: int
+
+    @classmethod
+    def of(cls, sizes: Shape, taps: Pair, dilation: Pair) -> Tiling:
+        """Tiles of an output of these ``sizes``, height and width."""
+        tile, axes = [outputs_of(k) for k in taps], list(zip(sizes, dilation, strict=True))
+        grid = [math.ceil(math.ceil(size / d) / m) for (size, d), m in zip(axes, tile, strict=True)]
+        return cls._make((*taps, *tile, *grid, *dilation, *(min(size, d) for size, d in axes)))
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of a transformed tile."""
+        return side_of(self.tap_rows) * side_of(self.tap_columns)
 
 
 @inner
-def panels_together(channels, width, itemsize):
+def panels_together(numbers, channels, width, itemsize):
     """Panels of output channels of a block: twice as many where a panel of inputs is more than stays in an L2 cache.
 
     Inputs are then read anew for each block: 256 channels at 14 x 14 take 0.88 to 0.96 of the time so, but 64 take 1.06.
     """
-    return BLOCK_PANELS * (2 if channels * NUMBERS * width * itemsize > CACHED else 1)
+    return BLOCK_PANELS * (2 if channels * numbers * width * itemsize > CACHED else 1)
 
 
 @inner
-def tile_grid(height, width):
-    """Rows and columns of tiles that cover an image of this size."""
-    return -(-height // TILE), -(-width // TILE)
+def tile_count(images, tiling):
+    """Tiles of so many images."""
+    return images * tiling.row_phases * tiling.column_phases * tiling.rows * tiling.columns
 
 
 @inner
@@ -59,50 +92,77 @@ def shared_chunk(places):
 
 
 @inner
-def padded_width(columns):
-    """Elements in a row of a padded image with so many columns of tiles, which are read WIDE at a time."""
-    return (columns + 1) * TILE
+def padded_width(tiling):
+    """Elements in a row of a padded phase, whose tiles are read WIDE at a time."""
+    return tiling.columns * tiling.width + WIDE - tiling.width
 
 
 @inner
-def padded_rows(tiles, images, rows, columns):
-    """Rows that a run of tiles spans at most, over images that each have MARGIN more than their tiles."""
-    tile_rows = min(images * rows, (tiles - 2) // columns + 2)
-    return tile_rows * TILE + min(images, (tile_rows - 2) // rows + 2) * MARGIN
+def padded_rows(tiles, images, tiling):
+    """Rows that a run of tiles spans at most, over phases that each have some more than their tiles have outputs."""
+    phases = images * tiling.row_phases * tiling.column_phases
+    tile_rows = min(phases * tiling.rows, (tiles - 2) // tiling.columns + 2)
+    return tile_rows * tiling.height + min(phases, (tile_rows - 2) // tiling.rows + 2) * (tiling.tap_rows - 1)
 
 
 @inner
-def padded_row(tile_row, rows):
-    """Row of a stack of padded images where a row of tiles starts."""
-    return tile_row // rows * (rows * TILE + MARGIN) + tile_row % rows * TILE
+def padded_row(tile_row, tiling):
+    """Row of a stack of padded phases where a row of tiles starts."""
+    rows = tiling.rows * tiling.height + tiling.tap_rows - 1
+    return tile_row // tiling.rows * rows + tile_row % tiling.rows * tiling.height
 
 
 @inner
-def place_tiles(corners, first, count, rows, columns):
+def place_tiles(corners, first, count, tiling):
     """corners[t] = where tile first + t starts in the padded rows of the chunk; those beyond the count lie at 0."""
-    start = padded_row(first // columns, rows)
-    width = padded_width(columns)
+    start = padded_row(first // tiling.columns, tiling)
+    width = padded_width(tiling)
     for t in range(corners.size):
-        row, column = (first + t) // columns, (first + t) % columns
-        corners[t] = (padded_row(row, rows) - start) * width + column * TILE if t < count else 0
+        row, column = (first + t) // tiling.columns, (first + t) % tiling.columns
+        corners[t] = (padded_row(row, tiling) - start) * width + column * tiling.width if t < count else 0
 
 
 @inner
-def pad_rows(padded, x, channel, first, count, rows, columns, padding):
+def steps_to(distance, step):
+    """Steps that cover a distance; most often they are of one pixel, and a division takes as long as a short row."""
+    return distance if step == 1 else -(-distance // step)
+
+
+@inner
+def phase_at(number, tiling):
+    """Image, and row and column where the phase of this number starts."""
+    phases = tiling.row_phases * tiling.column_phases
+    if phases == 1:
+        return number, 0, 0
+    return number // phases, number % phases // tiling.column_phases, number % tiling.column_phases
+
+
+@inner
+def pad_rows(padded, x, channel, first, count, tiling, padding):
     """Copy what a chunk's tiles cover of one channel, shifted by the padding. The border holds zeros already."""
-    flat, height, length = x.reshape(x.size), x.shape[2], x.shape[3]
-    width = padded_width(columns)
-    left, right = max(0, padding[1]), min(width, length + padding[1])
-    top, bottom = first // columns, (first + count - 1) // columns
-    start = padded_row(top, rows)
-    for n in range(top // rows, bottom // rows + 1):
-        source = (n * x.shape[1] + channel) * height
-        top_row = padded_row(max(top, n * rows), rows)
-        end_row = padded_row(min(bottom, (n + 1) * rows - 1), rows) + TILE + MARGIN
-        shift = n * (rows * TILE + MARGIN) + padding[0]  # padded row of the image's first
-        for row in range(max(top_row, shift), min(end_row, shift + height)):
-            target, origin = (row - start) * width + left, (source + row - shift) * length + left - padding[1]
-            copy_exactly(padded, target, flat, origin, right - left)
+    flat, height, length, width = x.reshape(x.size), x.shape[2], x.shape[3], padded_width(tiling)
+    (down, across), more = (tiling.row_step, tiling.column_step), tiling.tap_rows - 1
+    top, bottom, of_phase = first // tiling.columns, (first + count - 1) // tiling.columns, tiling.rows * tiling.height + more
+    start, first_phase, last_phase = padded_row(top, tiling), top // tiling.rows, bottom // tiling.rows
+    for number in range(first_phase, last_phase + 1):
+        n, row_phase, column_phase = phase_at(number, tiling)
+        above, before, shift = padding[0] - row_phase, padding[1] - column_phase, number * of_phase - start
+        left, right = max(0, steps_to(before, across)), min(width, steps_to(length + before, across))
+        begin = (top - first_phase * tiling.rows) * tiling.height if number == first_phase else 0
+        end = (bottom - last_phase * tiling.rows + 1) * tiling.height + more if number == last_phase else of_phase
+        for row in range(max(begin, steps_to(above, down)), min(end, steps_to(height + above, down))):
+            line = ((n * x.shape[1] + channel) * height + row * down - above) * length
+            copy_strided(padded, (shift + row) * width + left, 1, flat, line + left * across - before, across, right - left)
+
+
+@inner
+def copy_strided(target, at, step, source, source_at, source_step, length):
+    """target[at + i step] = source[source_at + i source_step] for all i up to the length, which may be negative."""
+    if step == 1 and source_step == 1:
+        copy_exactly(target, at, source, source_at, max(0, length))
+        return
+    for i in range(length):
+        target[np.uintp(at + i * step)] = source[np.uintp(source_at + i * source_step)]
 
 
 @inner
@@ -113,55 +173,59 @@ def clear(padded, size):
 
 @inner
 def multiply_tiles(products, inputs, transformed, depth, outputs, panel, panel_end, columns):
-    """Matrix products for each of the 36 numbers of a tile: some panels of ``transformed`` times one panel of ``inputs``.
+    """Matrix products for each number of a tile: some panels of ``transformed`` times one panel of ``inputs``.
 
-    products: (36, rows columns), inputs: (36, depth columns), of which whole vectors of ``columns`` are wanted, transformed:
-    (panels, 36, depth rows): ``outputs`` rows.
+    products: (numbers, rows columns), inputs: (numbers, depth columns), of which whole vectors of ``columns`` are wanted,
+    transformed: (panels, numbers, depth rows): ``outputs`` rows.
     """
     height, width = tile_rows(products), tile_columns(products)
     rows, step = min(outputs, panel_end * height) - panel * height, products.shape[1]
     flat, weights, tiles = products.reshape(products.size), transformed.reshape(transformed.size), inputs.reshape(inputs.size)
-    a_step, b_step = transformed.shape[2], inputs.shape[1]
-    for k in range(NUMBERS):
+    numbers, a_step, b_step = inputs.shape[0], transformed.shape[2], inputs.shape[1]
+    for k in range(numbers):
         multiply_block(
-            flat, k * step, width, rows, columns, False, weights, (panel * NUMBERS + k) * a_step, (NUMBERS * a_step, 1, height),
+            flat, k * step, width, rows, columns, False, weights, (panel * numbers + k) * a_step, (numbers * a_step, 1, height),
             tiles, k * b_step, (b_step, width), depth,
         )  # fmt: skip
 
 
 @inner
-def write_tiles(y, channel, strips, stride, first, last):
-    """Write tiles ``first`` to ``last`` of one output channel, which lie side by side in four rows, ``stride`` apart."""
-    flat, height, length = y.reshape(y.size), y.shape[2], y.shape[3]
-    rows, columns = tile_grid(height, length)
-    tile, row, column = first, first // columns, first % columns
+def write_tiles(y, channel, strips, stride, first, last, tiling):
+    """Write tiles ``first`` to ``last`` of one output channel, which lie side by side in rows that are ``stride`` apart."""
+    flat, height, length, (down, across) = y.reshape(y.size), y.shape[2], y.shape[3], (tiling.row_step, tiling.column_step)
+    tile, row, column = first, first // tiling.columns, first % tiling.columns
+    number, row = row // tiling.rows, row % tiling.rows
     while tile < last:
-        run, top, left = min(columns - column, last - tile), row % rows * TILE, column * TILE
-        target = ((row // rows * y.shape[1] + channel) * height + top) * length + left
-        for i in range(min(TILE, height - top)):
-            source = i * stride + (tile - first) * TILE
-            copy_exactly(flat, target + i * length, strips, source, min(run * TILE, length - left))
+        n, row_phase, column_phase = phase_at(number, tiling)
+        run, top, left = min(tiling.columns - column, last - tile), row * tiling.height, column * tiling.width
+        plane = (n * y.shape[1] + channel) * height
+        count = min(run * tiling.width, steps_to(length - column_phase, across) - left)
+        for i in range(min(tiling.height, steps_to(height - row_phase, down) - top)):
+            target = (plane + (top + i) * down + row_phase) * length + left * across + column_phase
+            copy_strided(flat, target, across, strips, i * stride + (tile - first) * tiling.width, 1, count)
         tile, row, column = tile + run, row + 1, 0
+        if row == tiling.rows:
+            number, row = number + 1, 0
 
 
-def correlation_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int) -> dict[str, Spec]:
+def correlation_scratch(tiling: Tiling, x_shape: Shape, y_shape: Shape, dtype: Any, workers: int) -> dict[str, Spec]:
     """Scratch of a forward or of an input gradient."""
     (height, width), (images, channels), outputs = tile_shape(dtype), x_shape[:2], y_shape[1]
-    lanes, (rows, columns) = width // VECTORS, tile_grid.py_func(*y_shape[2:])
-    itemsize, tiles = np.dtype(dtype).itemsize, images * rows * columns
-    most = max(width, min(CHUNK_TILES, CHUNK_BYTES // (NUMBERS * channels * itemsize) // width * width))
+    lanes, numbers, area = width // VECTORS, tiling.numbers, tiling.tap_rows * tiling.tap_columns
+    itemsize, tiles = np.dtype(dtype).itemsize, tile_count.py_func(images, tiling)
+    most = max(width, min(CHUNK_TILES, CHUNK_BYTES // (numbers * channels * itemsize) // width * width))
     chunk = chunk_size.py_func(tiles, width, most)
     areas = max(1, min(workers, -(-tiles // lanes)))
-    together = panels_together.py_func(channels, width, itemsize)
-    panels, squares = -(-outputs // height), -(-TAPS * TAPS // lanes) * lanes * lanes
-    products = workers, NUMBERS, min(together, panels) * height * width + lanes
+    together = panels_together.py_func(numbers, channels, width, itemsize)
+    panels, squares = -(-outputs // height), -(-area // lanes) * lanes * lanes
+    products = workers, numbers, min(together, panels) * height * width + lanes
     return {
-        "weight": ((panels, NUMBERS, channels * height + lanes), dtype),
-        "taps": ((workers, max(squares, TAPS * TAPS * (channels * height + lanes))), dtype),
-        "inputs": ((areas, chunk // width, NUMBERS, channels * width + lanes), dtype),
-        "padded": ((workers, _padded_size(shared_chunk.py_func(areas * chunk), images, rows, columns)), dtype),
+        "weight": ((panels, numbers, channels * height + lanes), dtype),
+        "taps": ((workers, max(squares, area * (channels * height + lanes))), dtype),
+        "inputs": ((areas, chunk // width, numbers, channels * width + lanes), dtype),
+        "padded": ((workers, _padded_size(shared_chunk.py_func(areas * chunk), images, tiling)), dtype),
         "products": (products, dtype),
-        "strips": ((workers, TILE * TILE * width), dtype),
+        "strips": ((workers, tiling.height * tiling.width * width), dtype),
         "corners": ((areas, chunk), np.dtype(np.int64)),
     }
 
@@ -171,22 +235,22 @@ def correlation_arrays(scratch: dict[str, Any]) -> list[Any]:
     return [scratch[name] for name in ("inputs", "padded", "products", "strips", "corners")]
 
 
-def gradient_scratch(x_shape: Shape, y_shape: Shape, dtype: Any, workers: int) -> dict[str, Spec]:
+def gradient_scratch(tiling: Tiling, x_shape: Shape, y_shape: Shape, dtype: Any, workers: int) -> dict[str, Spec]:
     """Scratch of a weight gradient, in the order of the kernel's arguments."""
     (height, width), (images, channels), outputs = tile_shape(dtype), x_shape[:2], y_shape[1]
-    lanes, (rows, columns) = width // VECTORS, tile_grid.py_func(*y_shape[2:])
-    chunk = chunk_size.py_func(images * rows * columns, 1, GRADIENT_TILES)
+    lanes, numbers, area = width // VECTORS, tiling.numbers, tiling.tap_rows * tiling.tap_columns
+    chunk = chunk_size.py_func(tile_count.py_func(images, tiling), 1, GRADIENT_TILES)
     panels = -(-outputs // height)
     return {
-        "inputs": ((-(-channels // width), NUMBERS, chunk * width + lanes), dtype),
-        "gradients": ((panels, NUMBERS, chunk * height + lanes), dtype),
-        "padded": ((workers, lanes * _padded_size(chunk, images, rows, columns)), dtype),
-        "products": ((workers, NUMBERS, min(BLOCK_PANELS, panels) * height * width + lanes), dtype),
-        "strips": ((workers, (2 * TAPS * TAPS + 1) * lanes), dtype),
+        "inputs": ((-(-channels // width), numbers, chunk * width + lanes), dtype),
+        "gradients": ((panels, numbers, chunk * height + lanes), dtype),
+        "padded": ((workers, lanes * _padded_size(chunk, images, tiling)), dtype),
+        "products": ((workers, numbers, min(BLOCK_PANELS, panels) * height * width + lanes), dtype),
+        "strips": ((workers, (2 * area + 1) * lanes), dtype),
         "corners": ((chunk,), np.dtype(np.int64)),
         "planes": ((lanes,), np.dtype(np.int64)),
     }
 
 
-def _padded_size(chunk: int, images: int, rows: int, columns: int) -> int:
-    return padded_rows.py_func(chunk, images, rows, columns) * padded_width.py_func(columns) + WIDE
+def _padded_size(chunk: int, images: int, tiling: Tiling) -> int:
+    return padded_rows.py_func(chunk, images, tiling) * padded_width.py_func(tiling) + WIDE
