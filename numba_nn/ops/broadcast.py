@@ -19,7 +19,7 @@ from numba_nn.core.cuda.portable import put
 from numba_nn.core.cuda.ptx import WINDOW, cuda, device_function, flat_part
 from numba_nn.core.cuda.twin import cuda_helper
 from numba_nn.core.device import CPU, Device
-from numba_nn.core.each import each
+from numba_nn.core.each import PIECE, each_far, is_far
 from numba_nn.core.kernel import inlined, inner
 from numba_nn.core.reduce import BLOCK
 from numba_nn.core.workspace import Shape
@@ -54,15 +54,15 @@ def combine_rows(function, task, y, a, b, dims):
     rows, length = y.shape
     pieces, together, last = -(-length // BLOCK), max(1, BLOCK // length), dims.shape[0] - 1
     start, first = task % pieces * BLOCK, task // pieces * together
-    stop = min(length, start + BLOCK)
+    stop, far = min(length, start + BLOCK), is_far(y) and length >= PIECE
     for r in range(first, min(rows, first + together)):
         a_at, b_at = rows_at(r, dims)
         if dims[last, 1] == 0:
-            each(function, y[r, start:stop], (a[a_at], b[b_at + start : b_at + stop]))
+            each_far(function, y[r, start:stop], (a[a_at], b[b_at + start : b_at + stop]), far)
         elif dims[last, 2] == 0:
-            each(function, y[r, start:stop], (a[a_at + start : a_at + stop], b[b_at]))
+            each_far(function, y[r, start:stop], (a[a_at + start : a_at + stop], b[b_at]), far)
         else:
-            each(function, y[r, start:stop], (a[a_at + start : a_at + stop], b[b_at + start : b_at + stop]))
+            each_far(function, y[r, start:stop], (a[a_at + start : a_at + stop], b[b_at + start : b_at + stop]), far)
 
 
 @cuda_helper
