@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
-from numpy import ndarray  # which calls within a microsecond look up often
+from numpy import may_share_memory, ndarray  # which calls within a microsecond look up often
 from numpy.typing import NDArray
 
 from numba_nn.core.cuda.narrow import is_narrow
@@ -80,10 +80,8 @@ def check_destination(
         return
     if type(out) is not ndarray or out.shape != shape or out.dtype != dtype or not out.flags.carray:
         _refuse_destination(where, name, out, shape, dtype)
-    alone = out.flags.owndata
-    for other in inputs:  # arrays that are no views share no memory, which is seen in a fifth of the time
-        if out is other or (not (alone and other.base is None) and np.may_share_memory(out, other)):
-            raise DestinationError(f"{where}: {name} overlaps an input; pass an array with memory of its own")
+    if not all(lie_apart(out, other) for other in inputs):
+        raise DestinationError(f"{where}: {name} overlaps an input; pass an array with memory of its own")
 
 
 def _check_device_destination(
@@ -99,11 +97,16 @@ def _check_device_destination(
 
 
 def is_destination(out: Any, shape: Shape, dtype: np.dtype[Any], x: NDArray[Any]) -> bool:
-    """Whether `check_destination` passes, for one input, as far as can be seen in 0.2 us: an ``out`` that owns its memory."""
+    """Whether `check_destination` passes, for one input: in 0.2 us, or 0.4 with views."""
     if type(out) is not ndarray or out.shape != shape or out.dtype is not dtype:
         return False
     flags = out.flags
-    return flags.carray and flags.owndata and x.base is None and out is not x  # arrays that are no views share no memory
+    return flags.carray and ((flags.owndata and x.base is None and out is not x) or not may_share_memory(out, x))
+
+
+def lie_apart(out: NDArray[Any], x: NDArray[Any]) -> bool:
+    """Whether arrays in order share no memory; of those that are no views it is seen in a fifth of the time."""
+    return (out.base is None and x.base is None and out is not x) or not may_share_memory(out, x)
 
 
 def _refuse_destination(where: object, name: str, out: Any, shape: Shape, dtype: np.dtype[Any]) -> NoReturn:
