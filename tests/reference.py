@@ -41,7 +41,9 @@ def conv2d(
     return y + parameters["bias"][:, None, None] if bias else y
 
 
-def conv1d(x, parameters, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True):
+def conv1d(
+    x, parameters, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, algorithm=""
+):  # fmt: skip
     def columns(value, of_one_row):
         return (of_one_row, value[0] if isinstance(value, tuple) else value)
 
