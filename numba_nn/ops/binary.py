@@ -231,7 +231,7 @@ class BinaryFunction(Function):
         elif (
             plain
             and is_destination(out, shape, one.dtype, other if out is a else one)
-            and (out is a or out is b or lie_apart(out, other))
+            and (out.base is other.base is None or out is a or out is b or lie_apart(out, other))
         ):
             y = out  # an operand itself, or apart from both
         else:
