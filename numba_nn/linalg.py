@@ -61,7 +61,12 @@ def matmul(
         if accumulate:
             raise DestinationError("matmul: accumulate=True needs out, the array to add to")
         c = out = plan.device.empty(plan.shape, plan.dtype)
-    elif not plain or not lie_apart(out, b) or not is_destination(out, plan.shape, plan.dtype, a):
+    elif (
+        not plain
+        or out is b
+        or not is_destination(out, plan.shape, plan.dtype, a)
+        or not (out.base is b.base is None or lie_apart(out, b))
+    ):
         c = plan.device.accept(out)
         check_destination("matmul", "out", c, plan.shape, plan.dtype, a, b, device=plan.device)
     plan.multiply(c, a, b, accumulate, plain)

@@ -150,7 +150,7 @@ class Layer(LayerMemory):
                 x = self._accept(x)
             call = self._call_for(x)
             y: Any = out
-            if not is_destination(out, call.y_shape, call.dtype, x) or (out.base is not None and self.device.is_held(out)):
+            if not is_destination(out, call.y_shape, call.dtype, x) or (y.base is not None and self.device.is_held(y)):
                 y = self._destination(out, "out", call.y_shape, call.dtype, x)
             self._apply(call, y, x, self.training)
         finally:
