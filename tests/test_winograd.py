@@ -78,9 +78,10 @@ def test_auto_goes_by_the_shape():
         (nn.Conv2d(128, 128, 5, padding=2), (8, 128, 14, 14), (8, 128, 1, 1)),
         (nn.Conv2d(128, 128, 3, padding=2, dilation=2), (8, 128, 32, 32), (8, 128, 5, 5)),
         (nn.Conv1d(256, 256, 3, padding=1), (8, 256, 256), (1, 256, 8)),
-        (nn.Conv1d(256, 256, 3, padding=4, dilation=4), (8, 256, 256), (1, 256, 8)),
+        (nn.Conv1d(256, 256, 3, padding=2, dilation=2), (8, 256, 256), (8, 256, 9)),
+        (nn.Conv1d(768, 768, 3, padding=4, dilation=4), (2, 768, 256), (2, 768, 9)),
     ],
-    ids=["5 x 5", "dilated", "signal", "dilated signal"],
+    ids=["5 x 5", "dilated", "signal", "dilated signal", "signal of four phases"],
 )
 def test_auto_takes_it_for_other_taps_where_tiles_are_many(layer, x_shape, smaller):
     assert chosen(layer, x_shape) == ["winograd"] * 4

@@ -61,7 +61,8 @@ from numba_nn.layers.image import images
 
 # What the transform of a tile of 36 numbers costs for an input channel and for an output channel, in multiply-adds, and for a
 # pair of them that of the weights, which is bound by memory, or, with every chunk of a weight gradient, that of the taps (Zen
-# 4; weights: Zen 3). Of 6 numbers it costs more than a sixth; rows of a dilated image are copied number by number (Intel Xeon).
+# 4; weights: Zen 3). Of 6 numbers it costs more than a sixth, and as many times that as a signal has phases, each of which comes
+# through all of its cache lines; dilated images are copied number by number (Intel Xeon).
 INPUT_COST, OUTPUT_COST, WEIGHT_COST, TAPS_COST = 450, 300, 600, 300
 ROW_SHARE, DILATED = 0.4, 1.6
 TILES_TO_OUTPUTS = 4  # see `each_takes_tiles`
@@ -262,7 +263,7 @@ class Winograd(Algorithm):
             missing = 0 if tiles >= math.lcm(tile_count.py_func(1, cut), lanes) else lanes // 2
             per_tile = numbers * (tiles + missing) / tiles + (share * WEIGHT_COST / tiles if one_pass != "inference" else 0)
         direct = math.prod(problem.taps) * batch * math.prod(sizes) / tiles
-        copies = (1 if share == 1 else ROW_SHARE) * (1 if problem.dilation == (1, 1) else DILATED)
+        copies = ROW_SHARE * problem.dilation[1] if share < 1 else 1 if problem.dilation == (1, 1) else DILATED
         return direct / (per_tile + copies * (INPUT_COST / outputs + OUTPUT_COST / channels))
 
     @classmethod
