@@ -22,11 +22,11 @@ import numpy as np
 from numba import prange
 
 from numba_nn.core.call import Array, Arrays
-from numba_nn.core.epilogue import IDENTITY, finish_channel, finish_copy
+from numba_nn.core.epilogue import IDENTITY, RELU, activate, finish_channel, finish_copy
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.parameter import Parameter
 from numba_nn.core.product.packing import PACK_PANELS, PACK_WORK, pack_depths, pack_one, pack_panels
-from numba_nn.core.product.tap_tile import FEW_ROWS, few_columns, fma_taps, one_columns
+from numba_nn.core.product.tap_tile import FEW_ROWS, few_columns, finish_taps, fma_taps, one_columns
 from numba_nn.core.rows import fill
 from numba_nn.core.simd import copy_run, tile_columns, tile_rows, vector_lanes
 from numba_nn.core.workspace import Spec
@@ -120,6 +120,13 @@ def correlate_block(
     )  # fmt: skip
     pad_planes(planes, x, n, g * channels, channels, top - numbers.row_lead, left - numbers.column_lead, needed, numbers)
     end = min(rows, (part + 1) * panels // parts * height)
+    if numbers.by_rows and scale.size:
+        row = part * panels // parts * height
+        finish_block(
+            y, n, g * rows + row, end - row, planes, packed, (g * panels * height + row) * channels * phases[0, 2],
+            channels * phases[0, 2], offsets, size, (m, q), numbers, scale, shift, activation, slope,
+        )  # fmt: skip
+        return
     for row in range(part * panels // parts * height, end, CHUNK):
         count = min(CHUNK, end - row)
         for f in range(phases.shape[0]):
@@ -136,6 +143,28 @@ def correlate_block(
             if seen == 0:
                 fill(sums, 0, count * width, sums.dtype.type(0))
             place_rows(y, n, g * rows + row, count, sums, size, target, numbers, scale, shift, activation, slope)
+
+
+@inner
+def finish_block(
+    y, n, channel, rows, planes, a, a_at, depth, offsets, size, corner, numbers, scale, shift, activation, slope
+):  # fmt: skip
+    """A block whose depth is one slice, finished as it is summed: row by row of y, without sums on the way."""
+    flat, width, plane, panel, whole = y.reshape(y.size), y.shape[3], y.shape[2] * y.shape[3], numbers.height, tile_rows(y)
+    least = y.dtype.type(0 if activation == RELU else -np.inf)
+    for m in range(size[0]):
+        at, i = ((n * y.shape[1] + channel) * plane) + (corner[0] + m) * width + corner[1], 0
+        while i < rows:
+            taken = whole if panel == whole and rows - i > 2 * FEW_ROWS else FEW_ROWS
+            first = a_at + i // panel * panel * depth + i % panel
+            for j in range(0, size[1], tile_columns(y)):
+                finish_taps(
+                    flat, at + i * plane + j, plane, min(taken, rows - i), size[1] - j, scale, shift, channel + i, least,
+                    a, first, panel, planes, m * numbers.pitch + j, offsets, depth,
+                )  # fmt: skip
+            i += taken
+        for r in range(rows if activation > RELU else 0):
+            activate(flat[at + r * plane : at + r * plane + size[1]], activation, slope)
 
 
 @inner

@@ -121,6 +121,8 @@ class Numbers(NamedTuple):
     row_phases: int
     """Of a plane, that taps see."""
     column_phases: int
+    by_rows: int
+    """Whether tiles are rows of the target, or parts of them: see `Layout._goes_by_rows`."""
 
 
 class Layout:
@@ -157,6 +159,8 @@ class Layout:
         pixels = max(MIN_PIXELS, min(FLAT_PIXELS if wide else PIXELS, PLANES // self._channels))
         self._columns = -(-correlation.grid[1] // -(-correlation.grid[1] // pixels))
         self._pitch = self._plane_pitch()
+        self.panel_rows = 1 if self._rows == 1 else FEW_ROWS if self._rows <= FEW_ROWS else tile_shape(problem.dtype)[0]
+        self._by_rows = self._goes_by_rows()
         rows = min(correlation.grid[0], max(1, pixels // self._pitch))
         self._height = min(range(1, rows + 1), key=self._cost)
         self._lines = -(-((self._height - 1) * correlation.step[0] + self._reach[0] + 1) // correlation.step[0])
@@ -167,7 +171,6 @@ class Layout:
         self._slice = max(1, min(self._channels, DEPTH // self._taps))
         self._make_tables()
         self._groups = groups
-        self.panel_rows = 1 if self._rows == 1 else FEW_ROWS if self._rows <= FEW_ROWS else tile_shape(problem.dtype)[0]
         self.panels = -(-self._rows // self.panel_rows)
         self.packed = groups * self.panels * self.panel_rows * self._channels * self._taps
 
@@ -178,6 +181,18 @@ class Layout:
         if step > 1 or columns < correlation.grid[1] or lead < 0:
             return -(-((columns - 1) * step + reach + 1) // step)
         return min(columns + reach, max(columns, lead + correlation.source[2], columns + reach - lead))
+
+    def _goes_by_rows(self) -> bool:
+        """Whether rows of the target are finished as they are summed, which spares them a way through the caches.
+
+        It needs a depth of a single slice, and rows of more than a vector: few sums at once would wait for one another. What
+        tiles compute beyond the end of a row must take less time than to place it. 3 channels of 224 x 224, 3 x 3 taps with
+        stride 2, take 0.70 of the time so (Intel Xeon), 16 channels 0.94.
+        """
+        lanes, depth = self._width // WIDE, self._channels * self._taps
+        beyond = -(-self._columns // lanes) - self._pitch / lanes
+        dense = math.prod(self._correlation.spread) == 1 and self.panel_rows > 1 and self._columns > lanes
+        return dense and depth <= DEPTH and beyond * depth / 2 < ROW_CYCLES
 
     def _cost(self, height: int) -> float:
         """Cycles per channel, if blocks have so many rows."""
@@ -190,7 +205,9 @@ class Layout:
     def _product_cost(self, height: int) -> float:
         """Cycles per channel of multiply-adds of vectors, of loading weights, and of placing the rows of the result."""
         lanes, pixels = self._width // WIDE, height * self._columns
-        if self._columns % lanes:
+        if self._by_rows:
+            pixels = height * -(-self._columns // lanes) * lanes
+        elif self._columns % lanes:
             pixels = -(-((height - 1) * self._pitch + self._columns) // lanes) * lanes
         return self._rows * (pixels * self._taps / lanes + self._taps / 8 + ROW_CYCLES / self._channels)
 
@@ -236,6 +253,7 @@ class Layout:
             row_spread=row_spread, column_spread=column_spread, row_shift=row_shift, column_shift=column_shift,
             channels=self._slice, width=self.sums, height=self.panel_rows, panels=self.panels,
             parts=max(1, min(wanted, self.panels // 2, 1 + int(share))), row_phases=self._kept[0], column_phases=self._kept[1],
+            by_rows=self._by_rows,
         )  # fmt: skip
 
     @property
@@ -247,7 +265,7 @@ class Layout:
     @property
     def planes(self) -> int:
         """Elements of the planes of a block; tiles read beyond the last one."""
-        return self._channels * self.plane + self.sums
+        return self._channels * self.plane + self.sums + self._width
 
 
 @functools.lru_cache(maxsize=256)

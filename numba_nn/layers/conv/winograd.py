@@ -41,6 +41,7 @@ from numba_nn.layers.conv.winograd_tiles import (
     GRADIENT_TILES,
     WIDE,
     Tiling,
+    chunk_span,
     clear,
     correlation_arrays,
     correlation_scratch,
@@ -54,6 +55,7 @@ from numba_nn.layers.conv.winograd_tiles import (
     place_tiles,
     shared_chunk,
     tile_count,
+    tile_place,
     write_tiles,
 )
 from numba_nn.layers.conv.winograd_transforms import FORMS, lane_transform, strip_transform
@@ -61,8 +63,8 @@ from numba_nn.layers.image import images
 
 # What the transform of a tile of 36 numbers costs for an input channel and for an output channel, in multiply-adds, and for a
 # pair of them that of the weights, which is bound by memory, or, with every chunk of a weight gradient, that of the taps (Zen
-# 4; weights: Zen 3). Of 6 numbers it costs more than a sixth, and as many times that as a signal has phases, each of which comes
-# through all of its cache lines; dilated images are copied number by number (Intel Xeon).
+# 4; weights: Zen 3). Of 6 numbers it costs more than a sixth, and as many times that as a signal has phases: each comes through
+# all cache lines. Dilated images are copied number by number (Intel Xeon).
 INPUT_COST, OUTPUT_COST, WEIGHT_COST, TAPS_COST = 450, 300, 600, 300
 ROW_SHARE, DILATED = 0.4, 1.6
 TILES_TO_OUTPUTS = 4  # see `each_takes_tiles`
@@ -189,10 +191,15 @@ def each_takes_tiles(tiles, outputs, lanes, team):
 def transform_chunk(inputs, padded, corners, x, part, parts, first, count, tiling, padding):
     """Transform a chunk's tiles of one of ``parts`` of the channels into panels of tiles; inputs: (P, numbers, C tiles)."""
     lanes, tiles, numbers, step = vector_lanes(x), tile_columns(x), inputs.shape[1], inputs.shape[2]
-    flat, width, channels = inputs.reshape(inputs.size), padded_width(tiling), x.shape[1]
+    flat, width, channels, span = (
+        inputs.reshape(inputs.size),
+        padded_width(tiling),
+        x.shape[1],
+        chunk_span(first, count, tiling),
+    )
     clear(padded, padded_rows(count, x.shape[0], tiling) * width + WIDE)
     for c in range(channels * part // parts, channels * (part + 1) // parts):
-        pad_rows(padded, x, c, first, count, tiling, padding)
+        pad_rows(padded, x, c, span, tiling, padding)
         for t in range(0, count, lanes):
             at = t // tiles * numbers * step + c * tiles + t % tiles
             inputs_to_lanes(tiling[:2], flat, at, step, padded, 0, corners, t, width)
@@ -221,12 +228,12 @@ def multiply_chunk(
 def finish_tiles(y, strips, products, scale, shift, row, row_end, first, last, tiling, activation, slope):
     """Output channels ``row`` to ``row_end`` of tiles ``first`` to ``last``, from their products."""
     width, lanes, stride = tile_columns(y), vector_lanes(y), tile_columns(y) * tiling.width
-    flat, step = products.reshape(products.size), products.shape[1]
+    flat, step, place = products.reshape(products.size), products.shape[1], tile_place(first, tiling)
     for o in range(row, row_end):
         for t in range(0, last - first, lanes):
             lanes_to_outputs(tiling[:2], strips, t * tiling.width, stride, flat, (o - row) * width + t, step)
         finish_channel(strips, 0, strips.size, scale[o], shift[o], activation, slope)
-        write_tiles(y, o, strips, stride, first, last, tiling)
+        write_tiles(y, o, strips, stride, last - first, place, tiling)
 
 
 class Winograd(Algorithm):

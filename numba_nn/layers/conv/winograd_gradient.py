@@ -21,6 +21,7 @@ from numba_nn.layers.conv.winograd_matrices import from_taps, outputs_of, to_out
 from numba_nn.layers.conv.winograd_tiles import (
     BLOCK_PANELS,
     Tiling,
+    chunk_span,
     clear,
     inputs_to_lanes,
     multiply_tiles,
@@ -71,10 +72,10 @@ def winograd_backward_weight(
 
 
 @inner
-def pad_planes(padded, planes, x, channel, first, count, tiling, padding):
+def pad_planes(padded, planes, x, channel, span, tiling, padding):
     """Copy what a chunk's tiles cover of as many channels as there are lanes; what lanes beyond hold is not used."""
     for lane in range(min(planes.size, x.shape[1] - channel)):
-        pad_rows(padded[planes[lane] :], x, channel + lane, first, count, tiling, padding)
+        pad_rows(padded[planes[lane] :], x, channel + lane, span, tiling, padding)
 
 
 @inner
@@ -82,7 +83,7 @@ def transform_inputs(inputs, padded, corners, planes, x, vector, first, count, t
     """Transform the tiles of one vector of input channels; inputs: (panels, numbers, T columns)."""
     width, lanes, step = tile_columns(x), vector_lanes(x), inputs.shape[2]
     flat, length, channel = inputs.reshape(inputs.size), padded_width(tiling), vector * lanes
-    pad_planes(padded, planes, x, channel, first, count, tiling, padding)
+    pad_planes(padded, planes, x, channel, chunk_span(first, count, tiling), tiling, padding)
     at = channel // width * inputs.shape[1] * step + channel % width
     for t in range(count):
         inputs_to_lanes(tiling[:2], flat, at + t * width, step, padded, corners[t], planes, 0, length)
@@ -92,9 +93,9 @@ def transform_inputs(inputs, padded, corners, planes, x, vector, first, count, t
 def transform_gradients(gradients, padded, corners, planes, dy, panel, first, count, tiling):
     """Transform the tiles of one panel of output channels; gradients: (numbers, T rows)."""
     height, lanes, step = tile_rows(dy), vector_lanes(dy), gradients.shape[1]
-    flat, length = gradients.reshape(gradients.size), padded_width(tiling)
+    flat, length, span = gradients.reshape(gradients.size), padded_width(tiling), chunk_span(first, count, tiling)
     for r in range((height - 1) // lanes * lanes, -1, -lanes):  # what reaches beyond the rows is written again with the next
-        pad_planes(padded, planes, dy, panel * height + r, first, count, tiling, (0, 0))
+        pad_planes(padded, planes, dy, panel * height + r, span, tiling, (0, 0))
         for t in range(count):
             outputs_to_lanes(tiling[:2], flat, t * height + r, step, padded, corners[t], planes, 0, length)
 

@@ -113,6 +113,13 @@ def padded_row(tile_row, tiling):
 
 
 @inner
+def tile_place(tile, tiling):
+    """Number of a tile's phase, and its row and column there: four divisions."""
+    row, column = tile // tiling.columns, tile % tiling.columns
+    return row // tiling.rows, row % tiling.rows, column
+
+
+@inner
 def place_tiles(corners, first, count, tiling):
     """corners[t] = where tile first + t starts in the padded rows of the chunk; those beyond the count lie at 0."""
     start = padded_row(first // tiling.columns, tiling)
@@ -138,18 +145,23 @@ def phase_at(number, tiling):
 
 
 @inner
-def pad_rows(padded, x, channel, first, count, tiling, padding):
+def chunk_span(first, count, tiling):
+    """First and last phase that a run of tiles covers; its first row in the one, and the row behind it in the other."""
+    (first_phase, top, _), (last_phase, bottom, _) = tile_place(first, tiling), tile_place(first + count - 1, tiling)
+    return first_phase, last_phase, top * tiling.height, (bottom + 1) * tiling.height + tiling.tap_rows - 1
+
+
+@inner
+def pad_rows(padded, x, channel, span, tiling, padding):
     """Copy what a chunk's tiles cover of one channel, shifted by the padding. The border holds zeros already."""
     flat, height, length, width = x.reshape(x.size), x.shape[2], x.shape[3], padded_width(tiling)
-    (down, across), more = (tiling.row_step, tiling.column_step), tiling.tap_rows - 1
-    top, bottom, of_phase = first // tiling.columns, (first + count - 1) // tiling.columns, tiling.rows * tiling.height + more
-    start, first_phase, last_phase = padded_row(top, tiling), top // tiling.rows, bottom // tiling.rows
+    (down, across), of_phase = (tiling.row_step, tiling.column_step), tiling.rows * tiling.height + tiling.tap_rows - 1
+    first_phase, last_phase, start, stop = span
     for number in range(first_phase, last_phase + 1):
         n, row_phase, column_phase = phase_at(number, tiling)
-        above, before, shift = padding[0] - row_phase, padding[1] - column_phase, number * of_phase - start
+        above, before, shift = padding[0] - row_phase, padding[1] - column_phase, (number - first_phase) * of_phase - start
         left, right = max(0, steps_to(before, across)), min(width, steps_to(length + before, across))
-        begin = (top - first_phase * tiling.rows) * tiling.height if number == first_phase else 0
-        end = (bottom - last_phase * tiling.rows + 1) * tiling.height + more if number == last_phase else of_phase
+        begin, end = start if number == first_phase else 0, stop if number == last_phase else of_phase
         for row in range(max(begin, steps_to(above, down)), min(end, steps_to(height + above, down))):
             line = ((n * x.shape[1] + channel) * height + row * down - above) * length
             copy_strided(padded, (shift + row) * width + left, 1, flat, line + left * across - before, across, right - left)
@@ -190,19 +202,18 @@ def multiply_tiles(products, inputs, transformed, depth, outputs, panel, panel_e
 
 
 @inner
-def write_tiles(y, channel, strips, stride, first, last, tiling):
-    """Write tiles ``first`` to ``last`` of one output channel, which lie side by side in rows that are ``stride`` apart."""
+def write_tiles(y, channel, strips, stride, tiles, place, tiling):
+    """Write ``tiles`` of one output channel, from ``place`` on; they lie side by side in rows that are ``stride`` apart."""
     flat, height, length, (down, across) = y.reshape(y.size), y.shape[2], y.shape[3], (tiling.row_step, tiling.column_step)
-    tile, row, column = first, first // tiling.columns, first % tiling.columns
-    number, row = row // tiling.rows, row % tiling.rows
-    while tile < last:
+    (number, row, column), tile = place, 0
+    while tile < tiles:
         n, row_phase, column_phase = phase_at(number, tiling)
-        run, top, left = min(tiling.columns - column, last - tile), row * tiling.height, column * tiling.width
+        run, top, left = min(tiling.columns - column, tiles - tile), row * tiling.height, column * tiling.width
         plane = (n * y.shape[1] + channel) * height
         count = min(run * tiling.width, steps_to(length - column_phase, across) - left)
         for i in range(min(tiling.height, steps_to(height - row_phase, down) - top)):
             target = (plane + (top + i) * down + row_phase) * length + left * across + column_phase
-            copy_strided(flat, target, across, strips, i * stride + (tile - first) * tiling.width, 1, count)
+            copy_strided(flat, target, across, strips, i * stride + tile * tiling.width, 1, count)
         tile, row, column = tile + run, row + 1, 0
         if row == tiling.rows:
             number, row = number + 1, 0
