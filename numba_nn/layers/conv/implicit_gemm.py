@@ -146,6 +146,12 @@ def correlate_block(
 
 
 @inner
+def rows_of_few(whole):
+    """Rows of a panel that tiles of FEW_ROWS take where no more are left: they must not read beyond it."""
+    return (whole - 1) // FEW_ROWS * FEW_ROWS
+
+
+@inner
 def finish_block(
     y, n, channel, rows, planes, a, a_at, depth, offsets, size, corner, numbers, scale, shift, activation, slope
 ):  # fmt: skip
@@ -155,7 +161,7 @@ def finish_block(
     for m in range(size[0]):
         at, i = ((n * y.shape[1] + channel) * plane) + (corner[0] + m) * width + corner[1], 0
         while i < rows:
-            taken = whole if panel == whole and rows - i > 2 * FEW_ROWS else FEW_ROWS
+            taken = whole if panel == whole and rows - i > rows_of_few(whole) else FEW_ROWS
             first = a_at + i // panel * panel * depth + i % panel
             for j in range(0, size[1], tile_columns(y)):
                 finish_taps(
@@ -178,7 +184,7 @@ def multiply_taps(sums, rows, size, accumulate, a, a_at, a_depth, planes, b_at, 
     columns, done = (size[0] - 1) * pitch + size[1], 0
     if height == whole:
         done = rows // whole * whole
-        if rows - done > 2 * FEW_ROWS:
+        if rows - done > rows_of_few(whole):
             done += whole
         # Rows of whole vectors leave out what lies between them.
         runs, length = (size[0], size[1]) if size[1] % lanes == 0 else (1, columns)
