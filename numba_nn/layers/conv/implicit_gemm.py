@@ -159,7 +159,7 @@ def finish_block(
     flat, width, plane, panel, whole = y.reshape(y.size), y.shape[3], y.shape[2] * y.shape[3], numbers.height, tile_rows(y)
     least = y.dtype.type(0 if activation == RELU else -np.inf)
     for m in range(size[0]):
-        at, i = ((n * y.shape[1] + channel) * plane) + (corner[0] + m) * width + corner[1], 0
+        at, i = (n * y.shape[1] + channel) * plane + (corner[0] + m) * width + corner[1], 0
         while i < rows:
             taken = whole if panel == whole and rows - i > rows_of_few(whole) else FEW_ROWS
             first = a_at + i // panel * panel * depth + i % panel
@@ -278,7 +278,8 @@ class ImplicitGemm(Algorithm):
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         self.pack(1, scratch["weight"], weight)
-        self.correlate(1, scratch, dx, dy, scratch["weight"])
+        terms = (self.ones, self.zeros, IDENTITY, 0.0) if self._layouts[1].by_rows else ()
+        self.correlate(1, scratch, dx, dy, scratch["weight"], *terms)
 
     def pack(self, which: int, packed: Array, weight: Array) -> None:
         """Pack weights (O, C / groups, ...) for the forward, 0, or the input gradient, 1."""

@@ -122,7 +122,7 @@ class Numbers(NamedTuple):
     """Of a plane, that taps see."""
     column_phases: int
     by_rows: int
-    """Whether tiles are rows of the target, or parts of them: see `Layout._goes_by_rows`."""
+    """Whether rows of the target are finished as they are summed: see `Layout._goes_by_rows`."""
 
 
 class Layout:
@@ -143,6 +143,8 @@ class Layout:
         (phases of the target, 5): its row and column, taps, where its offsets and where its taps start.
     taps : ndarray of int64
         The taps, phase by phase.
+    by_rows : bool
+        Whether rows of the target are finished as they are summed.
     """
 
     def __init__(self, problem: Problem, correlation: Correlation) -> None:
@@ -160,7 +162,7 @@ class Layout:
         self._columns = -(-correlation.grid[1] // -(-correlation.grid[1] // pixels))
         self._pitch = self._plane_pitch()
         self.panel_rows = 1 if self._rows == 1 else FEW_ROWS if self._rows <= FEW_ROWS else tile_shape(problem.dtype)[0]
-        self._by_rows = self._goes_by_rows()
+        self.by_rows = self._goes_by_rows()
         rows = min(correlation.grid[0], max(1, pixels // self._pitch))
         self._height = min(range(1, rows + 1), key=self._cost)
         self._lines = -(-((self._height - 1) * correlation.step[0] + self._reach[0] + 1) // correlation.step[0])
@@ -205,7 +207,7 @@ class Layout:
     def _product_cost(self, height: int) -> float:
         """Cycles per channel of multiply-adds of vectors, of loading weights, and of placing the rows of the result."""
         lanes, pixels = self._width // WIDE, height * self._columns
-        if self._by_rows:
+        if self.by_rows:
             pixels = height * -(-self._columns // lanes) * lanes
         elif self._columns % lanes:
             pixels = -(-((height - 1) * self._pitch + self._columns) // lanes) * lanes
@@ -253,7 +255,7 @@ class Layout:
             row_spread=row_spread, column_spread=column_spread, row_shift=row_shift, column_shift=column_shift,
             channels=self._slice, width=self.sums, height=self.panel_rows, panels=self.panels,
             parts=max(1, min(wanted, self.panels // 2, 1 + int(share))), row_phases=self._kept[0], column_phases=self._kept[1],
-            by_rows=self._by_rows,
+            by_rows=self.by_rows,
         )  # fmt: skip
 
     @property

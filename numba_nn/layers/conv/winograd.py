@@ -191,12 +191,8 @@ def each_takes_tiles(tiles, outputs, lanes, team):
 def transform_chunk(inputs, padded, corners, x, part, parts, first, count, tiling, padding):
     """Transform a chunk's tiles of one of ``parts`` of the channels into panels of tiles; inputs: (P, numbers, C tiles)."""
     lanes, tiles, numbers, step = vector_lanes(x), tile_columns(x), inputs.shape[1], inputs.shape[2]
-    flat, width, channels, span = (
-        inputs.reshape(inputs.size),
-        padded_width(tiling),
-        x.shape[1],
-        chunk_span(first, count, tiling),
-    )
+    flat, width, channels = inputs.reshape(inputs.size), padded_width(tiling), x.shape[1]
+    span = chunk_span(first, count, tiling)
     clear(padded, padded_rows(count, x.shape[0], tiling) * width + WIDE)
     for c in range(channels * part // parts, channels * (part + 1) // parts):
         pad_rows(padded, x, c, span, tiling, padding)
