@@ -48,10 +48,10 @@ CONVOLUTIONS = [
     conv((1, 6, 8, 50), 6, 9, 3, padding=1, groups=3),
     conv((2, 4, 5, 32), 4, 8, 1, padding=(1, 0)),
     conv1d((1, 1, 2200), 1, 4, 3, padding=4),
-    # rows of the output from registers: of a vector and of several, strides, channels by twelves, sixes and fours and what is left
+    # rows of the output from registers: of vectors and what is left, with stride; channels by twelves, sixes and fours, groups
     conv((2, 3, 6, 20), 3, 8, 3, padding=1),
     conv((1, 2, 5, 67), 2, 29, 3, bias=False),
-    conv((2, 4, 9, 45), 4, 11, (2, 3), stride=2, padding=(1, 2), groups=1),
+    conv((2, 4, 9, 45), 4, 11, (2, 3), stride=2, padding=(1, 2)),
     conv((2, 6, 4, 40), 6, 14, 3, padding=2, dilation=2, groups=2),
     # taps as large as the image
     conv((3, 5, 1, 1), 5, 7, 1),

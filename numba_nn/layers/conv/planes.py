@@ -122,7 +122,7 @@ class Numbers(NamedTuple):
     """Of a plane, that taps see."""
     column_phases: int
     by_rows: int
-    """Whether rows of the target are finished as they are summed: see `Layout._goes_by_rows`."""
+    """Whether rows of the target are finished as they are summed: see `Layout`."""
 
 
 class Layout:
