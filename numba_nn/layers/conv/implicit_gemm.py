@@ -155,22 +155,25 @@ def rows_of_few(whole):
 def finish_block(
     y, n, channel, rows, planes, a, a_at, depth, offsets, size, corner, numbers, scale, shift, activation, slope
 ):  # fmt: skip
-    """A block whose depth is one slice, finished as it is summed: row by row of y, without sums on the way."""
+    """A block whose depth is one slice, finished as it is summed: row by row of y, without sums on the way.
+
+    Few channels go through all rows together: 256 planes of 4 KB lie on as many pages, and in few sets of the L1 cache.
+    """
     flat, width, plane, panel, whole = y.reshape(y.size), y.shape[3], y.shape[2] * y.shape[3], numbers.height, tile_rows(y)
-    least = y.dtype.type(0 if activation == RELU else -np.inf)
-    for m in range(size[0]):
-        at, i = (n * y.shape[1] + channel) * plane + (corner[0] + m) * width + corner[1], 0
-        while i < rows:
-            taken = whole if panel == whole and rows - i > rows_of_few(whole) else FEW_ROWS
-            first = a_at + i // panel * panel * depth + i % panel
+    least, i = y.dtype.type(0 if activation == RELU else -np.inf), 0
+    while i < rows:
+        taken = min(rows - i, whole if panel == whole and rows - i > rows_of_few(whole) else FEW_ROWS)
+        first = a_at + i // panel * panel * depth + i % panel
+        for m in range(size[0]):
+            at = ((n * y.shape[1] + channel + i) * y.shape[2] + corner[0] + m) * width + corner[1]
             for j in range(0, size[1], tile_columns(y)):
                 finish_taps(
-                    flat, at + i * plane + j, plane, min(taken, rows - i), size[1] - j, scale, shift, channel + i, least,
-                    a, first, panel, planes, m * numbers.pitch + j, offsets, depth,
+                    flat, at + j, plane, taken, size[1] - j, scale, shift, channel + i, least, a, first, panel, planes,
+                    m * numbers.pitch + j, offsets, depth,
                 )  # fmt: skip
-            i += taken
-        for r in range(rows if activation > RELU else 0):
-            activate(flat[at + r * plane : at + r * plane + size[1]], activation, slope)
+            for r in range(taken if activation > RELU else 0):
+                activate(flat[at + r * plane : at + r * plane + size[1]], activation, slope)
+        i += taken
 
 
 @inner
