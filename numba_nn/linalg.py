@@ -61,7 +61,7 @@ def matmul(
         if accumulate:
             raise DestinationError("matmul: accumulate=True needs out, the array to add to")
         c = out = plan.device.empty(plan.shape, plan.dtype)
-    elif (
+    elif (  # arrays that are no views need no call to see that they lie apart
         not plain
         or out is b
         or not is_destination(out, plan.shape, plan.dtype, a)

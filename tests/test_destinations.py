@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import pickle
@@ -101,6 +102,25 @@ def test_parameters_of_others_are_destinations():
     np.testing.assert_allclose(image.grad, x @ layer.weight.value, rtol=1e-6)
     room = np.zeros((3, 8, 8), np.float32)
     np.testing.assert_array_equal(layer.forward(x, out=room[1]), layer.forward(x))
+
+
+def test_parts_of_one_buffer_are_destinations_where_they_lie_apart():
+    rng, buffer, layer = np.random.default_rng(0), np.zeros(160, np.float32), nn.Linear(4, 4)
+    calls = {
+        "layer": lambda a, b, out: layer.forward(a, out=out), "matmul": lambda a, b, out: nn.matmul(a, b, out),
+        "add": lambda a, b, out: nn.ops.add(a, b, out=out), "exp": lambda a, b, out: nn.ops.exp(a, out=out),
+    }  # fmt: skip
+    for turn in range(2000):
+        name = list(calls)[turn % len(calls)]
+        parts = [buffer[at : at + 16].reshape(4, 4) for at in rng.integers(0, 144, 3)]
+        a, b, out = (part if rng.random() < 0.7 else part.copy() for part in parts)
+        out = out if rng.random() < 0.9 else a
+        read = (a, b) if name in ("matmul", "add") else (a,)
+        elementwise = name in ("add", "exp")  # which may overwrite an operand itself
+        overlaps = any(np.shares_memory(out, x) and not (elementwise and x is out) for x in read)
+        expected = pytest.raises(nn.DestinationError, match="overlaps") if overlaps else contextlib.nullcontext()
+        with expected:
+            calls[name](a, b, out)
 
 
 def masked(array):

@@ -106,7 +106,7 @@ def is_destination(out: Any, shape: Shape, dtype: np.dtype[Any], x: NDArray[Any]
 
 def lie_apart(out: NDArray[Any], x: NDArray[Any]) -> bool:
     """Whether arrays in order share no memory; of those that are no views it is seen in a fifth of the time."""
-    return (out.base is None and x.base is None and out is not x) or not may_share_memory(out, x)
+    return (out.flags.owndata and x.base is None and out is not x) or not may_share_memory(out, x)
 
 
 def _refuse_destination(where: object, name: str, out: Any, shape: Shape, dtype: np.dtype[Any]) -> NoReturn:

@@ -150,6 +150,7 @@ class Layer(LayerMemory):
                 x = self._accept(x)
             call = self._call_for(x)
             y: Any = out
+            # What may lie in memory that a model holds is no destination if it is this one's: `_destination` knows.
             if not is_destination(out, call.y_shape, call.dtype, x) or (y.base is not None and self.device.is_held(y)):
                 y = self._destination(out, "out", call.y_shape, call.dtype, x)
             self._apply(call, y, x, self.training)

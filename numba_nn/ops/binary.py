@@ -233,7 +233,7 @@ class BinaryFunction(Function):
             and is_destination(out, shape, one.dtype, other if out is a else one)
             and (out.base is other.base is None or out is a or out is b or lie_apart(out, other))
         ):
-            y = out  # an operand itself, or apart from both
+            y = out  # an operand itself, or apart from both; arrays that are no views need no call to see it
         else:
             apart = [x for x, given in ((one, a), (other, b)) if given is not out]
             y = self._destination(out, shape, one.dtype, device, *apart)

@@ -167,8 +167,8 @@ class FmaEmitter(Emitter):
     def fetch(self, c: Any, stride: Any, ahead: Any, b_depth: Any, depth: Any, k: Any) -> None:
         """Bring the next row of C, and the next one of what lies ahead in B, into caches: see `tile_by_operands`.
 
-        A short depth has fewer fetches than C has rows, and takes three at a time: 2000 x 2000 with a depth of 32 take 0.83 of
-        the time so, 4096 x 256 with 64 0.96.
+        A depth with fewer fetches than C has rows takes three rows at a time, the last one in place of those beyond: 2000 x
+        2000 with a depth of 32 take 0.83 of the time so, 4096 x 256 with 64 0.96.
         """
         builder = self.builder
         part, parts = (builder.sdiv(number, INTP(FETCH_DEPTHS)) for number in (k, depth))

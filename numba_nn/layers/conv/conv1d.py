@@ -35,8 +35,9 @@ class Conv1d(Convolution):
     dtype : dtype, optional
         float32 or float64.
     algorithm : {"auto", "direct", "winograd"}, optional
-        How it is computed: see `Conv2d`. "winograd" serves kernel_size 3 and 5 with stride 1 and one group, in half of the
-        multiplications; its tiles have 4 outputs, or 2. "auto" takes it from about 128 channels on.
+        How it is computed: see `Conv2d`. "winograd" serves kernel_size 3, with half of the multiplications, and 5, with 0.6
+        of them, with stride 1 and one group; its tiles have 4 outputs, or 2, which lie ``dilation`` apart. "auto" takes it
+        from about 128 channels on.
 
     Attributes
     ----------

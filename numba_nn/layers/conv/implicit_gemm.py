@@ -120,7 +120,7 @@ def correlate_block(
     )  # fmt: skip
     pad_planes(planes, x, n, g * channels, channels, top - numbers.row_lead, left - numbers.column_lead, needed, numbers)
     end = min(rows, (part + 1) * panels // parts * height)
-    if numbers.by_rows and scale.size:
+    if numbers.by_rows and scale.size:  # else the sums are wanted as they are
         row = part * panels // parts * height
         finish_block(
             y, n, g * rows + row, end - row, planes, packed, (g * panels * height + row) * channels * phases[0, 2],
@@ -157,10 +157,12 @@ def finish_block(
 ):  # fmt: skip
     """A block whose depth is one slice, finished as it is summed: row by row of y, without sums on the way.
 
-    Few channels go through all rows together: 256 planes of 4 KB lie on as many pages, and in few sets of the L1 cache.
+    Tiles do scale, shift and ReLU in registers; another activation goes over the rows while they are in the cache. Few channels
+    go through all rows together: 256 planes of 4 KB lie on as many pages, and in few sets of the L1 cache.
     """
     flat, width, plane, panel, whole = y.reshape(y.size), y.shape[3], y.shape[2] * y.shape[3], numbers.height, tile_rows(y)
-    least, i = y.dtype.type(0 if activation == RELU else -np.inf), 0
+    least = y.dtype.type(0 if activation == RELU else -np.inf)
+    i = 0
     while i < rows:
         taken = min(rows - i, whole if panel == whole and rows - i > rows_of_few(whole) else FEW_ROWS)
         first = a_at + i // panel * panel * depth + i % panel

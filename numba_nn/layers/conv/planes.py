@@ -162,7 +162,7 @@ class Layout:
         self._columns = -(-correlation.grid[1] // -(-correlation.grid[1] // pixels))
         self._pitch = self._plane_pitch()
         self.panel_rows = 1 if self._rows == 1 else FEW_ROWS if self._rows <= FEW_ROWS else tile_shape(problem.dtype)[0]
-        self.by_rows = self._goes_by_rows()
+        self.by_rows = self._goes_by_rows()  # which asks for what is set above, and on which what follows depends
         rows = min(correlation.grid[0], max(1, pixels // self._pitch))
         self._height = min(range(1, rows + 1), key=self._cost)
         self._lines = -(-((self._height - 1) * correlation.step[0] + self._reach[0] + 1) // correlation.step[0])
@@ -191,7 +191,7 @@ class Layout:
         tiles compute beyond the end of a row must take less time than to place it. 3 channels of 224 x 224, 3 x 3 taps with
         stride 2, take 0.70 of the time so (Intel Xeon), 16 channels 0.94.
         """
-        lanes, depth = self._width // WIDE, self._channels * self._taps
+        lanes, depth = self._width // WIDE, self._channels * self._taps  # two vectors are multiplied in a cycle
         beyond = -(-self._columns // lanes) - self._pitch / lanes
         dense = math.prod(self._correlation.spread) == 1 and self.panel_rows > 1 and self._columns > lanes
         return dense and depth <= DEPTH and beyond * depth / 2 < ROW_CYCLES
@@ -266,7 +266,7 @@ class Layout:
 
     @property
     def planes(self) -> int:
-        """Elements of the planes of a block; tiles read beyond the last one."""
+        """Elements of the planes of a block; a tile that starts at the end of the last one reads beyond it."""
         return self._channels * self.plane + self.sums + self._width
 
 

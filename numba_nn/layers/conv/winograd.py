@@ -241,7 +241,7 @@ class Winograd(Algorithm):
         super().__init__(problem)
         pairs = zip(problem.taps, problem.dilation, problem.padding, strict=True)
         self._back = tuple((k - 1) * d - before for k, d, before in pairs)
-        self._tilings = {one_pass: tuple(tiling(one_pass, problem)) for one_pass in PASSES}
+        self._tilings = {one_pass: tuple(tiling_of(one_pass, problem)) for one_pass in PASSES}
 
     @classmethod
     def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
@@ -256,7 +256,7 @@ class Winograd(Algorithm):
         (batch, channels), outputs, sizes = problem.x_shape[:2], problem.y_shape[1], problem.y_shape[2:]
         if one_pass == "input":
             channels, outputs, sizes = outputs, channels, problem.x_shape[2:]
-        cut, lanes = tiling(one_pass, problem), tile_shape(problem.dtype)[1] // VECTORS
+        cut, lanes = tiling_of(one_pass, problem), tile_shape(problem.dtype)[1] // VECTORS
         numbers, tiles = cut.numbers, max(1, tile_count.py_func(batch, cut))
         share = numbers / SIDE**2
         if one_pass == "weight":
@@ -266,7 +266,9 @@ class Winograd(Algorithm):
             missing = 0 if tiles >= math.lcm(tile_count.py_func(1, cut), lanes) else lanes // 2
             per_tile = numbers * (tiles + missing) / tiles + (share * WEIGHT_COST / tiles if one_pass != "inference" else 0)
         direct = math.prod(problem.taps) * batch * math.prod(sizes) / tiles
-        copies = ROW_SHARE * problem.dilation[1] if share < 1 else 1 if problem.dilation == (1, 1) else DILATED
+        copies = 1.0 if problem.dilation == (1, 1) else DILATED
+        if share < 1:
+            copies = ROW_SHARE * problem.dilation[1]
         return direct / (per_tile + copies * (INPUT_COST / outputs + OUTPUT_COST / channels))
 
     @classmethod
@@ -280,14 +282,16 @@ class Winograd(Algorithm):
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem, spec = self.problem, gradient_scratch if one_pass == "weight" else correlation_scratch
         shapes = (problem.y_shape, problem.x_shape) if one_pass == "input" else (problem.x_shape, problem.y_shape)
-        return spec(tiling(one_pass, problem), *shapes, problem.dtype, workers)
+        return spec(tiling_of(one_pass, problem), *shapes, problem.dtype, workers)
 
     def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
         """Transformed weights."""
         return parameter.packed("winograd", scratch["weight"], functools.partial(self._transform, scratch["taps"]))
 
     def _transform(self, taps: Array, transformed: Array, weight: Array) -> None:
-        winograd_transform_weight.for_work(WEIGHT_WORK * weight.size)(transformed, taps, images(weight))
+        winograd_transform_weight.for_work(WEIGHT_WORK * weight.size)(
+            transformed, taps, images(weight)
+        )  # a signal's have 3 axes
 
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
@@ -306,6 +310,6 @@ class Winograd(Algorithm):
         run(dweight.reshape(-1), *scratch.values(), x, dy, self._tilings["weight"], self.problem.padding)
 
 
-def tiling(one_pass: str, problem: Problem) -> Tiling:
+def tiling_of(one_pass: str, problem: Problem) -> Tiling:
     """The tiles of what a pass has for outputs; a weight gradient has those of the forward."""
     return Tiling.of((problem.x_shape if one_pass == "input" else problem.y_shape)[2:], problem.taps, problem.dilation)

@@ -23,7 +23,7 @@ from numba_nn.layers.conv.algorithm import Pair
 from numba_nn.layers.conv.winograd_matrices import from_inputs, outputs_of, side_of
 from numba_nn.layers.conv.winograd_transforms import copy_exactly, gather_transform
 
-WIDE = 8  # columns that are read of a tile: the next power of two
+WIDE = 8  # columns that are read of a tile of SIDE: the next power of two
 
 # A chunk has so many tiles at most, and bytes of transformed inputs, but a panel at least: 36 x 128 x 32 x 4 B = 590 KB for 128
 # channels.
@@ -35,7 +35,10 @@ inputs_to_lanes = gather_transform(from_inputs)
 
 
 class Tiling(NamedTuple):
-    """The tiles of an output; kernels take it as a plain tuple, see `numba_nn.layers.conv.planes.Numbers`."""
+    """The tiles of an output.
+
+    Kernels take it as a plain tuple and name it where they hand it on: an argument with names would cost 2 us more a call.
+    """
 
     tap_rows: int
     tap_columns: int
@@ -114,7 +117,7 @@ def padded_row(tile_row, tiling):
 
 @inner
 def tile_place(tile, tiling):
-    """Number of a tile's phase, and its row and column there: four divisions."""
+    """Number of a tile's phase, and its row and column there."""
     row, column = tile // tiling.columns, tile % tiling.columns
     return row // tiling.rows, row % tiling.rows, column
 
