@@ -9,6 +9,7 @@ import pytest
 import numba_nn as nn
 from numba_nn.core import threads
 from numba_nn.core.kernel import Kernel
+from numba_nn.layers.conv.col2im import Col2im
 from numba_nn.layers.conv.im2col import Im2col
 from numba_nn.layers.conv.im2row import Im2row
 from tests import reference
@@ -87,8 +88,8 @@ def along(x, weight, dy, args, kwargs):
 @pytest.mark.parametrize(
     ("make", "preferred"),
     [
-        (draw, None), (draw_im2col, Im2col), (draw, Im2row), (draw_winograd, None), (draw_pointwise, None),
-        (draw_whole_image, None),
+        (draw, None), (draw_im2col, Im2col), (draw, Im2row), (draw, Col2im), (draw_winograd, None),
+        (draw_pointwise, None), (draw_whole_image, None),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("seed", range(GEOMETRIES))

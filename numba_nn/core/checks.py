@@ -96,12 +96,17 @@ def _check_device_destination(
         raise DestinationError(f"{where}: {name} overlaps an input; pass an array with memory of its own")
 
 
-def is_destination(out: Any, shape: Shape, dtype: np.dtype[Any], x: NDArray[Any]) -> bool:
-    """Whether `check_destination` passes, for one input: in 0.2 us, or 0.4 with views."""
+def is_destination(out: Any, shape: Shape, dtype: np.dtype[Any], x: NDArray[Any], other: NDArray[Any] | None = None) -> bool:
+    """Whether `check_destination` passes, for one or two inputs: in 0.2 us, or 0.4 with views.
+
+    It writes out what `lie_apart` does, as a call takes 0.07 us.
+    """
     if type(out) is not ndarray or out.shape != shape or out.dtype is not dtype:
         return False
     flags = out.flags
-    return flags.carray and ((flags.owndata and x.base is None and out is not x) or not may_share_memory(out, x))
+    if not (flags.carray and ((flags.owndata and x.base is None and out is not x) or not may_share_memory(out, x))):
+        return False
+    return other is None or (flags.owndata and other.base is None and out is not other) or not may_share_memory(out, other)
 
 
 def lie_apart(out: NDArray[Any], x: NDArray[Any]) -> bool:

@@ -256,10 +256,11 @@ class Layer(LayerMemory):
             slot, call = self._newest()
             dy = self.device.accept(dy)
             check_fits(self, "dy", dy, call.y_shape, call.dtype, self.device)
-            dx = None
+            dx: Any = None
             if input_gradient and not self.takes_indices:
-                inputs = (dy,) if slot.x is None else (dy, slot.x)
-                dx = self._destination(out, "out", call.x_shape, call.dtype, *inputs)
+                dx, x = out, slot.x
+                if not is_destination(out, call.x_shape, call.dtype, dy, x) or (dx.base is not None and self.device.is_held(dx)):
+                    dx = self._destination(out, "out", call.x_shape, call.dtype, *((dy,) if x is None else (dy, x)))
             elif out is not None:
                 reason = "x holds indices" if self.takes_indices else "input_gradient=False"
                 raise ArgumentError(f"{self}: backward has no input gradient to write to out: {reason}")

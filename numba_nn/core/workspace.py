@@ -174,8 +174,8 @@ class Workspace:
 
         Of a tuple each array likewise, in a buffer of its own; None stays None.
         """
-        if array is None:
-            return None
+        if array is None or (type(array) is np.ndarray and array.flags.carray):
+            return array
         if isinstance(array, tuple):
             if all(one is None or self.device.is_plain(one) for one in array):
                 return array

@@ -12,7 +12,7 @@ from numba import prange
 from numpy import ndarray
 
 from numba_nn.core.call import Array
-from numba_nn.core.checks import is_destination, lie_apart
+from numba_nn.core.checks import is_destination
 from numba_nn.core.cuda.portable import covering_windows
 from numba_nn.core.device import CPU, Device, device_of
 from numba_nn.core.each import each_far, is_far
@@ -228,12 +228,10 @@ class BinaryFunction(Function):
             shape, rows, dims = self._broadcast(shape, other.shape, device)
         if out is None:
             y = device.empty(shape, one.dtype)
-        elif (
-            plain
-            and is_destination(out, shape, one.dtype, other if out is a else one)
-            and (out.base is other.base is None or out is a or out is b or lie_apart(out, other))
+        elif plain and is_destination(
+            out, shape, one.dtype, other if out is a else one, None if out is a or out is b else other
         ):
-            y = out  # an operand itself, or apart from both; arrays that are no views need no call to see it
+            y = out  # an operand itself, or apart from both
         else:
             apart = [x for x, given in ((one, a), (other, b)) if given is not out]
             y = self._destination(out, shape, one.dtype, device, *apart)

@@ -139,13 +139,23 @@ def multiply_blocks(
             s, i, j = t // blocks, t % blocks // column_blocks, t % column_blocks
             row, rows = block_span(i, row_blocks, row_panels, height, m)
             first, columns = block_span(j, column_blocks, column_panels, width, n)
-            split = max(0, min(columns, in_place - first))
-            for start, count in ((first, split), (first + split, columns - split)):
-                multiply_part(
-                    c[s], row, n, rows, start, count, accumulate != 0, a[a_of[s]], a_strides,
-                    packed_a[worker * left : (worker + 1) * left], b[b_of[s]], b_steps, start >= in_place,
-                    packed_b[worker * right : (worker + 1) * right], depth,
-                )  # fmt: skip
+            multiply_span(
+                c[s], row, n, rows, first, columns, in_place, accumulate != 0, a[a_of[s]], a_strides,
+                packed_a[worker * left : (worker + 1) * left], b[b_of[s]], b_steps,
+                packed_b[worker * right : (worker + 1) * right], depth,
+            )  # fmt: skip
+
+
+@inner
+def multiply_span(
+    c, row, stride, rows, first, columns, in_place, accumulate, a, a_strides, room_a, b, b_steps, room_b, depth
+):  # fmt: skip
+    """`multiply_part` of columns of which those before ``in_place`` are read where they lie."""
+    split = max(0, min(columns, in_place - first))
+    for start, count in ((first, split), (first + split, columns - split)):
+        multiply_part(
+            c, row, stride, rows, start, count, accumulate, a, a_strides, room_a, b, b_steps, start >= in_place, room_b, depth
+        )  # fmt: skip
 
 
 @inner

@@ -14,6 +14,7 @@ from numba_nn.core.errors import ArgumentError
 from numba_nn.core.precision import PRECISIONS
 from numba_nn.core.workspace import spec_nbytes, view
 from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
+from numba_nn.layers.conv.col2im import Col2im
 from numba_nn.layers.conv.cuda import OnCuda
 from numba_nn.layers.conv.depthwise import Depthwise
 from numba_nn.layers.conv.im2col import Im2col
@@ -32,7 +33,7 @@ Passes = dict[str, Algorithm]
 """The algorithm of every pass."""
 
 DIRECT: dict[str, tuple[type[Algorithm], ...]] = {
-    "output": (Depthwise, WholeImage, StridedPointwise, Pointwise, Im2row, Im2col, ImplicitGemm),
+    "output": (Depthwise, WholeImage, StridedPointwise, Pointwise, Col2im, Im2row, Im2col, ImplicitGemm),
     "weight": (Depthwise, WholeImage, PixelGradient, TapGradient, TransposedGradient, WeightGradient),
 }
 """What computes forward and input gradient, and what the weight gradient: the first of those that cost least."""

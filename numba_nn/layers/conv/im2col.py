@@ -28,7 +28,7 @@ from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape, vec
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.cuts import panel_vectors, task_cuts
-from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
+from numba_nn.layers.conv.implicit_gemm import ImplicitGemm, turning_cost
 from numba_nn.layers.conv.patches import pack_patches
 from numba_nn.layers.conv.planes import Correlation, forward_correlation, input_correlation
 
@@ -200,7 +200,7 @@ class Im2col(Algorithm):
             runs = -(-phase.size[1] // lanes) + phase.size[1] / width  # they end with rows of the image, panels, and vectors
             packing = PACK_RUN * images * phase.size[0] * runs
             total += ENTER + depth * (rows * panel_vectors(pixels, width) + packing) + place * rows * pixels / lanes
-        return groups * total
+        return groups * total + turning_cost(problem, one_pass)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem, (correlation, phases, _) = self.problem, self._plans[one_pass == "input"]

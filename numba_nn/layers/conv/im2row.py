@@ -30,7 +30,7 @@ from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.cuts import panel_vectors, task_cuts
 from numba_nn.layers.conv.im2col import plans, slice_count
-from numba_nn.layers.conv.implicit_gemm import conv2d_pack_weight, weight_strides
+from numba_nn.layers.conv.implicit_gemm import conv2d_pack_weight, turning_cost, weight_strides
 from numba_nn.layers.conv.patches import pack_patches
 from numba_nn.layers.conv.planes import layouts
 
@@ -123,7 +123,8 @@ class Im2row(Algorithm):
         rows = whole * height + (min(tall for tall in tile_heights()[1:] if tall >= rest) if rest else 0)
         packing = PACK_RUN * images * down * (-(-across // lanes) + across / height)  # runs end with rows, panels and vectors
         placing = PLACE * pixels * columns / lanes
-        return problem.groups * (depth * (rows * panel_vectors(columns, width) + packing) + placing)
+        product = problem.groups * (depth * (rows * panel_vectors(columns, width) + packing) + placing)
+        return product + turning_cost(problem, one_pass)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem, taps, (height, width) = self.problem, math.prod(self.problem.taps), tile_shape(self.problem.dtype)

@@ -28,12 +28,13 @@ from numba_nn.core.parameter import Parameter
 from numba_nn.core.product.packing import PACK_PANELS, PACK_WORK, pack_depths, pack_one, pack_panels
 from numba_nn.core.product.tap_tile import FEW_ROWS, few_columns, finish_taps, fma_taps, one_columns
 from numba_nn.core.rows import fill
-from numba_nn.core.simd import copy_run, tile_columns, tile_rows, vector_lanes
+from numba_nn.core.simd import VECTORS, copy_run, tile_columns, tile_rows, tile_shape, vector_lanes
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.planes import CHUNK, Numbers, layouts, pad_planes
 
 TAP_TILE = 1.2  # time of a tile of taps, to one of `numba_nn.core.product.fma_tile` (Intel Xeon)
+TURN, TURN_APART = 20, 57  # multiply-adds of a vector: packing one of weights turned round, whole or phase by phase
 LONG_ROW = 32  # pixels of a row that is finished while it is copied: 3 -> 256 channels of 32 x 32 in 0.7 of the time (Zen 5)
 
 
@@ -264,7 +265,7 @@ class ImplicitGemm(Algorithm):
     @classmethod
     def cost(cls, problem: Problem, one_pass: str) -> float:
         layout = layouts(problem.in_one_row.of_one_image)[one_pass == "input"]
-        return TAP_TILE * problem.x_shape[0] * problem.groups * layout.cost
+        return TAP_TILE * problem.x_shape[0] * problem.groups * layout.cost + turning_cost(problem, one_pass)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         layout = self._layouts[one_pass == "input"]
@@ -304,6 +305,12 @@ class ImplicitGemm(Algorithm):
             y.reshape(y_shape), scratch["planes"], scratch["sums"], x.reshape(x_shape), packed, scale, shift, layout.offsets,
             layout.phases, self._numbers[which], problem.groups, activation, slope,
         )  # fmt: skip
+
+
+def turning_cost(problem: Problem, one_pass: str) -> float:
+    """What `Algorithm.cost` counts for packing weights that are turned round for an input gradient: all but `Col2im` do."""
+    lanes, turn = tile_shape(problem.dtype)[1] // VECTORS, TURN if problem.stride == (1, 1) else TURN_APART
+    return turn * math.prod(problem.group_channels) * math.prod(problem.taps) * problem.groups / lanes * (one_pass == "input")
 
 
 def weight_strides(problem: Problem) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

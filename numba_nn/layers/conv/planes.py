@@ -33,6 +33,8 @@ PLANES = 2**17  # elements of all planes of a block: 512 KB of float32, half a 1
 MIN_PIXELS, PIXELS, FLAT_PIXELS = 64, 512, 1024  # of a block; FLAT_PIXELS if its patches have few elements
 FLAT_DEPTH = 64
 ROW_CYCLES = 30  # what a row costs to copy, however short
+ONE_ROW = 1.8  # the effort of a tile of one row, which waits for its loads
+PLACE_APART = 80  # multiply-adds of a vector: placing one whose elements lie apart
 COPY_SHARE = 0.1  # of the time that blocks of the same pixels, for other rows of weights, may copy planes once more
 
 
@@ -196,12 +198,12 @@ class Layout:
         dense = math.prod(self._correlation.spread) == 1 and self.panel_rows > 1 and self._columns > lanes
         return dense and depth <= DEPTH and beyond * depth / 2 < ROW_CYCLES
 
-    def _cost(self, height: int) -> float:
-        """Cycles per channel, if blocks have so many rows."""
+    def _cost(self, height: int, effort: float = 1.0) -> float:
+        """Cycles per channel, if blocks have so many rows; effort: what multiplies those of the product."""
         grid_rows, total = self._correlation.grid[0], 0.0
         for rows, count in ((height, grid_rows // height), (grid_rows % height, 1)):
             if rows:
-                total += count * (self._product_cost(rows) + self._copy_cost(rows))
+                total += count * (effort * self._product_cost(rows) + self._copy_cost(rows))
         return total
 
     def _product_cost(self, height: int) -> float:
@@ -261,8 +263,11 @@ class Layout:
     @property
     def cost(self) -> float:
         """Of an image and group, in multiply-adds of a vector, as `Algorithm.cost`."""
-        across = -(-self._correlation.grid[1] // self._columns)
-        return across * self._channels * self._cost(self._height)
+        across, rows, lanes = -(-self._correlation.grid[1] // self._columns), self._rows, self._width // WIDE
+        effort = ONE_ROW if rows == 1 else max(1.0, -(-rows // FEW_ROWS) * FEW_ROWS / rows if rows < 3 * FEW_ROWS else 1.0)
+        apart = 0 if math.prod(self._correlation.spread) == 1 else PLACE_APART
+        placing = apart * rows * math.prod(self._correlation.target[1:]) / lanes
+        return across * self._channels * self._cost(self._height, effort) + placing
 
     @property
     def planes(self) -> int:
