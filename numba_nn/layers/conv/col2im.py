@@ -23,7 +23,7 @@ from numba import prange
 
 from numba_nn.core.call import Array, Arrays
 from numba_nn.core.kernel import PARALLEL_GRAIN, In, Out, Scratch, inlined, inner, kernel
-from numba_nn.core.product.block import DEPTH, DEPTH_SPARE, block_span
+from numba_nn.core.product.block import CACHED, DEPTH, DEPTH_SPARE, block_span
 from numba_nn.core.product.gemm import TASKS, write_transposed
 from numba_nn.core.product.packing import panel_sizes
 from numba_nn.core.product.stack import BLOCK_ROWS, columns_in_place, multiply_span
@@ -38,8 +38,8 @@ LINES = 2**17  # elements of the lines of a block: 512 KB of float32
 PACKED = 2**16  # elements of dy, or of the weights, that are packed at once
 TOGETHER = 4  # rows of dx, in straight code
 # Time in multiply-adds of a vector (Intel Xeon): of a vector of lines, written and folded, of turning it, of a depth of a tile
-# that is packed, and of a block.
-FOLD, FOLD_APART, TURN, PACK, ENTER = 14, 18, 20, 30, 600
+# that is packed, of a vector of weights from memory, and of a block.
+FOLD, FOLD_APART, TURN, PACK, READ, ENTER = 14, 18, 20, 30, 12, 600
 
 
 @functools.lru_cache(maxsize=256)
@@ -219,8 +219,8 @@ class Col2im(Algorithm):
 
     @classmethod
     def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
-        serves = one_pass == "input" and problem.stride[1] <= 2
-        return "" if serves else "serves the input gradient, with a column stride of 1 or 2"
+        serves = one_pass == "input" and problem.stride[1] <= 2 and problem.taps != (1, 1)
+        return "" if serves else "serves the input gradient of several taps, with a column stride of 1 or 2"
 
     @classmethod
     def cost(cls, problem: Problem, one_pass: str) -> float:
@@ -284,7 +284,9 @@ def block_cost(problem: Problem, block: Block) -> float:
         rows, columns = columns, rows
     whole, rest = divmod(rows, height)
     filled = whole * height + (min(tall for tall in tile_heights()[1:] if tall >= rest) if rest else 0)
-    multiplied = outputs * (filled * panel_vectors(columns, width) + PACK * -(-rows // height))
+    uncached = outputs * channels * taps * np.dtype(problem.dtype).itemsize > CACHED
+    read = READ * columns * VECTORS / width if block.pixels_first and uncached else 0
+    multiplied = outputs * (filled * panel_vectors(columns, width) + PACK * -(-rows // height) + read)
     fold = (FOLD if problem.stride[1] == 1 else FOLD_APART) + TURN * block.pixels_first
     folded = channels * taps * problem.x_shape[2] / problem.stride[0] * -(-problem.x_shape[3] // strip)
     return bands * parts * (multiplied + ENTER) + fold * folded

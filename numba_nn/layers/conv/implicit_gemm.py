@@ -34,7 +34,7 @@ from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.planes import CHUNK, Numbers, layouts, pad_planes
 
 TAP_TILE = 1.2  # time of a tile of taps, to one of `numba_nn.core.product.fma_tile` (Intel Xeon)
-TURN, TURN_APART = 20, 57  # multiply-adds of a vector: packing one of weights turned round, whole or phase by phase
+TURN, TURN_APART = 30, 57  # multiply-adds of a vector: packing one of weights turned round, whole or phase by phase
 LONG_ROW = 32  # pixels of a row that is finished while it is copied: 3 -> 256 channels of 32 x 32 in 0.7 of the time (Zen 5)
 
 
