@@ -28,6 +28,7 @@ from numba_nn.core.rows import fill
 from numba_nn.core.simd import tile_columns, tile_rows, tile_shape, transpose_lanes, vector_lanes
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
+from numba_nn.layers.conv.weight_gradient import ADD_TRANSPOSED, gradient_cost
 
 BLOCK_PIXELS = 256  # of a product, up to twice as many in one row: 256 x 128 B = 32 KB of x stay in L1 for all output channels
 LEAST_USE = 0.6  # of the tile, by channels of input and output; half of it takes longer than patches (3 of 6 rows, AVX2)
@@ -244,6 +245,10 @@ class TapGradient(Algorithm):
         vectors = channels // size * size + -(-(channels % size) // lanes) * lanes
         use = rows / (-(-rows // height) * height) * channels / vectors
         return "" if use >= LEAST_USE else "needs channels to fill a tile"
+
+    @classmethod
+    def cost(cls, problem: Problem, one_pass: str) -> float:
+        return gradient_cost(problem, ADD_TRANSPOSED)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem, blocks, (height, size) = self.problem, self._blocks, tile_shape(self.problem.dtype)

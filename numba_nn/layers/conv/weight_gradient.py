@@ -21,12 +21,15 @@ from numba_nn.core.product.block import multiply_block
 from numba_nn.core.product.packing import pack_depths, pack_panels
 from numba_nn.core.reduce import block_bounds, block_count
 from numba_nn.core.rows import fill
-from numba_nn.core.simd import tile_columns, tile_rows
+from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
 from numba_nn.layers.conv.blocks import BLOCK_PIXELS, channel_slice, gradient_blocks, scratch_shapes
 from numba_nn.layers.conv.patches import pack_patches, pairs
 
+# Time in multiply-adds of a vector (Intel Xeon): of packing a run of pixels, and of adding to a vector of the gradient, straight
+# or transposed.
+PACK_RUN, ADD, ADD_TRANSPOSED = 28, 22, 52
 IN_PLACE_PANELS = 5  # of patches, up to which dy is read where it lies: 3 -> 256 channels, 32 x 32, in 0.66 of the time (Zen 5)
 
 
@@ -149,6 +152,12 @@ class WeightGradient(Algorithm):
         super().__init__(problem)
         self._geometry = (*problem.taps, *problem.stride, *(-before for before in problem.padding), *problem.dilation)
 
+    @classmethod
+    def cost(cls, problem: Problem, one_pass: str) -> float:
+        images, _, down, across = problem.y_shape
+        lanes, rows = tile_shape(problem.dtype)[1] // VECTORS, problem.x_shape[1] * math.prod(problem.taps)
+        return gradient_cost(problem, ADD) + PACK_RUN * images * down * -(-across // lanes) * rows
+
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem = self.problem
         shapes = scratch_shapes(problem.x_shape, problem.y_shape, self._geometry, problem.groups, problem.dtype, workers)
@@ -168,17 +177,17 @@ class TransposedGradient(Algorithm):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        steps = zip(problem.taps, problem.dilation, problem.padding, strict=True)
-        height, width = ((k - 1) * d - p for k, d, p in steps)
-        self._transposed = WeightGradient(
-            dataclasses.replace(problem, x_shape=problem.y_shape, y_shape=problem.x_shape, padding=(height, width))
-        )
+        self._transposed = WeightGradient(_exchanged(problem))
 
     @classmethod
     def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
         # One tap has no patches to spare: 256 -> 128 channels of 7 x 7, batch 8, 618 us in place of 474 (Zen 3).
         pays = 2 * problem.y_shape[1] <= problem.x_shape[1] and math.prod(problem.taps) > 1
         return "" if pays and problem.stride == (1, 1) else "needs half as many output channels, several taps, and stride 1"
+
+    @classmethod
+    def cost(cls, problem: Problem, one_pass: str) -> float:
+        return WeightGradient.cost(_exchanged(problem), one_pass) + gradient_cost(problem, ADD_TRANSPOSED, pixels=0)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem = self.problem
@@ -191,3 +200,17 @@ class TransposedGradient(Algorithm):
         self._transposed.backward_weight(scratch, transposed, dy, x)
         dweight = dweight.reshape(*dweight.shape[:2], -1)
         add_transposed.for_work(dweight.size)(dweight, transposed, self.problem.groups)
+
+
+def _exchanged(problem: Problem) -> Problem:
+    """The convolution from dy to x."""
+    steps = zip(problem.taps, problem.dilation, problem.padding, strict=True)
+    height, width = ((k - 1) * d - p for k, d, p in steps)
+    return dataclasses.replace(problem, x_shape=problem.y_shape, y_shape=problem.x_shape, padding=(height, width))
+
+
+def gradient_cost(problem: Problem, add: float, pixels: int | None = None) -> float:
+    """Of a weight gradient, as `Algorithm.cost`: its multiply-adds, and adding to each vector of it."""
+    lanes = tile_shape(problem.dtype)[1] // VECTORS
+    vectors = problem.y_shape[1] * problem.group_channels[1] * math.prod(problem.taps) / lanes
+    return vectors * (add + (problem.y_shape[0] * math.prod(problem.y_shape[2:]) if pixels is None else pixels))
