@@ -53,7 +53,7 @@ CONVOLUTIONS = [
     conv((1, 2, 5, 67), 2, 29, 3, bias=False),
     conv((2, 4, 9, 45), 4, 11, (2, 3), stride=2, padding=(1, 2)),
     conv((2, 6, 4, 40), 6, 14, 3, padding=2, dilation=2, groups=2),
-    # sums folded onto the image: strips and what is left, rows by fours, with either stride, several blocks of rows and channels
+    # sums folded onto the image: strips and what is left, rows by fours, either stride, several blocks of rows and channels
     conv((2, 1, 9, 37), 1, 14, 3, padding=1),
     conv((1, 2, 11, 20), 2, 13, (4, 2), stride=(3, 2), padding=(2, 1), dilation=(1, 3)),
     conv((1, 3, 30, 500), 3, 16, 3, stride=2, padding=1, bias=False),

@@ -259,7 +259,9 @@ class Layer(LayerMemory):
             dx: Any = None
             if input_gradient and not self.takes_indices:
                 dx, x = out, slot.x
-                if not is_destination(out, call.x_shape, call.dtype, dy, x) or (dx.base is not None and self.device.is_held(dx)):
+                if not is_destination(out, call.x_shape, call.dtype, dy, x) or (
+                    dx.base is not None and self.device.is_held(dx)
+                ):
                     dx = self._destination(out, "out", call.x_shape, call.dtype, *((dy,) if x is None else (dy, x)))
             elif out is not None:
                 reason = "x holds indices" if self.takes_indices else "input_gradient=False"

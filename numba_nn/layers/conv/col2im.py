@@ -3,7 +3,7 @@
     lines[c, i, j, m, q] = sum_o weight[o, c, i, j] dy[n, o, m, q]
     dx[n, c, h, w]       = sum_{i, j} lines[c, i, j, m, q]  for h = m s_h - p_h + i d_h, w = q s_w - p_w + j d_w
 
-dy and the weights are read where they lie: no padded planes, no phases, and no panels of weights that were turned round. What it
+dy and the weights are read where they lie: no padded planes, no phases, no panels of weights that were turned round. What it
 costs are as many sums to fold as the image has pixels and taps. That is little beside the product if dy has many channels; and
 as taps are rows of the product, a single channel of the image fills a tile.
 
@@ -108,7 +108,8 @@ def multiply_lines(
     if pixels_first:
         in_place = columns_in_place(rows, outputs, width, pixels, dy.itemsize)
         multiply_span(
-            turned, 0, rows, pixels, 0, rows, in_place, False, source, (1, area), left, factors, (width, step, 1), right, outputs
+            turned, 0, rows, pixels, 0, rows, in_place, False, source, (1, area), left, factors, (width, step, 1), right,
+            outputs,
         )  # fmt: skip
         write_transposed(lines, 0, pixels, turned, 0, pixels, rows, rows, 0)
         return

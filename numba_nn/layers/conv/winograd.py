@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 from numba import prange
@@ -30,13 +31,12 @@ from numba_nn.core.call import Array, Arrays
 from numba_nn.core.epilogue import IDENTITY, finish_channel
 from numba_nn.core.kernel import In, Out, Scratch, inner, kernel
 from numba_nn.core.parameter import Parameter
-from numba_nn.core.product.packing import pack_panels
-from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape, transpose_lanes, vector_lanes
+from numba_nn.core.simd import VECTORS, tile_rows, tile_shape, vector_lanes
 from numba_nn.core.threads import team_size
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import PASSES, Algorithm, Problem
 from numba_nn.layers.conv.winograd_gradient import winograd_backward_weight
-from numba_nn.layers.conv.winograd_matrices import SIDE, from_taps, outputs_of, rounding_error, to_outputs
+from numba_nn.layers.conv.winograd_matrices import SIDE, outputs_of, rounding_error, to_outputs
 from numba_nn.layers.conv.winograd_tiles import (
     GRADIENT_TILES,
     WIDE,
@@ -47,6 +47,7 @@ from numba_nn.layers.conv.winograd_tiles import (
     correlation_scratch,
     gradient_scratch,
     inputs_to_lanes,
+    most_tiles,
     multiply_tiles,
     pad_rows,
     padded_rows,
@@ -58,7 +59,13 @@ from numba_nn.layers.conv.winograd_tiles import (
     tile_place,
     write_tiles,
 )
-from numba_nn.layers.conv.winograd_transforms import FORMS, lane_transform, strip_transform
+from numba_nn.layers.conv.winograd_transforms import FORMS, strip_transform
+from numba_nn.layers.conv.winograd_weights import (
+    transform_panels,
+    transform_panels_transposed,
+    winograd_transform_weight,
+    winograd_transform_weight_transposed,
+)
 from numba_nn.layers.image import images
 
 # What the transform of a tile of 36 numbers costs for an input channel and for an output channel, in multiply-adds, and for a
@@ -70,70 +77,7 @@ ROW_SHARE, DILATED = 0.4, 1.6
 TILES_TO_OUTPUTS = 4  # see `each_takes_tiles`
 WEIGHT_WORK = 8  # of transforming a weight, in units of `Kernel.for_work`
 
-taps_to_lanes = lane_transform(from_taps)
-reversed_to_lanes = lane_transform(lambda taps: tuple(row[::-1] for row in from_taps(taps)))
 lanes_to_outputs = strip_transform(lambda taps: to_outputs(outputs_of(taps)))
-
-
-@kernel
-def winograd_transform_weight(transformed: Out, taps: Scratch, weight: In):
-    """G g G' of weights (O, C, kh, kw), in panels of output channels.
-
-    transformed: (panels, numbers, C rows), taps: (workers, kh kw C rows), both with a vector more, as panels are written with
-    overlap.
-    """
-    depth = weight.shape[1] * weight.shape[2] * weight.shape[3]
-    flat, height = weight.reshape(weight.size), tile_rows(weight)
-    panels, workers = transformed.shape[0], taps.shape[0]
-    for worker in prange(workers):
-        for p in range(panels * worker // workers, panels * (worker + 1) // workers):
-            row = p * height
-            pack_panels(
-                taps[worker], 0, flat, row * depth, depth, 1, min(height, weight.shape[0] - row), height, depth, 0, depth
-            )
-            transform_panel(transformed[p], taps[worker], weight.shape[1], (weight.shape[2], weight.shape[3]))
-
-
-@kernel
-def winograd_transform_weight_transposed(transformed: Out, taps: Scratch, weight: In):
-    """The same for the input gradient: panels of input channels, taps reversed; taps: (workers, see `transpose_taps`)."""
-    rows, channels, step = weight.shape[0], weight.shape[1], transformed.shape[2]
-    flat, target, height, lanes = weight.reshape(weight.size), transformed.reshape(-1), tile_rows(weight), vector_lanes(weight)
-    panels, workers, size = transformed.shape[0], taps.shape[0], weight.shape[2] * weight.shape[3]
-    for worker in prange(workers):
-        kernel_size = weight.shape[2], weight.shape[3]
-        for p in range(panels * worker // workers, panels * (worker + 1) // workers):
-            row, at = p * height, p * transformed.shape[1] * step
-            for o in range(rows):
-                for r in range(0, height, lanes):
-                    transpose_taps(taps[worker], flat, (o * channels + row) * size, r, min(height, channels - row), size)
-                    reversed_to_lanes(kernel_size, target, at + o * height + r, step, taps[worker], 0, lanes)
-
-
-@inner
-def transpose_taps(transposed, weight, at, first, rows, size):
-    """``size`` taps of ``rows`` channels, which lie side by side, from the ``first`` of them on: a channel in each lane.
-
-    transposed: squares of a vector's lanes.
-    """
-    lanes = vector_lanes(transposed)
-    if at + rows * size + lanes <= weight.size:  # whole vectors do not read beyond the weights
-        for k in range(0, size, lanes):
-            transpose_lanes(transposed, k * lanes, lanes, weight, at + k, size, first, rows)
-        return
-    for r in range(lanes):
-        for k in range(size):
-            transposed[np.uintp(k * lanes + r)] = weight[np.uintp(at + (first + r) * size + k)] if first + r < rows else 0
-
-
-@inner
-def transform_panel(transformed, taps, depth, kernel_size):
-    """One panel, from packed taps (depth, kh kw, rows) to transformed (numbers, depth rows)."""
-    height, lanes, size = tile_rows(taps), vector_lanes(taps), kernel_size[0] * kernel_size[1]
-    flat, step = transformed.reshape(transformed.size), transformed.shape[1]
-    for c in range(depth):
-        for r in range(0, height, lanes):  # what reaches beyond the panel's rows is written again with the next channel
-            taps_to_lanes(kernel_size, flat, c * height + r, step, taps, c * size * height + r, height)
 
 
 @kernel
@@ -177,6 +121,37 @@ def winograd_correlate(
             )  # fmt: skip
 
 
+@kernel
+def winograd_correlate_few(
+    y: Out, inputs: Scratch, padded: Scratch, products: Scratch, strips: Scratch, corners: Scratch, transformed: Scratch,
+    taps: Scratch, x: In, weight: In, scale: In, shift: In, tiling: tuple[int, ...], padding: tuple[int, int], exchanged: int,
+    activation: int, slope: float,
+):  # fmt: skip
+    """`winograd_correlate` of no more tiles than a chunk holds, which transforms the weights that it multiplies next.
+
+    All of them would go to memory and back: one image of [256,14,14] to 256 takes 0.86 of the time so, its input gradient 0.7
+    (Intel Xeon). weight: as it is; exchanged: 1 for an input gradient; transformed: (workers, 1, numbers, C rows).
+    """
+    tiles, workers, height = tile_count(y.shape[0], Tiling(*tiling)), padded.shape[0], tile_rows(y)
+    shared, places = inputs.reshape((-1, inputs.shape[2], inputs.shape[3])), corners.reshape(-1)
+    if tiles == 0:
+        return
+    place_tiles(places, 0, tiles, Tiling(*tiling))
+    for worker in prange(workers):
+        transform_chunk(shared, padded[worker], places, x, worker, workers, 0, tiles, Tiling(*tiling), padding)
+    panels, workers = -(-y.shape[1] // height), transformed.shape[0]
+    for worker in prange(workers):
+        for panel in range(panels * worker // workers, panels * (worker + 1) // workers):
+            if exchanged:
+                transform_panels_transposed(transformed[worker], taps[worker], weight, panel)
+            else:
+                transform_panels(transformed[worker], taps[worker], weight, panel)
+            multiply_panel(
+                y, products[worker], strips[worker], shared, transformed[worker], scale, shift, panel, tiles, Tiling(*tiling),
+                activation, slope,
+            )  # fmt: skip
+
+
 @inner
 def each_takes_tiles(tiles, outputs, lanes, team):
     """Whether threads take tiles each, or work on the same ones, each on some channels.
@@ -190,8 +165,8 @@ def each_takes_tiles(tiles, outputs, lanes, team):
 @inner
 def transform_chunk(inputs, padded, corners, x, part, parts, first, count, tiling, padding):
     """Transform a chunk's tiles of one of ``parts`` of the channels into panels of tiles; inputs: (P, numbers, C tiles)."""
-    lanes, tiles, numbers, step = vector_lanes(x), tile_columns(x), inputs.shape[1], inputs.shape[2]
-    flat, width, channels = inputs.reshape(inputs.size), padded_width(tiling), x.shape[1]
+    lanes, channels, numbers, step = vector_lanes(x), x.shape[1], inputs.shape[1], inputs.shape[2]
+    flat, width, tiles = inputs.reshape(inputs.size), padded_width(tiling), (step - lanes) // channels
     span = chunk_span(first, count, tiling)
     clear(padded, padded_rows(count, x.shape[0], tiling) * width + WIDE)
     for c in range(channels * part // parts, channels * (part + 1) // parts):
@@ -206,24 +181,40 @@ def multiply_chunk(
     y, products, strips, inputs, transformed, scale, shift, part, parts, first, count, tiling, activation, slope
 ):  # fmt: skip
     """Multiply and transform back one of ``parts`` of a chunk: some output channels and a panel of tiles at a time."""
-    height, width, lanes, row_panels = tile_rows(y), tile_columns(y), vector_lanes(y), transformed.shape[0]
-    channels = (inputs.shape[2] - lanes) // width
+    height, lanes, row_panels = tile_rows(y), vector_lanes(y), transformed.shape[0]
+    channels = (transformed.shape[2] - lanes) // height
+    width = (inputs.shape[2] - lanes) // channels
     panels, row_blocks = -(-count // width), -(-row_panels // panels_together(inputs.shape[1], channels, width, y.itemsize))
     tasks = row_blocks * panels
     for t in range(tasks * part // parts, tasks * (part + 1) // parts):
         i, p = t // panels, t % panels
         panel, panel_end = i * row_panels // row_blocks, (i + 1) * row_panels // row_blocks
         wanted = -(-min(width, count - p * width) // lanes) * lanes
-        multiply_tiles(products, inputs[p], transformed, channels, y.shape[1], panel, panel_end, wanted)
+        multiply_tiles(products, inputs[p], transformed, channels, y.shape[1], panel, panel_end, width, wanted)
         row, row_end = panel * height, min(y.shape[1], panel_end * height)
         start, stop = first + p * width, first + min(count, (p + 1) * width)
-        finish_tiles(y, strips, products, scale, shift, row, row_end, start, stop, tiling, activation, slope)
+        finish_tiles(y, strips, products, width, scale, shift, row, row_end, start, stop, tiling, activation, slope)
 
 
 @inner
-def finish_tiles(y, strips, products, scale, shift, row, row_end, first, last, tiling, activation, slope):
+def multiply_panel(y, products, strips, inputs, transformed, scale, shift, panel, tiles, tiling, activation, slope):
+    """Multiply and transform back one panel of output channels, for all tiles."""
+    height, lanes = tile_rows(y), vector_lanes(y)
+    row, channels = panel * height, (transformed.shape[2] - lanes) // height
+    width = (inputs.shape[2] - lanes) // channels
+    for start in range(0, tiles, width):
+        stop = min(tiles, start + width)
+        wanted = -(-(stop - start) // lanes) * lanes
+        multiply_tiles(products, inputs[start // width], transformed, channels, y.shape[1] - row, 0, 1, width, wanted)
+        finish_tiles(
+            y, strips, products, width, scale, shift, row, min(y.shape[1], row + height), start, stop, tiling, activation, slope
+        )  # fmt: skip
+
+
+@inner
+def finish_tiles(y, strips, products, width, scale, shift, row, row_end, first, last, tiling, activation, slope):
     """Output channels ``row`` to ``row_end`` of tiles ``first`` to ``last``, from their products."""
-    width, lanes, stride = tile_columns(y), vector_lanes(y), tile_columns(y) * tiling.width
+    lanes, stride = vector_lanes(y), width * tiling.width
     flat, step, place = products.reshape(products.size), products.shape[1], tile_place(first, tiling)
     for o in range(row, row_end):
         for t in range(0, last - first, lanes):
@@ -242,6 +233,7 @@ class Winograd(Algorithm):
         pairs = zip(problem.taps, problem.dilation, problem.padding, strict=True)
         self._back = tuple((k - 1) * d - before for k, d, before in pairs)
         self._tilings = {one_pass: tuple(tiling_of(one_pass, problem)) for one_pass in PASSES}
+        self._few = [one_pass for one_pass in ("forward", "input") if tiles_are_few(one_pass, problem)]
 
     @classmethod
     def refusal(cls, problem: Problem, one_pass: str = "forward") -> str:
@@ -282,10 +274,16 @@ class Winograd(Algorithm):
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem, spec = self.problem, gradient_scratch if one_pass == "weight" else correlation_scratch
         shapes = (problem.y_shape, problem.x_shape) if one_pass == "input" else (problem.x_shape, problem.y_shape)
-        return spec(tiling_of(one_pass, problem), *shapes, problem.dtype, workers)
+        specs = spec(tiling_of(one_pass, problem), *shapes, problem.dtype, workers)
+        if one_pass in self._few:
+            (panels, *panel), dtype = specs["weight"]
+            specs["weight"] = (min(workers, panels), 1, *panel), dtype
+        return specs
 
     def weight(self, scratch: Arrays, parameter: Parameter) -> Array:
-        """Transformed weights."""
+        """Transformed weights, or as they are where a forward of few tiles transforms them."""
+        if "forward" in self._few and not parameter.locked:
+            return super().weight(scratch, parameter)
         return parameter.packed("winograd", scratch["weight"], functools.partial(self._transform, scratch["taps"]))
 
     def _transform(self, taps: Array, transformed: Array, weight: Array) -> None:
@@ -296,14 +294,27 @@ class Winograd(Algorithm):
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
     ) -> None:
-        run, tiles, padding = winograd_correlate.for_work(self.problem.work), self._tilings["forward"], self.problem.padding
-        run(y, *correlation_arrays(scratch), x, weight, scale, shift, tiles, padding, activation, slope)
+        self._correlate(0, scratch, y, x, weight, scale, shift, activation, slope)
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
-        transformed = scratch["weight"]
-        winograd_transform_weight_transposed.for_work(WEIGHT_WORK * weight.size)(transformed, scratch["taps"], weight)
-        run, tiles = winograd_correlate.for_work(self.problem.work), self._tilings["input"]
-        run(dx, *correlation_arrays(scratch), dy, transformed, self.ones, self.zeros, tiles, self._back, IDENTITY, 0.0)
+        if "input" not in self._few:
+            run = winograd_transform_weight_transposed.for_work(WEIGHT_WORK * weight.size)
+            run(scratch["weight"], scratch["taps"], weight)
+            weight = scratch["weight"]
+        self._correlate(1, scratch, dx, dy, weight, self.ones, self.zeros, IDENTITY, 0.0)
+
+    def _correlate(
+        self, exchanged: int, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, *terms: Any
+    ) -> None:
+        """The forward, or, with weights of input and output channels exchanged, the input gradient."""
+        tiling, padding = self._tilings[PASSES[exchanged]], self._back if exchanged else self.problem.padding
+        arrays, work = correlation_arrays(scratch), self.problem.work
+        if weight.ndim == 4:  # as they are
+            winograd_correlate_few.for_work(work)(
+                y, *arrays, scratch["weight"], scratch["taps"], x, weight, scale, shift, tiling, padding, exchanged, *terms
+            )  # fmt: skip
+        else:
+            winograd_correlate.for_work(work)(y, *arrays, x, weight, scale, shift, tiling, padding, *terms)
 
     def backward_weight(self, scratch: Arrays, dweight: Array, x: Array, dy: Array) -> None:
         run = winograd_backward_weight.for_work(self.problem.work)
@@ -313,3 +324,9 @@ class Winograd(Algorithm):
 def tiling_of(one_pass: str, problem: Problem) -> Tiling:
     """The tiles of what a pass has for outputs; a weight gradient has those of the forward."""
     return Tiling.of((problem.x_shape if one_pass == "input" else problem.y_shape)[2:], problem.taps, problem.dilation)
+
+
+def tiles_are_few(one_pass: str, problem: Problem) -> bool:
+    """Whether a pass has no more tiles than a chunk: then each weight is multiplied once."""
+    tiling, channels = tiling_of(one_pass, problem), (problem.y_shape if one_pass == "input" else problem.x_shape)[1]
+    return tile_count.py_func(problem.x_shape[0], tiling) <= most_tiles(tiling, channels, problem.dtype)

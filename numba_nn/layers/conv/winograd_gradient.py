@@ -49,7 +49,8 @@ def winograd_backward_weight(
     tiles, chunk, workers = tile_count(dy.shape[0], Tiling(*tiling)), corners.size, padded.shape[0]
     row_panels, column_panels = gradients.shape[0], inputs.shape[0]
     row_blocks = max(-(-row_panels // BLOCK_PANELS), min(row_panels, -(-team_size() // column_panels)))
-    tasks, height, vectors = row_blocks * column_panels, tile_rows(x), column_panels * (tile_columns(x) // vector_lanes(x))
+    tasks, height, width = row_blocks * column_panels, tile_rows(x), tile_columns(x)
+    vectors = column_panels * (width // vector_lanes(x))
     for lane in range(planes.size):
         planes[lane] = padded.shape[1] // planes.size * lane
     for first in range(0, tiles, chunk):
@@ -66,8 +67,8 @@ def winograd_backward_weight(
             for t in range(tasks * worker // workers, tasks * (worker + 1) // workers):
                 i, p = t // column_panels, t % column_panels
                 panel, panel_end = i * row_panels // row_blocks, (i + 1) * row_panels // row_blocks
-                multiply_tiles(products[worker], inputs[p], gradients, count, dy.shape[1], panel, panel_end, tile_columns(dy))
-                row, row_end, column = panel * height, min(dy.shape[1], panel_end * height), p * tile_columns(x)
+                multiply_tiles(products[worker], inputs[p], gradients, count, dy.shape[1], panel, panel_end, width, width)
+                row, row_end, column = panel * height, min(dy.shape[1], panel_end * height), p * width
                 add_taps(dweight, strips[worker], products[worker], x.shape[1], row, row_end, column, tiling[:2])
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numba_nn.core.kernel import inner
 from numba_nn.core.product.block import CACHED, multiply_block
 from numba_nn.core.rows import fill
-from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
+from numba_nn.core.simd import VECTORS, tile_rows, tile_shape
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import Pair
 from numba_nn.layers.conv.winograd_matrices import from_inputs, outputs_of, side_of
@@ -187,13 +187,13 @@ def clear(padded, size):
 
 
 @inner
-def multiply_tiles(products, inputs, transformed, depth, outputs, panel, panel_end, columns):
+def multiply_tiles(products, inputs, transformed, depth, outputs, panel, panel_end, width, columns):
     """Matrix products for each number of a tile: some panels of ``transformed`` times one panel of ``inputs``.
 
-    products: (numbers, rows columns), inputs: (numbers, depth columns), of which whole vectors of ``columns`` are wanted,
+    products: (numbers, rows width), inputs: (numbers, depth width), of which whole vectors of ``columns`` are wanted,
     transformed: (panels, numbers, depth rows): ``outputs`` rows.
     """
-    height, width = tile_rows(products), tile_columns(products)
+    height = tile_rows(products)
     rows, step = min(outputs, panel_end * height) - panel * height, products.shape[1]
     flat, weights, tiles = products.reshape(products.size), transformed.reshape(transformed.size), inputs.reshape(inputs.size)
     numbers, a_step, b_step = inputs.shape[0], transformed.shape[2], inputs.shape[1]
@@ -222,13 +222,20 @@ def write_tiles(y, channel, strips, stride, tiles, place, tiling):
             number, row = number + 1, 0
 
 
+def most_tiles(tiling: Tiling, channels: int, dtype: Any) -> int:
+    """Tiles of a chunk, at most."""
+    width, nbytes = tile_shape(dtype)[1], tiling.numbers * channels * np.dtype(dtype).itemsize
+    return max(width, min(CHUNK_TILES, CHUNK_BYTES // nbytes // width * width))
+
+
 def correlation_scratch(tiling: Tiling, x_shape: Shape, y_shape: Shape, dtype: Any, workers: int) -> dict[str, Spec]:
     """Scratch of a forward or of an input gradient."""
     (height, width), (images, channels), outputs = tile_shape(dtype), x_shape[:2], y_shape[1]
     lanes, numbers, area = width // VECTORS, tiling.numbers, tiling.tap_rows * tiling.tap_columns
     itemsize, tiles = np.dtype(dtype).itemsize, tile_count.py_func(images, tiling)
-    most = max(width, min(CHUNK_TILES, CHUNK_BYTES // (numbers * channels * itemsize) // width * width))
-    chunk = chunk_size.py_func(tiles, width, most)
+    if tiles <= lanes:  # panels of one vector, as the empty half of two would be fetched, too
+        width = lanes
+    chunk = chunk_size.py_func(tiles, width, most_tiles(tiling, channels, dtype))
     areas = max(1, min(workers, -(-tiles // lanes)))
     together = panels_together.py_func(numbers, channels, width, itemsize)
     panels, squares = -(-outputs // height), -(-area // lanes) * lanes * lanes
