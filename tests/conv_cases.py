@@ -56,7 +56,7 @@ CONVOLUTIONS = [
     # sums folded onto the image: strips and what is left, rows by fours, either stride, several blocks of rows and channels
     conv((2, 1, 9, 37), 1, 14, 3, padding=1),
     conv((1, 2, 11, 20), 2, 13, (4, 2), stride=(3, 2), padding=(2, 1), dilation=(1, 3)),
-    conv((1, 3, 30, 500), 3, 16, 3, stride=2, padding=1, bias=False),
+    conv((1, 2, 70, 900), 2, 13, 3, stride=(1, 2), padding=1, bias=False),
     conv((1, 130, 6, 7), 130, 150, 3, stride=2, padding=1),
     conv((2, 4, 17, 18), 4, 28, 3, stride=2, groups=2),
     conv1d((2, 1, 300), 1, 20, 7, padding=2),
