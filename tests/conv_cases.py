@@ -60,6 +60,8 @@ CONVOLUTIONS = [
     conv((1, 130, 6, 7), 130, 150, 3, stride=2, padding=1),
     conv((2, 4, 17, 18), 4, 28, 3, stride=2, groups=2),
     conv1d((2, 1, 300), 1, 20, 7, padding=2),
+    # Winograd's algorithm without being asked for, with more tiles than a chunk has
+    conv((2, 32, 30, 30), 32, 32, 3, padding=1),
     # taps as large as the image
     conv((3, 5, 1, 1), 5, 7, 1),
     conv((4, 3, 5, 4), 3, 6, (5, 4), stride=2),
