@@ -1,5 +1,5 @@
-"""The scratch of `Conv2d` is as large as its kernels need: over random geometries, nothing beyond it is written, and nothing
-that it held before is read."""
+"""The scratch of `Conv2d` is as large as its kernels need: over random geometries, nothing beyond it is written, nothing that
+it held before is read, and nothing beyond inputs and weights."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import pytest
 import numba_nn as nn
 from numba_nn.core import threads
 from numba_nn.core.kernel import Kernel
-from numba_nn.layers.conv.col2im import Col2im
+from numba_nn.layers.conv.col2im import Col2im, splits
 from numba_nn.layers.conv.im2col import Im2col
 from numba_nn.layers.conv.im2row import Im2row
+from numba_nn.layers.conv.implicit_gemm import ImplicitGemm
 from tests import reference
 from tests.cases import assert_close
-from tests.guarded import Guarded
+from tests.guarded import Guarded, fenced
 
 GEOMETRIES = 60
 
@@ -103,13 +104,15 @@ def test_scratch_is_neither_too_small_nor_read_before_it_is_written(seed, make, 
     layer = nn.Conv2d(*args, **kwargs, dtype=dtype)
     call = layer._call(x_shape, np.dtype(dtype))
     passes = call.geometry["default"]
-    specs = {one_pass: algorithm.scratch_spec(one_pass, 1) for one_pass, algorithm in passes.items()}
+    workers = 1 + seed % 4
+    specs = {one_pass: algorithm.scratch_spec(one_pass, workers) for one_pass, algorithm in passes.items()}
     scratch = {p: {name: Guarded(*spec) for name, spec in arrays.items()} for p, arrays in specs.items()}
     guarded = {f"{p} {name}": array for p, arrays in scratch.items() for name, array in arrays.items()}
     guarded |= {"y": Guarded(call.y_shape, dtype), "dx": Guarded(x_shape, dtype)}
     plain = {p: {name: guarded.array for name, guarded in arrays.items()} for p, arrays in scratch.items()}
     call.scratch = {"default": {p: (algorithm, plain[p]) for p, algorithm in passes.items()}}
-    x, dy = (rng.standard_normal(shape).astype(dtype) for shape in (x_shape, call.y_shape))
+    x, dy = (fenced(rng.standard_normal(shape).astype(dtype)) for shape in (x_shape, call.y_shape))
+    layer.weight.memory = fenced(layer.weight.value)
     parameters = {name: p.value.astype(np.float64) for name, p in layer.named_parameters()}
 
     y = layer.forward(x, out=guarded["y"].array)
@@ -181,3 +184,48 @@ def test_no_bit_of_an_activation_depends_on_how_the_work_is_cut(activation, argu
         monkeypatch.setattr(threads._team, "value", team)
         results.append(model.forward(x).tobytes())
     assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "image"), [((20, 37, 3), (17, 19)), ((5, 30, (4, 3), (3, 2), 2), (19, 17)), ((26, 40, 3, 1, 1, 1, 2), (6, 7))]
+)
+def test_an_input_gradient_is_the_same_whichever_blocks_fold_it(arguments, image):
+    layer = nn.Conv2d(*arguments, dtype=np.float64)
+    problem = layer._problem((2, arguments[0], *image), layer.dtype)
+    rng = np.random.default_rng(0)
+    dy = rng.standard_normal(problem.y_shape)
+    expected = np.empty(problem.x_shape)
+    direct = ImplicitGemm(problem)
+    direct.backward_input(_scratch(direct, "input", 1), expected, dy, layer.weight.memory)
+    blocks = {block for tasks in (1, 2, 5) for block in splits(problem, tasks)}
+    assert {block.pixels_first for block in blocks} == {0, 1}
+    for block in blocks:
+        algorithm = Col2im(problem)
+        algorithm._block = block
+        dx = np.full(problem.x_shape, np.nan)
+        algorithm.backward_input(_scratch(algorithm, "input", 3), dx, dy, layer.weight.memory)
+        np.testing.assert_allclose(dx, expected, rtol=1e-10, atol=1e-12)
+
+
+def _scratch(algorithm, one_pass, workers):
+    return {name: np.full(shape, np.nan, dtype) for name, (shape, dtype) in algorithm.scratch_spec(one_pass, workers).items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "x_shape", "name"),
+    [((3, 24, 3, 2, 1), (3, 3, 40, 41), "col2im"), ((130, 150, 3, 2, 1), (1, 130, 9, 8), "col2im"),
+     ((40, 50, 3, 1, 1), (1, 40, 14, 13), "winograd"), ((24, 30, 3, 1, 1), (4, 24, 30, 29), "winograd")],
+)  # fmt: skip
+def test_no_bit_of_a_gradient_depends_on_how_the_work_is_cut(arguments, x_shape, name, monkeypatch):
+    monkeypatch.setattr(Kernel, "for_work", lambda self, work, *_: self.serial)
+    layer = nn.Conv2d(*arguments, algorithm="winograd" if name == "winograd" else "direct")
+    assert layer._geometry(x_shape, layer.dtype)["default"]["input"].name == name
+    rng, results = np.random.default_rng(0), []
+    x, dy = (rng.standard_normal(shape).astype(np.float32) for shape in (x_shape, layer.output_shape(x_shape)))
+    for team in (1, 3, 16):
+        monkeypatch.setattr(threads._team, "value", team)
+        layer.zero_grad()
+        results.append((layer.forward(x).tobytes(), layer.backward(dy).tobytes(), layer.weight.grad.tobytes()))
+    assert len(set(results)) == 1
+    monkeypatch.setattr(threads._team, "value", 1)
+    assert layer.eval().forward(x).tobytes() == results[0][0]

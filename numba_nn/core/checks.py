@@ -97,7 +97,7 @@ def _check_device_destination(
 
 
 def is_destination(out: Any, shape: Shape, dtype: np.dtype[Any], x: NDArray[Any], other: NDArray[Any] | None = None) -> bool:
-    """Whether `check_destination` passes, for one or two inputs: in 0.2 us, or 0.4 with views.
+    """Whether `check_destination` passes, for one or two inputs: for one in 0.2 us, or 0.4 with views.
 
     It writes out what `lie_apart` does, as a call takes 0.07 us.
     """

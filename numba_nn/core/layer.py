@@ -151,7 +151,8 @@ class Layer(LayerMemory):
             call = self._call_for(x)
             y: Any = out
             # What may lie in memory that a model holds is no destination if it is this one's: `_destination` knows.
-            if not is_destination(out, call.y_shape, call.dtype, x) or (y.base is not None and self.device.is_held(y)):
+            sure = self.device is CPU and is_destination(out, call.y_shape, call.dtype, x)
+            if not sure or (y.base is not None and self.device.is_held(y)):
                 y = self._destination(out, "out", call.y_shape, call.dtype, x)
             self._apply(call, y, x, self.training)
         finally:
@@ -259,9 +260,8 @@ class Layer(LayerMemory):
             dx: Any = None
             if input_gradient and not self.takes_indices:
                 dx, x = out, slot.x
-                if not is_destination(out, call.x_shape, call.dtype, dy, x) or (
-                    dx.base is not None and self.device.is_held(dx)
-                ):
+                sure = self.device is CPU and is_destination(out, call.x_shape, call.dtype, dy, x)
+                if not sure or (dx.base is not None and self.device.is_held(dx)):
                     dx = self._destination(out, "out", call.x_shape, call.dtype, *((dy,) if x is None else (dy, x)))
             elif out is not None:
                 reason = "x holds indices" if self.takes_indices else "input_gradient=False"

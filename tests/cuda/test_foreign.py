@@ -97,6 +97,12 @@ def test_an_array_of_the_host_is_refused_by_its_argument():
     layer(CUDA.from_host(X))
     with pytest.raises(nn.DeviceError, match="dy must live on 'cuda', got an array on 'cpu'"):
         layer.backward(OnHost(X))
+    for refused in (
+        lambda: layer.forward(CUDA.from_host(X), out=X.copy()),
+        lambda: layer.backward(CUDA.from_host(X), out=X.copy()),
+    ):
+        with pytest.raises(nn.DeviceError, match="out must live on 'cuda', got an array on 'cpu'"):
+            refused()
     step = nn.TrainStep(layer, nn.MSELoss(), nn.optim.SGD(layer.parameters()), (12, 6))
     with pytest.raises(nn.DeviceError, match="TrainStep: x must live on 'cuda', got an array on 'cpu'"):
         step(OnHost(X), CUDA.from_host(X))

@@ -234,9 +234,10 @@ def fma_tile(
 
     C starts at element ``at`` of ``c``, its rows lie ``stride`` apart. A starts at ``a_at``; its rows lie ``a_row`` apart and
     its depths ``a_depth``. B starts at ``b_at``; its depths lie ``b_depth`` apart, each with ``tile_columns`` neighbours, which
-    may be read also where ``columns`` is less. Rows are tile_rows, or 1 to partial_rows, or any number where A is a panel;
-    columns 1 to tile_columns, but up to ROW_PANELS times that for a single row, from panels of B that lie ``b_panel`` apart.
-    Where B goes on after this tile begins at ``ahead``; ``cached`` tells whether it is in the L1 cache now.
+    may be read also where ``columns`` is less. Rows are tile_rows, or 1 to partial_rows, or any number where A is a panel, of
+    which all rows are read: where ``a_row`` is 1 and ``a_depth`` tile_rows, or ``a_row`` a constant. Columns are 1 to
+    tile_columns, but up to ROW_PANELS times that for a single row, from panels of B that lie ``b_panel`` apart. Where B goes
+    on after this tile begins at ``ahead``; ``cached`` tells whether it is in the L1 cache now.
     """
     numbers = [types.intp] * 4
     signature = types.void(c, *numbers, types.boolean, a, *numbers[:3], b, *numbers, types.intp, types.boolean)

@@ -186,8 +186,12 @@ def multiply_part(c, row, stride, rows, first, columns, accumulate, a, a_strides
 def multiply_rows(
     c, row, stride, rows, first, columns, accumulate, a, k, a_strides, packs, room, b, b_at, b_steps, depth, after
 ):  # fmt: skip
-    """`multiply_part` of one slice, which begins at depth ``k`` of A; A is packed on the way if it ``packs``."""
+    """`multiply_part` of one slice, which begins at depth ``k`` of A; A is packed on the way if it ``packs``.
+
+    Or if it lies as panels do, but has no rows to fill the last one: a tile would read beyond it.
+    """
     height = tile_rows(c)
+    packs = packs or (a_strides[0] == 1 and a_strides[1] == height and rows % height != 0)
     most = height if depth <= THIN else min(BLOCK_ROWS, room.size // depth)
     panels = -(-rows // height)
     blocks = -(-panels // max(1, most // height))

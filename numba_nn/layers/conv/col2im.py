@@ -8,7 +8,8 @@ costs are as many sums to fold as the image has pixels and taps. That is little 
 as taps are rows of the product, a single channel of the image fills a tile.
 
 Work is cut into blocks of rows and channels of dx, whose lines stay in the L2 cache. A block computes all lines that its rows
-see, so that each pixel is written once; those at its border the next block computes, too. How the depth of a product is summed
+see, so that each pixel is written once; those at its border the next block computes, too. With a column stride of 2 a strip of
+dx has two sums, of its even and its odd pixels. How the depth of a product is summed
 follows from the size of a block, which therefore follows from the shape alone.
 """
 
@@ -27,19 +28,22 @@ from numba_nn.core.product.block import CACHED, DEPTH, DEPTH_SPARE, block_span
 from numba_nn.core.product.gemm import TASKS, write_transposed
 from numba_nn.core.product.packing import panel_sizes
 from numba_nn.core.product.stack import BLOCK_ROWS, columns_in_place, multiply_span
-from numba_nn.core.simd import VECTORS, tile_columns, tile_heights, tile_shape
+from numba_nn.core.simd import VECTORS, tile_columns, tile_shape
 from numba_nn.core.vector import add, elements, lanes_between, lanes_of, load, store, zeros, zip_high, zip_low
 from numba_nn.core.workspace import Shape, Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
-from numba_nn.layers.conv.cuts import panel_vectors
+from numba_nn.layers.conv.cuts import panel_vectors, tiled_rows
 from numba_nn.layers.conv.patches import pairs
 
 LINES = 2**17  # elements of the lines of a block: 512 KB of float32
 PACKED = 2**16  # elements of dy, or of the weights, that are packed at once
 TOGETHER = 4  # rows of dx, in straight code
-# Time in multiply-adds of a vector (Intel Xeon): of a vector of lines, written and folded, of turning it, of a depth of a tile
-# that is packed, of a vector of weights from memory, and of a block.
-FOLD, FOLD_APART, TURN, PACK, READ, ENTER = 14, 18, 20, 30, 12, 600
+# Time in multiply-adds of a vector (Intel Xeon):
+FOLD, FOLD_APART = 14, 18  # of a vector of lines, written and folded, with a column stride of 1, and of 2
+TURN = 20  # of transposing a vector of lines, whose pixels were the rows of the product
+PACK = 30  # of packing a depth of a tile's rows
+READ = 12  # of a vector of weights that come from memory, for few pixels
+ENTER = 600  # of a block
 
 
 @functools.lru_cache(maxsize=256)
@@ -105,17 +109,19 @@ def multiply_lines(
     pixels, rows, step = (seen[1] - seen[0]) * dy.shape[3], count * taps, channels * taps
     source = dy.reshape(dy.size)[image * outputs * area + seen[0] * dy.shape[3] :]
     factors = weight[image % groups * outputs * step + channel * taps :]
+    near = min(1, rows)  # 1, but no constant to Numba: see `fma_tile`
     if pixels_first:
         in_place = columns_in_place(rows, outputs, width, pixels, dy.itemsize)
         multiply_span(
-            turned, 0, rows, pixels, 0, rows, in_place, False, source, (1, area), left, factors, (width, step, 1), right,
+            turned, 0, rows, pixels, 0, rows, in_place, False, source, (near, area), left, factors, (width, step, 1), right,
             outputs,
         )  # fmt: skip
         write_transposed(lines, 0, pixels, turned, 0, pixels, rows, rows, 0)
         return
     in_place = columns_in_place(pixels, outputs, width, rows, dy.itemsize)
     multiply_span(
-        lines, 0, pixels, rows, 0, pixels, in_place, False, factors, (1, step), left, source, (width, area, 1), right, outputs
+        lines, 0, pixels, rows, 0, pixels, in_place, False, factors, (near, step), left, source, (width, area, 1), right,
+        outputs,
     )  # fmt: skip
 
 
@@ -229,12 +235,13 @@ class Col2im(Algorithm):
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem, span = self.problem, min(self.problem.group_channels[0], DEPTH + DEPTH // DEPTH_SPARE)
-        sizes = [line_shape(problem, block) for block in blocks(problem, 1)]  # others have fewer rows
-        most = max(map(math.prod, sizes))
-        left, right = panel_sizes(min(BLOCK_ROWS, max(map(max, sizes))), max(map(max, sizes)), span, problem.dtype)
+        shapes = {block: line_shape(problem, block) for block in splits(problem, 1)}
+        most, turned = (max(math.prod(shapes[block]) for block in shapes if block.pixels_first >= least) for least in (0, 1))
+        longest = max(map(max, shapes.values()))
+        left, right = panel_sizes(min(BLOCK_ROWS, longest), longest, span, problem.dtype)
         right = max(panel_sizes(1, 1, span, problem.dtype)[1], min(right, PACKED))
-        shapes = {"lines": most, "turned": most, "left": left, "right": right}
-        return {name: ((workers, size), problem.dtype) for name, size in shapes.items()}
+        sizes = {"lines": most, "turned": turned, "left": left, "right": right}
+        return {name: ((workers, size), problem.dtype) for name, size in sizes.items()}
 
     def backward_input(self, scratch: Arrays, dx: Array, dy: Array, weight: Array) -> None:
         conv2d_col2im.for_work(self.problem.work)(
@@ -254,8 +261,11 @@ def line_shape(problem: Problem, block: Block) -> Shape:
     return block.channels * math.prod(problem.taps), rows_of_dy(problem, block.rows) * problem.y_shape[3]
 
 
-def blocks(problem: Problem, tasks: int) -> list[Block]:
-    """Blocks whose lines fit into LINES, if that can be, and of which a group of an image has so many."""
+def splits(problem: Problem, tasks: int) -> list[Block]:
+    """For every split of the channels, as many rows as LINES holds, and so few that a group of an image has so many ``tasks``.
+
+    Those of one task bound all others, which scratch relies on.
+    """
     channels, height, (_, _, down, across) = problem.group_channels[1], problem.x_shape[2], problem.y_shape
     reach, found = (problem.taps[0] - 1) * problem.dilation[0], []
     for held in sorted({-(-channels // parts) for parts in range(1, channels + 1)}):
@@ -272,7 +282,7 @@ def block_of(problem: Problem) -> Block:
     """Of all blocks the one that costs least, if there are enough for as many threads as a CPU may have."""
     wanted = min(TASKS, int(problem.work) // PARALLEL_GRAIN)
     images = max(1, problem.x_shape[0] * problem.groups)
-    return min(blocks(problem, max(1, -(-wanted // images))), key=lambda block: block_cost(problem, block))
+    return min(splits(problem, max(1, -(-wanted // images))), key=lambda block: block_cost(problem, block))
 
 
 def block_cost(problem: Problem, block: Block) -> float:
@@ -283,11 +293,9 @@ def block_cost(problem: Problem, block: Block) -> float:
     rows, columns, strip = -(-channels // parts) * taps, pixels, width // VECTORS * problem.stride[1]
     if block.pixels_first:
         rows, columns = columns, rows
-    whole, rest = divmod(rows, height)
-    filled = whole * height + (min(tall for tall in tile_heights()[1:] if tall >= rest) if rest else 0)
     uncached = outputs * channels * taps * np.dtype(problem.dtype).itemsize > CACHED
     read = READ * columns * VECTORS / width if block.pixels_first and uncached else 0
-    multiplied = outputs * (filled * panel_vectors(columns, width) + PACK * -(-rows // height) + read)
+    multiplied = outputs * (tiled_rows(rows, height) * panel_vectors(columns, width) + PACK * -(-rows // height) + read)
     fold = (FOLD if problem.stride[1] == 1 else FOLD_APART) + TURN * block.pixels_first
     folded = channels * taps * problem.x_shape[2] / problem.stride[0] * -(-problem.x_shape[3] // strip)
     return bands * parts * (multiplied + ENTER) + fold * folded

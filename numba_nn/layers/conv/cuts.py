@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numba_nn.core.kernel import inner
-from numba_nn.core.simd import VECTORS
+from numba_nn.core.simd import VECTORS, tile_heights
 from numba_nn.core.threads import team_size
 
 LEAST_COLUMN_PANELS, LEAST_ROW_PANELS = 3, 8  # of a task: each block of columns costs a pass over weights, each part one over x
@@ -21,6 +21,12 @@ def task_cuts(products, column_panels, most_columns, row_panels, most_rows):
         blocks = max(blocks, min(-(-blocks // team) * team, column_panels // LEAST_COLUMN_PANELS))
         parts = max(parts, min(-(-team // (products * blocks)), row_panels // LEAST_ROW_PANELS))
     return blocks, parts
+
+
+def tiled_rows(rows: int, height: int) -> int:
+    """Rows that tiles of ``height`` compute for so many, where a lower tile serves what is left."""
+    whole, rest = divmod(rows, height)
+    return whole * height + (min(tall for tall in tile_heights()[1:] if tall >= rest) if rest else 0)
 
 
 def panel_vectors(columns: int, width: int) -> float:

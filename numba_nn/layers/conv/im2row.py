@@ -25,10 +25,10 @@ from numba_nn.core.product.block import block_span, multiply_block
 from numba_nn.core.product.gemm import write_transposed
 from numba_nn.core.product.packing import PACK_WORK
 from numba_nn.core.product.stack import BLOCK_BYTES
-from numba_nn.core.simd import VECTORS, tile_columns, tile_heights, tile_rows, tile_shape
+from numba_nn.core.simd import VECTORS, tile_columns, tile_rows, tile_shape
 from numba_nn.core.workspace import Spec
 from numba_nn.layers.conv.algorithm import Algorithm, Problem
-from numba_nn.layers.conv.cuts import panel_vectors, task_cuts
+from numba_nn.layers.conv.cuts import panel_vectors, task_cuts, tiled_rows
 from numba_nn.layers.conv.im2col import plans, slice_count
 from numba_nn.layers.conv.implicit_gemm import conv2d_pack_weight, turning_cost, weight_strides
 from numba_nn.layers.conv.patches import pack_patches
@@ -119,10 +119,9 @@ class Im2row(Algorithm):
         problem, (height, width) = problem.in_one_row, tile_shape(problem.dtype)
         columns, depth, (images, down, across) = _sizes(problem, one_pass == "input")
         lanes, pixels = width // VECTORS, images * down * across
-        whole, rest = divmod(pixels, height)
-        rows = whole * height + (min(tall for tall in tile_heights()[1:] if tall >= rest) if rest else 0)
         packing = PACK_RUN * images * down * (-(-across // lanes) + across / height)  # runs end with rows, panels and vectors
         placing = PLACE * pixels * columns / lanes
+        rows = tiled_rows(pixels, height)
         product = problem.groups * (depth * (rows * panel_vectors(columns, width) + packing) + placing)
         return product + turning_cost(problem, one_pass)
 

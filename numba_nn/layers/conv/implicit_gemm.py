@@ -308,9 +308,14 @@ class ImplicitGemm(Algorithm):
 
 
 def turning_cost(problem: Problem, one_pass: str) -> float:
-    """What `Algorithm.cost` counts for packing weights that are turned round for an input gradient: all but `Col2im` do."""
+    """What `Algorithm.cost` counts for packing weights that are turned round, which all input gradients but `Col2im` do.
+
+    `Pointwise` does not count it: for few pixels, where it would matter, it reads weights as they are.
+    """
+    if one_pass != "input":
+        return 0.0
     lanes, turn = tile_shape(problem.dtype)[1] // VECTORS, TURN if problem.stride == (1, 1) else TURN_APART
-    return turn * math.prod(problem.group_channels) * math.prod(problem.taps) * problem.groups / lanes * (one_pass == "input")
+    return turn * math.prod(problem.group_channels) * math.prod(problem.taps) * problem.groups / lanes
 
 
 def weight_strides(problem: Problem) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

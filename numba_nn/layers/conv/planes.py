@@ -264,7 +264,9 @@ class Layout:
     def cost(self) -> float:
         """Of an image and group, in multiply-adds of a vector, as `Algorithm.cost`."""
         across, rows, lanes = -(-self._correlation.grid[1] // self._columns), self._rows, self._width // WIDE
-        effort = ONE_ROW if rows == 1 else max(1.0, -(-rows // FEW_ROWS) * FEW_ROWS / rows if rows < 3 * FEW_ROWS else 1.0)
+        effort = ONE_ROW if rows == 1 else 1.0
+        if 1 < rows < 3 * FEW_ROWS:  # tiles of so many, the last one in part
+            effort = -(-rows // FEW_ROWS) * FEW_ROWS / rows
         apart = 0 if math.prod(self._correlation.spread) == 1 else PLACE_APART
         placing = apart * rows * math.prod(self._correlation.target[1:]) / lanes
         return across * self._channels * self._cost(self._height, effort) + placing

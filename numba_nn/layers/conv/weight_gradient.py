@@ -187,7 +187,7 @@ class TransposedGradient(Algorithm):
 
     @classmethod
     def cost(cls, problem: Problem, one_pass: str) -> float:
-        return WeightGradient.cost(_exchanged(problem), one_pass) + gradient_cost(problem, ADD_TRANSPOSED, pixels=0)
+        return WeightGradient.cost(_exchanged(problem), one_pass) + ADD_TRANSPOSED * gradient_vectors(problem)
 
     def scratch_spec(self, one_pass: str, workers: int) -> dict[str, Spec]:
         problem = self.problem
@@ -209,8 +209,12 @@ def _exchanged(problem: Problem) -> Problem:
     return dataclasses.replace(problem, x_shape=problem.y_shape, y_shape=problem.x_shape, padding=(height, width))
 
 
-def gradient_cost(problem: Problem, add: float, pixels: int | None = None) -> float:
+def gradient_vectors(problem: Problem) -> float:
+    """Vectors that the weights fill."""
+    weights = problem.y_shape[1] * problem.group_channels[1] * math.prod(problem.taps)
+    return weights / (tile_shape(problem.dtype)[1] // VECTORS)
+
+
+def gradient_cost(problem: Problem, add: float) -> float:
     """Of a weight gradient, as `Algorithm.cost`: its multiply-adds, and adding to each vector of it."""
-    lanes = tile_shape(problem.dtype)[1] // VECTORS
-    vectors = problem.y_shape[1] * problem.group_channels[1] * math.prod(problem.taps) / lanes
-    return vectors * (add + (problem.y_shape[0] * math.prod(problem.y_shape[2:]) if pixels is None else pixels))
+    return gradient_vectors(problem) * (problem.y_shape[0] * math.prod(problem.y_shape[2:]) + add)

@@ -129,8 +129,8 @@ def winograd_correlate_few(
 ):  # fmt: skip
     """`winograd_correlate` of no more tiles than a chunk holds, which transforms the weights that it multiplies next.
 
-    All of them would go to memory and back: one image of [256,14,14] to 256 takes 0.86 of the time so, its input gradient 0.7
-    (Intel Xeon). weight: as it is; exchanged: 1 for an input gradient; transformed: (workers, 1, numbers, C rows).
+    All of them would go to memory and back: the input gradient of [256,14,14] to 256 takes 0.7 of the time so (Intel Xeon).
+    weight: as it is; exchanged: 1 for an input gradient; transformed: (workers, 1, numbers, C rows), a panel each.
     """
     tiles, workers, height = tile_count(y.shape[0], Tiling(*tiling)), padded.shape[0], tile_rows(y)
     shared, places = inputs.reshape((-1, inputs.shape[2], inputs.shape[3])), corners.reshape(-1)
@@ -287,9 +287,8 @@ class Winograd(Algorithm):
         return parameter.packed("winograd", scratch["weight"], functools.partial(self._transform, scratch["taps"]))
 
     def _transform(self, taps: Array, transformed: Array, weight: Array) -> None:
-        winograd_transform_weight.for_work(WEIGHT_WORK * weight.size)(
-            transformed, taps, images(weight)
-        )  # a signal's have 3 axes
+        run = winograd_transform_weight.for_work(WEIGHT_WORK * weight.size)
+        run(transformed, taps, images(weight))  # a signal's have 3 axes
 
     def forward(
         self, scratch: Arrays, y: Array, x: Array, weight: Array, scale: Array, shift: Array, activation: int, slope: float
