@@ -30,6 +30,7 @@ CONVOLUTIONS = [
     # half as many output channels: patches of dy
     conv((2, 12, 5, 6), 12, 4, 3, padding=1, groups=2),
     conv((2, 8, 9, 10), 8, 3, (2, 3), dilation=2, padding=(1, 5)),
+    conv((2, 40, 9, 10), 40, 4, 3, padding=1, groups=2),
     # channels that fill a tile: rows of an image, several images and parts of a row in a block, panels of channels, groups
     conv((2, 16, 21, 20), 16, 12, 3, padding=1, dilation=2),
     conv((3, 40, 9, 7), 40, 11, 3, stride=2, padding=1),
@@ -60,8 +61,6 @@ CONVOLUTIONS = [
     conv((1, 130, 6, 7), 130, 150, 3, stride=2, padding=1),
     conv((2, 4, 17, 18), 4, 28, 3, stride=2, groups=2),
     conv1d((2, 1, 300), 1, 20, 7, padding=2),
-    # Winograd's algorithm without being asked for, with more tiles than a chunk has
-    conv((2, 32, 30, 30), 32, 32, 3, padding=1),
     # taps as large as the image
     conv((3, 5, 1, 1), 5, 7, 1),
     conv((4, 3, 5, 4), 3, 6, (5, 4), stride=2),

@@ -13,6 +13,7 @@ import pytest
 import numba_nn as nn
 from numba_nn.core.kernel import Kernel
 from numba_nn.ops.binary import fill_forward
+from tests.algorithm_cases import ALGORITHM_CASES
 from tests.cases import CASES, assert_close, gradients
 from tests.conv_cases import CONVOLUTIONS
 from tests.loss_cases import LOSS_CASES, ONE_OF_EACH_LOSS
@@ -165,7 +166,7 @@ def test_every_kernel_of_the_package_is_compared(monkeypatch, force):
     with monkeypatch.context() as patch:
         patch.setattr(Kernel, "for_work", lambda self, work, *_: ran.add(self.__name__) or self.serial)
         one_of_each = {(c.layer, *c.kwargs): c for c in reversed(CASES)}  # an option may have kernels of its own
-        for case in [*one_of_each.values(), *CONVOLUTIONS]:  # and so may the shape of a convolution
+        for case in [*one_of_each.values(), *CONVOLUTIONS, *ALGORITHM_CASES]:  # and so may the shape of a convolution
             both_modes(case)
         for case in ONE_OF_EACH_LOSS:
             every_reduction(case)
