@@ -19,6 +19,10 @@ CONVOLUTIONS = [
     conv((9, 5, 7, 8), 5, 5, 3, padding=1, stride=2, groups=5),
     conv((1, 2, 9, 70), 2, 2, 3, stride=2, groups=2),
     conv((1, 3, 4, 5), 3, 3, 3, padding=(3, 4), stride=2, groups=3),
+    conv((1, 3, 1, 36), 3, 3, 3, padding=1, groups=3),
+    # images that are not small: blocks of rows
+    conv((1, 3, 46, 47), 3, 3, 3, padding=1, groups=3),
+    conv((2, 2, 63, 66), 2, 2, 3, padding=1, stride=2, groups=2),
     # one tap: few pixels and many, several blocks of pixels and of 240 rows, depths beyond 256, groups
     conv((2, 7, 4, 5), 7, 9, 1),
     conv((1, 64, 30, 37), 64, 250, 1),

@@ -4,8 +4,9 @@
 
 with stride s of 1 or 2. Nine multiply-adds for each output leave no time for copies: vectors of x are loaded where they lie and
 serve all rows of y of a block at once: four, or two of stride 2. Blocks go along the rows of the image, as memory does, and
-fetch the next rows ahead. The last block of a row, and of a column, overlaps the one before, so that no vector is written in
-part: a masked store of AVX2 takes an AMD CPU ten cycles and more. Images so narrow that half a vector holds a row are taken in
+fetch the next rows ahead. A small image needs no such care: a strip of it goes all the way down, and loads each row once. The
+last block of a row, and of a column, overlaps the one before, so that no vector is written in part: a masked store of AVX2
+takes an AMD CPU ten cycles and more. Images so narrow that half a vector holds a row are taken in
 pairs: one plane in the lower half, the next in the upper. Where rows of y reach further beyond those of x than a block allows
 (padding of 2 and more, odd widths with stride 2), strips are masked at their ends.
 
@@ -49,6 +50,7 @@ from numba_nn.layers.conv.depthwise_strip import (
     weigh,
 )
 
+SMALL = 4096  # elements of a plane of x and one of y, up to which strips go down: half of an L1 cache of float32
 OUTPUT_WORK = 4  # of an output, in units of `Kernel.for_work`: 9 multiply-adds, and reading with a shift
 
 
@@ -128,27 +130,48 @@ def slide_rows(y, y_size, x, x_size, taps, start, t, row, rows, following, geome
         block(y, y_size, x, x_size, taps, start, t, row, column, geometry, (every, ends), full, single, within)
 
 
+@inlined
+def slide_down(y, y_size, x, x_size, taps, start, t, column, geometry, strip, inside, pair):
+    """A strip of plane t of y, from ``column``. Sums of rows that are not complete go on from row to row of x."""
+    stride, (top, middle, bottom) = geometry[0], taps
+    corner, row = column * stride - geometry[2], -geometry[1]
+    sums = below = start
+    for r in range(y_size[0] + 3 - stride):
+        columns = next_columns(x, x_size, t, row, corner, stride, strip, pair, False)
+        row += 1
+        if stride == 1:
+            value, sums, below = weigh(bottom, columns, sums), weigh(middle, columns, below), weigh(top, columns, start)
+        else:
+            value, sums = weigh(bottom, columns, sums), weigh(top, columns, start)
+            sums = weigh(middle, next_columns(x, x_size, t, row, corner, stride, strip, pair, False), sums)
+            row += 1
+        if r >= 3 - stride:
+            store_row(y, y_size, t, r - 3 + stride, column, value, inside, pair)
+
+
+@inner
+def slide_small(y, y_size, x, x_size, taps, start, t, geometry):
+    """A small plane of y, strip by strip."""
+    stride, _, left = geometry
+    lanes, single = lanes_of(x), (False, False)
+    full = (1 << lanes) - 1
+    every = full, full, full, full, full, full
+    for first in range(0, y_size[1], lanes):
+        column = min(first, y_size[1] - lanes)
+        strip = every, strip_ends(lanes, column * stride - left, x_size[1], stride, single)
+        slide_down(y, y_size, x, x_size, taps, start, t, column, geometry, strip, full, single)
+
+
 @inner
 def slide_narrow(y, y_size, x, x_size, taps, start, t, geometry, pair):
-    """A plane of y, or two in a vector, by strips with masks. Sums of rows that are not complete go on from row to row of x."""
-    stride, up, left = geometry
-    (top, middle, bottom), lanes = taps, lanes_of(x)
+    """A plane of y, or two in a vector, by strips with masks."""
+    stride, _, left = geometry
+    lanes = lanes_of(x)
     for column in range(0, y_size[1], lanes):
-        corner, row = column * stride - left, -up
+        corner = column * stride - left
         strip = strip_masks(lanes, corner, x_size[1], stride, pair), strip_ends(lanes, corner, x_size[1], stride, pair)
         inside = lanes_between(0, min(lanes, y_size[1] - column))
-        sums = below = start
-        for r in range(y_size[0] + 3 - stride):
-            columns = next_columns(x, x_size, t, row, corner, stride, strip, pair, False)
-            row += 1
-            if stride == 1:
-                value, sums, below = weigh(bottom, columns, sums), weigh(middle, columns, below), weigh(top, columns, start)
-            else:
-                value, sums = weigh(bottom, columns, sums), weigh(top, columns, start)
-                sums = weigh(middle, next_columns(x, x_size, t, row, corner, stride, strip, pair, False), sums)
-                row += 1
-            if r >= 3 - stride:
-                store_row(y, y_size, t, r - 3 + stride, column, value, inside, pair)
+        slide_down(y, y_size, x, x_size, taps, start, t, column, geometry, strip, inside, pair)
 
 
 @inner
@@ -156,10 +179,14 @@ def slide(y, y_size, x, x_size, taps, start, planes, count, channels, geometry, 
     """Some planes of the forward, or pairs of planes: plane ``planes`` and ``count`` - 1 more, ``channels`` apart."""
     stride, _, left = geometry
     rows, end, lanes = (4 if stride == 1 else 2), planes + count * channels, lanes_of(x)
-    fits = y_size[0] >= rows and y_size[1] >= lanes and left <= 1 and y_size[1] * stride - left < x_size[1]
+    fits = y_size[1] >= lanes and left <= 1 and y_size[1] * stride - left < x_size[1]
+    small = y_size[0] < rows or x_size[0] * x_size[1] + y_size[0] * y_size[1] <= SMALL
     for t in range(planes, end, channels):
         if pair[0] or not fits:
             slide_narrow(y, y_size, x, x_size, taps, start, t, geometry, pair)
+            continue
+        if small:
+            slide_small(y, y_size, x, x_size, taps, start, t, geometry)
             continue
         for first in range(0, y_size[0], rows):
             row, following = min(first, y_size[0] - rows), (t, first + rows)
