@@ -48,6 +48,7 @@ from numba_nn.layers.conv.depthwise_strip import (
     strip_ends,
     strip_masks,
     weigh,
+    whole_strip,
 )
 
 SMALL = 4096  # elements of a plane of x and one of y, up to which strips go down: half of an L1 cache of float32
@@ -116,8 +117,7 @@ def slide_rows(y, y_size, x, x_size, taps, start, t, row, rows, following, geome
     """``rows`` rows of plane t of y, from ``row``; following: plane and row of those that come next, to be fetched."""
     stride, up, left = geometry
     lanes, single = lanes_of(x), (False, False)
-    full = (1 << lanes) - 1
-    every, share = (full, full, full, full, full, full), stride * stride * rows * lanes
+    full, share = (1 << lanes) - 1, stride * stride * rows * lanes
     within = row * stride >= up and (row + rows - 1) * stride - up + 2 < x_size[0]
     x_next = (following[0] * x_size[0] + following[1] * stride + 2 - up) * x_size[1]
     y_next = (following[0] * y_size[0] + following[1]) * y_size[1]
@@ -126,8 +126,8 @@ def slide_rows(y, y_size, x, x_size, taps, start, t, row, rows, following, geome
         prefetch_read(x, x_next, x_next + share)
         prefetch_write(y, y_next, y_next + rows * lanes)
         x_next, y_next = x_next + share, y_next + rows * lanes
-        ends = strip_ends(lanes, column * stride - left, x_size[1], stride, single)
-        block(y, y_size, x, x_size, taps, start, t, row, column, geometry, (every, ends), full, single, within)
+        strip = whole_strip(lanes, column * stride - left, x_size[1], stride)
+        block(y, y_size, x, x_size, taps, start, t, row, column, geometry, strip, full, single, within)
 
 
 @inlined
@@ -151,15 +151,13 @@ def slide_down(y, y_size, x, x_size, taps, start, t, column, geometry, strip, in
 
 @inner
 def slide_small(y, y_size, x, x_size, taps, start, t, geometry):
-    """A small plane of y, strip by strip."""
+    """A small plane of y, or a low one, by strips of whole vectors."""
     stride, _, left = geometry
     lanes, single = lanes_of(x), (False, False)
-    full = (1 << lanes) - 1
-    every = full, full, full, full, full, full
     for first in range(0, y_size[1], lanes):
         column = min(first, y_size[1] - lanes)
-        strip = every, strip_ends(lanes, column * stride - left, x_size[1], stride, single)
-        slide_down(y, y_size, x, x_size, taps, start, t, column, geometry, strip, full, single)
+        strip = whole_strip(lanes, column * stride - left, x_size[1], stride)
+        slide_down(y, y_size, x, x_size, taps, start, t, column, geometry, strip, (1 << lanes) - 1, single)
 
 
 @inner

@@ -58,6 +58,13 @@ def strip_ends(lanes, left, width, stride, pair):
 
 
 @inlined
+def whole_strip(lanes, left, width, stride):
+    """A strip of whole vectors of one plane, which need no masks."""
+    full = (1 << lanes) - 1
+    return (full, full, full, full, full, full), strip_ends(lanes, left, width, stride, (False, False))
+
+
+@inlined
 def tap_columns(x, at, plane, stride, strip, pair):
     """Three vectors: x under the tap columns 0, 1, 2 of a strip; ``at``: where the first tap is, in a row of x.
 
