@@ -32,6 +32,7 @@ from numba_nn.layers.conv.depthwise_strip import (
     planes_together,
     strip_ends,
     strip_masks,
+    whole_strip,
 )
 
 BAND = 16  # rows of dy that are taken together: few enough that x and dy are in cache for all of its strips
@@ -162,7 +163,6 @@ def choose_lanes(inside, sums, before):
 def sums_wide(sums, dy, dy_size, x, x_size, lanes, channel, images, channels, geometry):
     """The nine sums of dy times x, as vectors, of one channel: the last strip overlaps the one before, and counts in part."""
     (stride, up, left), width, single, full = geometry, dy_size[1], (False, False), (1 << lanes) - 1
-    every = full, full, full, full, full, full
     for t in range(channel, channel + images * channels, channels):
         for band in range(0, dy_size[0], BAND):
             rows, row = min(BAND, dy_size[0] - band), band * stride - up
@@ -173,7 +173,7 @@ def sums_wide(sums, dy, dy_size, x, x_size, lanes, channel, images, channels, ge
                 prefetch_read(x, next_at, next_at + BAND * lanes * stride * stride)
                 column = min(first, width - lanes)
                 corner, at = column * stride - left, (t * dy_size[0] + band) * width + column
-                strip = every, strip_ends(lanes, corner, x_size[1], stride, single)
+                strip = whole_strip(lanes, corner, x_size[1], stride)
                 added = strip_sums(sums, dy, (width, 0), at, x, x_size, rows, t, row, corner, stride, strip, (full, 0), single)
                 sums = added if column == first else choose_lanes(lanes_between(first - column, lanes), added, sums)
     return sums
